@@ -1,0 +1,85 @@
+# Every command a person needs:
+#   make          build/dpoc                     make demo     install what is missing, build, train a tiny model
+#   make test     all tests (<= 6 minutes)       make hard     the tests under ASan and UBSan
+#   make fuzz     the readers under libFuzzer    make bench    variants and peers, interleaved
+#   make deps     what the build needs           make install  PREFIX=/usr/local
+#   make golden   rewrite golden files           make lines    files, functions and columns over the limits
+#   make gpu-check   on a machine with a GPU
+
+BUILD   ?= build
+PREFIX  ?= /usr/local
+CC      ?= cc
+OPT     ?= -O2 -g
+WARN    := -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion -Werror
+# Arithmetic is never contracted: rounding happens where the graph says.
+CFLAGS  += -std=c11 -D_GNU_SOURCE $(OPT) $(WARN) -ffp-contract=off -fopenmp -I. -I$(BUILD) $(EXTRA)
+LDLIBS  := -ljansson -lpcre2-8 -lz -ldnnl -ldl -lm -fopenmp -rdynamic
+
+COMPILER := $(filter-out compiler/main.c,$(wildcard compiler/*.c))
+RUNTIME  := $(wildcard runtime/*.c runtime/io/*.c runtime/job/*.c)
+GRAMMAR  := $(BUILD)/grammar/dpo.tab.c $(BUILD)/grammar/dpo.lex.c
+EMBED    := $(wildcard models/*.dpo models/objectives/*.dpo kernels/cpu/*.h kernels/cuda/*.cuh kernels/*.h)
+OBJ      := $(patsubst %.c,$(BUILD)/%.o,$(COMPILER) $(RUNTIME)) $(patsubst %.c,%.o,$(GRAMMAR)) $(BUILD)/embed.o
+LIB      := $(BUILD)/libdpoc.a
+TESTS    := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/*/test_*.c))
+VERSION  := 0.1.0
+
+all: $(BUILD)/dpoc
+
+$(BUILD)/dpoc: $(BUILD)/compiler/main.o $(LIB)
+	$(CC) $(CFLAGS) -o $@ $< $(LIB) $(LDLIBS)
+
+$(LIB): $(OBJ)
+	rm -f $@ && ar rcs $@ $^
+
+$(BUILD)/%.o: %.c
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) -DVERSION='"$(VERSION)"' -MMD -MP -c -o $@ $<
+
+# The scanner and parser: generated text answers to their own authors' warnings.
+$(BUILD)/grammar/dpo.tab.c: grammar/dpo.y
+	@mkdir -p $(@D)
+	bison -Wall -Wcounterexamples -Werror -d -o $@ $<
+$(BUILD)/grammar/dpo.lex.c: grammar/dpo.l $(BUILD)/grammar/dpo.tab.c
+	flex -o $@ $<
+$(BUILD)/grammar/%.o: $(BUILD)/grammar/%.c
+	$(CC) $(CFLAGS) -Wno-conversion -Wno-shadow -Wno-unused-function -MMD -MP -c -o $@ $<
+$(BUILD)/compiler/parse.o: $(BUILD)/grammar/dpo.tab.c
+
+# models/ and kernels/ travel inside the binary.
+$(BUILD)/embed.S: $(EMBED) Makefile
+	@mkdir -p $(@D)
+	@{ n=0; echo '.section .rodata'; \
+	for f in $(EMBED); do echo "embed_name_$$n: .asciz \"$$f\""; \
+	  echo "embed_data_$$n: .incbin \"$$f\""; echo "embed_end_$$n: .byte 0"; n=$$((n+1)); done; \
+	echo '.section .data.rel.ro,"aw"'; echo '.balign 8'; echo '.globl embed_table'; echo 'embed_table:'; i=0; \
+	while [ $$i -lt $$n ]; do echo ".quad embed_name_$$i, embed_data_$$i, embed_end_$$i - embed_data_$$i"; i=$$((i+1)); done; \
+	echo '.quad 0, 0, 0'; echo '.section .note.GNU-stack,"",@progbits'; } > $@
+$(BUILD)/embed.o: $(BUILD)/embed.S
+	$(CC) -c -o $@ $<
+
+$(BUILD)/tests/%: tests/%.c $(LIB)
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) -Wno-unused-parameter -MMD -MP -o $@ $< $(LIB) -lcmocka $(LDLIBS)
+
+test: all $(TESTS)
+	BUILD=$(BUILD) tests/run $(TESTS)
+
+hard:
+	$(MAKE) BUILD=$(BUILD)/hard OPT="-O1 -g" \
+	  EXTRA="-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -DHARD" test
+
+deps:
+	tests/deps
+
+lines:
+	tests/lines/check
+
+clean:
+	rm -rf $(BUILD)
+
+install: all
+	install -D $(BUILD)/dpoc $(DESTDIR)$(PREFIX)/bin/dpoc
+
+.PHONY: all test hard fuzz bench golden lines deps install demo gpu-check clean
+-include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

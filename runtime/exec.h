@@ -1,0 +1,41 @@
+/* exec.h: walks a plan on a device.
+ *
+ * exec_open allocates the plan's arena and loads its kernels; exec_bind fills weights from files and
+ * runs program "init"; then any program may be run as often as wanted with the actual extents.
+ */
+#ifndef DPOC_EXEC_H
+#define DPOC_EXEC_H
+
+#include "device.h"
+
+typedef struct Exec Exec;
+
+Exec *exec_open(const Plan *plan, Device *dev, Err *err);
+void exec_close(Exec *exec);
+
+/* Where the tensors of one source come from.  `checkpoint` is a directory with safetensors files, or
+ * NULL: then binds with an init make a fresh tensor (keyed by seed, source and tensor name), and binds
+ * without one are filled with random weights if `random` is set (std 0.02; norm-like vectors ones). */
+typedef struct BindSource {
+    const char *source;     /* as in Bind.source */
+    const char *checkpoint; /* directory, or NULL */
+    bool adapter;           /* names in the file are PEFT's: "base_model.model." + name */
+    bool random;
+} BindSource;
+/* Fills every bound buffer, streaming, with at most a few MiB of host memory; then runs "init". */
+bool exec_bind(Exec *exec, const BindSource *sources, int n, uint64_t seed, Err *err);
+
+bool exec_run(Exec *exec, const char *program, const int64_t extent[NEXTENT], Err *err);
+bool exec_write(Exec *exec, const char *buf, const void *data, size_t bytes, Err *err);
+bool exec_read(Exec *exec, const char *buf, void *data, size_t bytes, Err *err);
+
+/* Per-kernel time of the runs since exec_profile(exec, true), for bench. */
+typedef struct StepTime {
+    const char *label, *kind;
+    double seconds, flops, bytes;
+    int64_t calls;
+} StepTime;
+void exec_profile(Exec *exec, bool on);
+int exec_times(Exec *exec, StepTime *out, int max); /* aggregated by label, longest first */
+
+#endif
