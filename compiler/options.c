@@ -1,0 +1,254 @@
+/* options.c: the table of command-line flags and what reads it.
+ *
+ * Relies on base.h only.  Promises: an unknown verb or flag is answered with the closest one and exit 2;
+ * `--flag=value`, `--flag value` and `-o value` mean the same; `--` ends the flags. */
+#include "options.h"
+
+#include <math.h>   /* NAN */
+#include <stdlib.h> /* strtod getenv */
+#include <string.h> /* strcmp */
+#include <unistd.h> /* isatty */
+
+typedef enum FlagKind { FLAG_BOOL, FLAG_TEXT, FLAG_LIST, FLAG_NUMBER, FLAG_MAYBE } FlagKind;
+
+typedef struct Flag {
+    const char *name;
+    char letter;
+    FlagKind kind;
+    size_t at; /* offset in Options */
+    const char *value, *verbs, *help;
+} Flag;
+
+#define AT(field) offsetof(Options, field)
+#define RUNS      "check plan compile view train eval generate bench verify tokens export"
+
+static const Flag flags[] = {
+    {"model", 0, FLAG_TEXT, AT(model), "DIR", RUNS,
+     "checkpoint directory (config.json, safetensors, tokenizer.json)"},
+    {"data", 0, FLAG_LIST, AT(data), "FILE", "check train eval bench verify tokens",
+     "preference pairs (.json .jsonl, each also .gz)"},
+    {"eval-data", 0, FLAG_TEXT, AT(eval_data), "FILE", "train", "pairs to evaluate on"},
+    {"out", 'o', FLAG_TEXT, AT(out), "PATH", "*", "where the result goes"},
+    {"adapter", 0, FLAG_LIST, AT(adapter), "[NAME=]DIR", "check train eval generate verify bench",
+     "PEFT adapter directory"},
+    {"set", 0, FLAG_LIST, AT(set), "path=value",
+     "check plan compile view train eval generate bench verify tokens",
+     "overrides a setting; repeatable"},
+    {"seed", 0, FLAG_TEXT, AT(seed), "N", "train eval generate bench verify",
+     "random seed (same as --set run.seed=N)"},
+    {"device", 0, FLAG_TEXT, AT(device), "auto|cpu|cuda[:n]",
+     "train eval generate bench verify plan", "where to run"},
+    {"memory", 0, FLAG_TEXT, AT(memory), "SIZE", RUNS,
+     "memory budget: 40GiB, 24GiB, a100_40g, a100_80g"},
+    {"variant", 0, FLAG_TEXT, AT(variant), "NAME", RUNS, "the variant of the file to use"},
+    {"variants", 0, FLAG_TEXT, AT(variants), "a,b", "bench",
+     "the variants to compare (default: all)"},
+    {"compare", 0, FLAG_TEXT, AT(compare), "OLD.json", "bench",
+     "an earlier result to compare with"},
+    {"runs", 0, FLAG_NUMBER, AT(runs), "N", "bench", "timed steps of each variant (default 10)"},
+    {"random-weights", 0, FLAG_BOOL, AT(random_weights), NULL,
+     "train eval bench verify plan compile generate", "config.json is enough: weights are random"},
+    {"resume", 0, FLAG_MAYBE, AT(resume), "CKPT", "train",
+     "go on from the newest (or this) checkpoint"},
+    {"overwrite", 0, FLAG_BOOL, AT(overwrite), NULL, "train",
+     "replace what is in the output directory"},
+    {"dry-run", 'n', FLAG_BOOL, AT(dry_run), NULL, "train", "everything but the steps"},
+    {"arch", 0, FLAG_TEXT, AT(arch), "sm_80", "compile plan view",
+     "emit CUDA for this architecture"},
+    {"html", 0, FLAG_TEXT, AT(html), "FILE", "view", "the graph through the passes as one page"},
+    {"svg", 0, FLAG_TEXT, AT(svg), "FILE", "view", "memory map: x = step, y = address"},
+    {"dot", 0, FLAG_TEXT, AT(dot), "FILE", "view", "the graph for graphviz"},
+    {"prompt", 0, FLAG_TEXT, AT(prompt), "TEXT", "generate", "text to continue"},
+    {"chat", 0, FLAG_TEXT, AT(chat), "FILE", "generate",
+     "JSON list of messages, or a file of prompts"},
+    {"spec", 0, FLAG_TEXT, AT(spec), "FILE.dpo", "generate tokens",
+     "model description (default: by model_type)"},
+    {"max-tokens", 0, FLAG_NUMBER, AT(max_tokens), "N", "generate",
+     "at most so many new tokens (default 128)"},
+    {"temperature", 0, FLAG_NUMBER, AT(temperature), "X", "generate", "0 is greedy (default)"},
+    {"top-p", 0, FLAG_NUMBER, AT(top_p), "X", "generate", "nucleus sampling"},
+    {"text", 0, FLAG_TEXT, AT(text), "S", "tokens", "text to tokenize"},
+    {"format", 0, FLAG_TEXT, AT(format), "peft|merged|gguf-lora", "export", "what to write"},
+    {"dtype", 0, FLAG_TEXT, AT(dtype), "bf16|fp16|fp32", "export",
+     "element type of merged weights"},
+    {"check", 0, FLAG_BOOL, AT(check), NULL, "fmt", "exit 1 if the file is not formatted"},
+    {"json", 0, FLAG_BOOL, AT(json), NULL, "*", "one JSON document on stdout"},
+    {"quiet", 'q', FLAG_BOOL, AT(quiet), NULL, "*", "no progress"},
+    {"log-every", 0, FLAG_NUMBER, AT(log_every), "N", "train", "plain progress line every N steps"},
+    {"color", 0, FLAG_TEXT, AT(color), "auto|always|never", "*", "colour of diagnostics"},
+    {"threads", 0, FLAG_NUMBER, AT(threads), "N", RUNS, "CPU threads (default: all)"},
+    {"cache-dir", 0, FLAG_TEXT, AT(cache_dir), "DIR", RUNS " cache", "kernel cache"},
+    {"safe", 0, FLAG_BOOL, AT(safe), NULL, RUNS, "generated kernels only"},
+    {"dump-after", 0, FLAG_TEXT, AT(dump_after), "PASS|all", RUNS, "print the graph after a pass"},
+    {"dump-dir", 0, FLAG_TEXT, AT(dump_dir), "DIR", RUNS, "put dumps there"},
+    {"only", 0, FLAG_TEXT, AT(only), "PASS", "view", "run one pass on a file.ir"},
+    {"explain", 0, FLAG_TEXT, AT(explain), "%id", RUNS, "decisions about one value"},
+    {"help", 'h', FLAG_BOOL, AT(help), NULL, "*", "this text"},
+    {"version", 0, FLAG_BOOL, AT(version), NULL, "*", "version"},
+};
+
+static bool takes(const Flag *f, const char *verb) {
+    if (strcmp(f->verbs, "*") == 0) return true;
+    size_t n = strlen(verb);
+    for (const char *p = f->verbs; (p = strstr(p, verb)) != NULL; p += n)
+        if ((p == f->verbs || p[-1] == ' ') && (p[n] == ' ' || p[n] == 0)) return true;
+    return false;
+}
+
+static const Flag *flag_by_name(const char *name, size_t n) {
+    for (size_t i = 0; i < COUNT(flags); i++)
+        if (strlen(flags[i].name) == n && strncmp(flags[i].name, name, n) == 0) return &flags[i];
+    return NULL;
+}
+
+const Verb *verb_by_name(const Verb *verbs, int nverbs, const char *name) {
+    for (int i = 0; i < nverbs; i++)
+        if (strcmp(verbs[i].name, name) == 0) return &verbs[i];
+    return NULL;
+}
+
+static bool usage_error(const char *what, const char *name, const char *const *names, int n) {
+    const char *near = closest_name(name, names, n);
+    fprintf(stderr, "dpoc: %s '%s'\n", what, name);
+    if (near) fprintf(stderr, "help: did you mean '%s'?\n", near);
+    return false;
+}
+
+static bool unknown_flag(const char *name, const char *verb) {
+    const char *names[COUNT(flags)];
+    int n = 0;
+    for (size_t i = 0; i < COUNT(flags); i++)
+        if (takes(&flags[i], verb)) names[n++] = flags[i].name;
+    return usage_error("unknown flag", name, names, n);
+}
+
+/* Stores a value; false after a message. */
+static bool store(const Flag *f, const char *value, Options *out) {
+    char *at = (char *)out + f->at;
+    switch (f->kind) {
+    case FLAG_BOOL:
+        *(bool *)at = true;
+        return true;
+    case FLAG_MAYBE:
+        out->resumes = true; /* --resume is the only one */ /* fallthrough */
+    case FLAG_TEXT:
+        *(const char **)at = value;
+        return true;
+    case FLAG_LIST: {
+        OptionList *list = (OptionList *)(void *)at;
+        if (list->n == MAX_LIST) {
+            fprintf(stderr, "dpoc: more than %d times --%s\n", MAX_LIST, f->name);
+            return false;
+        }
+        list->item[list->n++] = value;
+        return true;
+    }
+    case FLAG_NUMBER: {
+        char *end;
+        double x = strtod(value, &end);
+        if (*value == 0 || *end != 0 || isnan(x)) {
+            fprintf(stderr, "dpoc: --%s wants a number, not '%s'\n", f->name, value);
+            return false;
+        }
+        *(double *)(void *)at = x;
+        return true;
+    }
+    }
+    return false;
+}
+
+/* Takes argv[*i] (a flag) and perhaps the next word. */
+static bool take_flag(int argc, char **argv, int *i, Options *out) {
+    const char *word = argv[*i];
+    const Flag *f = NULL;
+    const char *value = NULL;
+    if (word[1] == '-') {
+        const char *eq = strchr(word, '=');
+        f = flag_by_name(word + 2, eq ? (size_t)(eq - word) - 2 : strlen(word + 2));
+        value = eq ? eq + 1 : NULL;
+    } else {
+        for (size_t k = 0; k < COUNT(flags); k++)
+            if (flags[k].letter == word[1]) f = &flags[k];
+        if (f && word[2]) value = word + 2;
+    }
+    if (!f || !takes(f, out->verb)) return unknown_flag(word + strspn(word, "-"), out->verb);
+    if (f->kind == FLAG_BOOL && value) {
+        fprintf(stderr, "dpoc: --%s takes no value\n", f->name);
+        return false;
+    }
+    if (f->kind != FLAG_BOOL && f->kind != FLAG_MAYBE && !value) {
+        if (*i + 1 >= argc) {
+            fprintf(stderr, "dpoc: --%s wants a value (%s)\n", f->name, f->value);
+            return false;
+        }
+        value = argv[++*i];
+    }
+    return store(f, value, out);
+}
+
+bool options_parse(int argc, char **argv, const Verb *verbs, int nverbs, Options *out) {
+    *out = (Options){.program = argv[0],
+                     .threads = NAN,
+                     .log_every = NAN,
+                     .max_tokens = NAN,
+                     .temperature = NAN,
+                     .top_p = NAN,
+                     .runs = NAN};
+    int i = 1;
+    if (argc > 1 && argv[1][0] != '-')
+        out->verb = argv[i++];
+    else
+        out->verb = "";
+    if (*out->verb && !verb_by_name(verbs, nverbs, out->verb)) {
+        const char *names[64];
+        int n = 0;
+        for (; n < nverbs && n < 64; n++) names[n] = verbs[n].name;
+        return usage_error("unknown verb", out->verb, names, n);
+    }
+    bool flags_end = false;
+    for (; i < argc; i++) {
+        const char *word = argv[i];
+        if (!flags_end && strcmp(word, "--") == 0) {
+            flags_end = true;
+        } else if (!flags_end && word[0] == '-' && word[1] != 0) {
+            if (!take_flag(argc, argv, &i, out)) return false;
+        } else if (out->args.n == MAX_LIST) {
+            fprintf(stderr, "dpoc: too many arguments\n");
+            return false;
+        } else {
+            out->args.item[out->args.n++] = word;
+        }
+    }
+    return true;
+}
+
+void options_help(FILE *out, const Verb *verbs, int nverbs, const Verb *verb) {
+    if (!verb) {
+        fprintf(out, "usage: dpoc VERB [FILE.dpo] [flags]        dpoc VERB -h for the flags of one "
+                     "verb\n\n");
+        for (int i = 0; i < nverbs; i++)
+            fprintf(out, "  %-10s %s\n", verbs[i].name, verbs[i].sentence);
+        return;
+    }
+    fprintf(out, "usage: dpoc %s\n\n%s\n\n", verb->usage, verb->sentence);
+    for (size_t i = 0; i < COUNT(flags); i++) {
+        const Flag *f = &flags[i];
+        if (!takes(f, verb->name)) continue;
+        char left[80];
+        const char *open = f->kind == FLAG_MAYBE ? "[=" : f->value ? "=" : "";
+        const char *shut = f->kind == FLAG_MAYBE ? "]" : "";
+        char letter[8] = "";
+        if (f->letter) snprintf(letter, sizeof letter, "-%c, ", f->letter);
+        snprintf(left, sizeof left, "%s--%s%s%s%s", letter, f->name, open, f->value ? f->value : "",
+                 shut);
+        fprintf(out, "  %-34s %s\n", left, f->help);
+    }
+}
+
+bool options_color(const Options *options, FILE *stream) {
+    if (options->color && strcmp(options->color, "always") == 0) return true;
+    if (options->color && strcmp(options->color, "never") == 0) return false;
+    const char *no = getenv("NO_COLOR"), *term = getenv("TERM");
+    if ((no && *no) || (term && strcmp(term, "dumb") == 0)) return false;
+    return isatty(fileno(stream));
+}

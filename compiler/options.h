@@ -1,0 +1,37 @@
+/* options.h: the command line as a struct.  One table in options.c holds every flag, the verbs that take
+ * it and its help line; parsing, `-h` and shell completion all come from it. */
+#ifndef DPOC_OPTIONS_H
+#define DPOC_OPTIONS_H
+
+#include "../runtime/base.h"
+
+#define MAX_LIST 64
+typedef struct OptionList {
+    const char *item[MAX_LIST];
+    int n;
+} OptionList;
+
+typedef struct Options {
+    const char *program, *verb;
+    OptionList args; /* positional */
+    OptionList set, adapter, data;
+    const char *model, *eval_data, *out, *device, *memory, *variant, *color, *cache_dir;
+    const char *dump_after, *dump_dir, *only, *explain, *arch, *html, *svg, *dot, *resume;
+    const char *prompt, *chat, *spec, *format, *dtype, *variants, *compare, *text, *seed;
+    double threads, log_every, max_tokens, temperature, top_p, runs;
+    bool quiet, json, safe, resumes, overwrite, dry_run, random_weights, help, version, check;
+} Options;
+
+typedef struct Verb {
+    const char *name, *usage, *sentence;
+    int (*run)(const Options *options); /* exit code */
+} Verb;
+
+/* Fills `out`; false after a message on stderr (exit 2). Numbers not given are NAN. */
+bool options_parse(int argc, char **argv, const Verb *verbs, int nverbs, Options *out);
+const Verb *verb_by_name(const Verb *verbs, int nverbs, const char *name);
+/* All verbs (verb NULL), or one verb with its flags. */
+void options_help(FILE *out, const Verb *verbs, int nverbs, const Verb *verb);
+bool options_color(const Options *options, FILE *stream); /* --color, NO_COLOR, TERM, tty */
+
+#endif
