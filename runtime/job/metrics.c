@@ -1,0 +1,137 @@
+/* metrics.c: see metrics.h. */
+#include "metrics.h"
+
+#include <errno.h>
+#include <jansson.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+struct MetricsFile {
+    FILE *file;
+    char *path;
+    Text line;
+    bool finite;
+};
+
+void number_text(char out[40], double x) {
+    for (int digits = 1; digits <= 17; digits++) {
+        snprintf(out, 40, "%.*g", digits, x);
+        if (strtod(out, NULL) == x) return;
+    }
+}
+
+void json_escape(Text *out, const char *s) {
+    text_add(out, "\"");
+    for (; *s; s++) {
+        unsigned char c = (unsigned char)*s;
+        if (c == '"' || c == '\\')
+            text_add(out, "\\%c", c);
+        else if (c == '\n')
+            text_add(out, "\\n");
+        else if (c < 0x20)
+            text_add(out, "\\u%04x", c);
+        else
+            text_add(out, "%c", c);
+    }
+    text_add(out, "\"");
+}
+
+/* Length of the part of `text` that holds whole lines of steps <= keep (other events count as belonging
+ * to the step before them). */
+static size_t kept_length(const char *text, size_t len, int64_t keep) {
+    size_t at = 0;
+    while (at < len) {
+        const char *end = memchr(text + at, '\n', len - at);
+        if (!end) break;
+        json_t *line = json_loadb(text + at, (size_t)(end - text) - at, 0, NULL);
+        if (!line) break;
+        json_t *step = json_object_get(line, "step");
+        bool past = step && json_integer_value(step) > keep;
+        json_decref(line);
+        if (past) break;
+        at = (size_t)(end - text) + 1;
+    }
+    return at;
+}
+
+MetricsFile *metrics_open(const char *path, int64_t keep_steps, Err *err) {
+    if (keep_steps >= 0 && file_exists(path)) {
+        size_t len;
+        char *text = file_read(path, &len, err);
+        if (!text) return NULL;
+        size_t keep = kept_length(text, len, keep_steps);
+        free(text);
+        if (keep < len && truncate(path, (off_t)keep) != 0) {
+            fail(err, EXIT_IO, "%s: cannot cut to the checkpoint: %s", path, strerror(errno));
+            return NULL;
+        }
+    }
+    FILE *file = fopen(path, keep_steps >= 0 ? "a" : "w");
+    if (!file) {
+        fail(err, EXIT_IO, "%s: %s", path, strerror(errno));
+        return NULL;
+    }
+    MetricsFile *m = calloc(1, sizeof *m);
+    m->file = file;
+    m->path = strdup(path);
+    return m;
+}
+
+static void key_of(MetricsFile *m, const char *key) {
+    if (m->line.len > 1) text_add(&m->line, ",");
+    json_escape(&m->line, key);
+    text_add(&m->line, ":");
+}
+
+void metrics_begin(MetricsFile *m, const char *event) {
+    m->line.len = 0;
+    m->finite = true;
+    text_add(&m->line, "{");
+    metrics_str(m, "event", event);
+}
+
+void metrics_int(MetricsFile *m, const char *key, int64_t value) {
+    key_of(m, key);
+    text_add(&m->line, "%lld", (long long)value);
+}
+
+void metrics_num(MetricsFile *m, const char *key, double value) {
+    key_of(m, key);
+    if (isfinite(value)) {
+        char number[40];
+        number_text(number, value);
+        text_add(&m->line, "%s", number);
+    } else {
+        m->finite = false;
+        text_add(&m->line, "null");
+    }
+}
+
+void metrics_str(MetricsFile *m, const char *key, const char *value) {
+    key_of(m, key);
+    json_escape(&m->line, value);
+}
+
+void metrics_raw(MetricsFile *m, const char *key, const char *json) {
+    key_of(m, key);
+    text_add(&m->line, "%s", json);
+}
+
+bool metrics_end(MetricsFile *m, Err *err) {
+    if (!m->finite) text_add(&m->line, ",\"finite\":false");
+    text_add(&m->line, "}\n");
+    if (fwrite(m->line.data, 1, m->line.len, m->file) != m->line.len || fflush(m->file) != 0)
+        return fail(err, EXIT_IO, "%s: cannot write: %s", m->path, strerror(errno));
+    return true;
+}
+
+bool metrics_close(MetricsFile *m, Err *err) {
+    if (!m) return true;
+    bool ok = fclose(m->file) == 0 || fail(err, EXIT_IO, "%s: %s", m->path, strerror(errno));
+    text_free(&m->line);
+    free(m->path);
+    free(m);
+    return ok;
+}

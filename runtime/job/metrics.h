@@ -1,0 +1,24 @@
+/* metrics.h: metrics.jsonl, one JSON object per event, append-only.
+ *
+ * Numbers are the shortest text that reads back to the same double; NaN and infinities are null with
+ * "finite": false beside them.  Every line is written whole and flushed.  */
+#ifndef DPOC_METRICS_H
+#define DPOC_METRICS_H
+
+#include "../base.h"
+
+typedef struct MetricsFile MetricsFile;
+/* Opens RUN/metrics.jsonl for appending; with keep_steps >= 0 lines after that step are cut first
+ * (resume), together with a torn last line. */
+MetricsFile *metrics_open(const char *path, int64_t keep_steps, Err *err);
+void metrics_begin(MetricsFile *m, const char *event);
+void metrics_int(MetricsFile *m, const char *key, int64_t value);
+void metrics_num(MetricsFile *m, const char *key, double value);
+void metrics_str(MetricsFile *m, const char *key, const char *value);
+void metrics_raw(MetricsFile *m, const char *key, const char *json);
+bool metrics_end(MetricsFile *m, Err *err); /* writes the line */
+bool metrics_close(MetricsFile *m, Err *err);
+void number_text(char out[40], double x);   /* shortest round-trip text of a finite double */
+void json_escape(Text *out, const char *s); /* with quotes */
+
+#endif

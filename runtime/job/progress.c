@@ -1,0 +1,85 @@
+/* progress.c: see progress.h.  Relies on base.h only; never writes to stdout unless asked to. */
+#include "progress.h"
+
+#include <math.h>
+#include <string.h>
+#include <unistd.h>
+
+void progress_start(Progress *p, int64_t first, int64_t total, int64_t every, bool quiet) {
+    *p = (Progress){.total = total, .first = first, .every = every, .quiet = quiet};
+    p->tty = isatty(STDERR_FILENO);
+    if (p->every <= 0) p->every = total > 20 ? total / 20 : 1;
+    p->started = now_seconds();
+}
+
+static void format_left(char out[32], double seconds) {
+    int64_t s = (int64_t)(seconds + 0.5);
+    if (s >= 3600)
+        snprintf(out, 32, "%lld:%02lld:%02lld", (long long)(s / 3600), (long long)(s / 60 % 60),
+                 (long long)(s % 60));
+    else
+        snprintf(out, 32, "%02lld:%02lld", (long long)(s / 60), (long long)(s % 60));
+}
+
+static void print_line(const Progress *p, const ProgressLine *line) {
+    char left[32];
+    double done = (double)(line->step - p->first), spent = now_seconds() - p->started;
+    format_left(left, done > 0 ? spent / done * (double)(p->total - line->step) : 0);
+    fprintf(stderr, "step %lld/%lld  loss %.4f", (long long)line->step, (long long)p->total,
+            line->loss);
+    if (line->has_rewards)
+        fprintf(stderr, "  margin %+.3f  acc %.2f", line->margin, line->accuracy);
+    fprintf(stderr, "  lr %.2e  gnorm %.3g  %.4g tok/s  ETA %s", line->lr, line->grad_norm,
+            line->tokens_per_second, left);
+}
+
+void progress_step(Progress *p, const ProgressLine *line) {
+    if (p->quiet) return;
+    if (p->tty) {
+        fputs("\r\033[K", stderr);
+        print_line(p, line);
+        if (line->step == p->total) fputc('\n', stderr);
+    } else if (line->step % p->every == 0 || line->step == p->first + 1 || line->step == p->total) {
+        print_line(p, line);
+        fputc('\n', stderr);
+    }
+    fflush(stderr);
+}
+
+void progress_break(const Progress *p) {
+    if (!p->quiet && p->tty) fputs("\r\033[K", stderr);
+}
+
+enum { CURVE_WIDTH = 64 };
+
+void progress_curve(FILE *out, const char *title, const double *y, int n, int height) {
+    if (n < 1 || height < 2) return;
+    int width = n < CURVE_WIDTH ? n : CURVE_WIDTH;
+    double column[CURVE_WIDTH], lo = INFINITY, hi = -INFINITY;
+    for (int c = 0; c < width; c++) {
+        int begin = (int)((int64_t)n * c / width), end = (int)((int64_t)n * (c + 1) / width);
+        double sum = 0;
+        for (int i = begin; i < end; i++) sum += y[i];
+        column[c] = sum / (end - begin);
+        lo = fmin(lo, column[c]);
+        hi = fmax(hi, column[c]);
+    }
+    if (!(hi > lo)) hi = lo + 1;
+    fprintf(out, "%s\n", title);
+    for (int r = height - 1; r >= 0; r--) {
+        double label = lo + (hi - lo) * r / (height - 1);
+        bool labelled = r == 0 || r == height - 1;
+        if (labelled)
+            fprintf(out, "%9.3f |", label);
+        else
+            fprintf(out, "%9s |", "");
+        for (int c = 0; c < width; c++) {
+            int at = (int)((column[c] - lo) / (hi - lo) * (height - 1) + 0.5);
+            fputc(at == r ? '*' : ' ', out);
+        }
+        fputc('\n', out);
+    }
+    fprintf(out, "%9s +", "");
+    for (int c = 0; c < width; c++) fputc('-', out);
+    fprintf(out, "\n%9s 1%*d steps\n", "", width, n);
+}

@@ -1,0 +1,29 @@
+/* progress.h: what a person sees while a run goes on (stderr): one redrawn line on a terminal, plain
+ * lines into a pipe, and small curves at the end. */
+#ifndef DPOC_PROGRESS_H
+#define DPOC_PROGRESS_H
+
+#include "../base.h"
+
+typedef struct Progress {
+    int64_t total; /* steps */
+    int64_t first; /* step the run starts after (resume) */
+    int64_t every; /* plain lines every so many steps; 0: about 20 over the run */
+    bool quiet, tty;
+    double started; /* now_seconds at the first step */
+} Progress;
+
+typedef struct ProgressLine {
+    int64_t step;
+    double loss, margin, accuracy, lr, grad_norm, tokens_per_second;
+    bool has_rewards;
+} ProgressLine;
+
+void progress_start(Progress *p, int64_t first, int64_t total, int64_t every, bool quiet);
+void progress_step(Progress *p, const ProgressLine *line);
+/* Leaves the redrawn line, so that other text can be written. */
+void progress_break(const Progress *p);
+/* A curve of n values, `height` rows high, at most 64 wide (values are averaged into columns). */
+void progress_curve(FILE *out, const char *title, const double *y, int n, int height);
+
+#endif
