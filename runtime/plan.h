@@ -103,7 +103,7 @@ typedef struct Bind {
     int rank;              /* rank in the checkpoint: 1 or 2 */
     const char *transform; /* "copy" (with conversion to the buffer's dtype), "scale", or a quantized
                             * format with the part this buffer holds: "nf4.codes", "nf4.absmax", ...
-                            * (quant.h lists formats and parts) */
+                            * (quantize.h lists formats and parts) */
     double num;            /* transform's number: scale, or quantization block size */
     bool nested;           /* double quantization */
     const char *init;      /* NULL: must be in the source.  Else how a fresh one is made when no file
@@ -114,7 +114,8 @@ typedef struct Bind {
 } Bind;
 
 /* ---- steps ---------------------------------------------------------------------------------------------
- * A pointer handed to a kernel is arena + buf.offset + offset(extents) + chunk_begin * chunk_bytes. */
+ * A pointer handed to a kernel is arena + buf.offset + offset(extents) + chunk_begin * chunk_bytes, all
+ * in bytes. */
 typedef struct Arg {
     int buf; /* -1: a null pointer (an unwanted result) */
     Dim offset;
@@ -197,6 +198,7 @@ typedef struct Plan {
     int nbufs;
     Bind *binds;
     int nbinds;
+    const char *prelude; /* shared text put before kernels of one module: types, math, random */
     Kernel *kernels;
     int nkernels;
     Program *programs;
@@ -221,6 +223,10 @@ bool plan_write(const Plan *plan, const char *path, Err *err);
 Plan *plan_read(const char *path, Err *err); /* checks every index, offset and size it reads */
 char *plan_to_json(const Plan *plan);         /* malloc */
 Plan *plan_from_json(const char *text, const char *name, Err *err);
+
+/* Every rule a plan obeys: indices in range, buffers inside the arena, live ones apart, operands inside
+ * their buffers at the bounds.  NULL, or what is wrong ("bufs[3] ...", arena text). */
+const char *plan_check(const Plan *plan, Arena *arena);
 
 int plan_buf(const Plan *plan, const char *name);                /* index or -1 */
 const Program *plan_program(const Plan *plan, const char *name); /* or NULL */
