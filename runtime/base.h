@@ -41,7 +41,7 @@ void *arena_alloc(Arena *arena, size_t bytes);        /* zeroed, 16-byte aligned
 char *arena_strn(Arena *arena, const char *s, size_t n); /* copy of n bytes, NUL-terminated */
 char *arena_str(Arena *arena, const char *s);
 char *arena_printf(Arena *arena, const char *format, ...) PRINTF(2, 3);
-char *arena_vprintf(Arena *arena, const char *format, va_list args);
+char *arena_vprintf(Arena *arena, const char *format, va_list args) PRINTF(2, 0);
 
 #define NEW(arena, T) ((T *)arena_alloc((arena), sizeof(T)))
 #define NEW_ARRAY(arena, T, n) ((T *)arena_alloc((arena), sizeof(T) * (size_t)(n)))
@@ -62,6 +62,7 @@ typedef struct Err {
     int code; /* 0: none; else an exit code above */
     char text[2000];
 } Err;
+#undef fail /* cmocka has a macro of this name */
 /* Records the first error (later ones are consequences); always returns false. */
 bool fail(Err *err, int code, const char *format, ...) PRINTF(3, 4);
 
@@ -71,6 +72,7 @@ typedef struct Text {
     size_t len, cap;
 } Text;
 void text_add(Text *text, const char *format, ...) PRINTF(2, 3);
+void text_vadd(Text *text, const char *format, va_list args) PRINTF(2, 0);
 void text_addn(Text *text, const char *data, size_t n);
 void text_free(Text *text);
 
@@ -99,6 +101,8 @@ const char *embedded(const char *path, size_t *len);
 int embedded_count(void);
 const char *embedded_name(int i);
 
+/* A unit's factor: B KiB MiB GiB TiB (powers of 1024), kB KB MB GB TB k (powers of 1000). */
+bool unit_scale(const char *unit, size_t n, double *scale);
 /* "8", "40GiB", "40 GiB", "1.5GB", "2k" -> a number of bytes or units; false when malformed. */
 bool parse_size(const char *text, double *value);
 void format_bytes(char out[32], double bytes); /* "12.3 MiB" */
