@@ -56,8 +56,10 @@ const Type *type_vec(DType dtype, Dim n);
 const Type *type_mat(DType dtype, Dim rows, Dim cols);
 const Type *type_with(const Type *t, DType dtype);  /* other element type */
 Dim type_count(const Type *t);                      /* elements */
-Dim type_rows(const Type *t);                       /* product of all axes but the last; 1 for rank 0 and 1 */
-int64_t type_cols(const Type *t);                   /* last axis if rank >= 1 and it is constant; else 1 */
+/* A type as a matrix, type_rows x type_cols == type_count: columns are the last axis when it is constant,
+ * else 1 ([D] is one row, [T] is T rows, a scalar one row of one). */
+Dim type_rows(const Type *t);
+int64_t type_cols(const Type *t);
 char *type_print(Arena *arena, const Type *t);      /* "bf16[2*T,64]" */
 bool type_parse(const char *text, const Type **out);
 
@@ -338,8 +340,12 @@ Place place_of(const Graph *g, NodeId id);
 Kern *lower_kern(Unit *u, const Group *group);
 
 /* ---- plan.c, emit.c: units -> Plan ------------------------------------------------------------------------
- * plan_unit gives every stored value of the unit's groups a Buf and lifetime, adds its binds, and emits its
- * programs' steps; plan_finish assigns offsets so that no two live buffers overlap and sets arena_bytes. */
+ * plan_unit gives every stored value of the unit's groups a Buf, adds its binds, and emits its programs'
+ * steps.  plan_finish reads lifetimes off the steps (a buffer two programs touch is persistent), assigns
+ * offsets so that no two live buffers overlap and sets arena_bytes; false: over plan->budget_bytes.
+ *
+ * A weight leaf whose name is "TENSOR#PART" is one part of a quantized tensor ("codes", "absmax", "absmax2",
+ * "offset", "map"); its WeightInfo (attr.i0) has the format.  Other weights are bound whole. */
 void plan_unit(Plan *plan, Unit *u);
 bool plan_finish(Plan *plan, const Target *target);
 /* Everything: units of the wanted kinds, passes, remat under the budget, plan, emit.  NULL after diagnostics. */
@@ -358,7 +364,11 @@ typedef struct Emit {
     const Group *group;
     Program *program;
     int scratch; /* buffer of group->scratch bytes, or -1 */
+    int *buf;    /* by node id: the buffer of a stored value or leaf, -1: none */
 } Emit;
+/* Appends to one of the plan's arrays (bufs, binds, steps, ...), whose capacity follows from n. */
+#define PLAN_PUSH(plan, v, n, item) ((v) = plan_room((plan), (v), sizeof(*(v)), (n)), (v)[(n)++] = (item))
+void *plan_room(Plan *plan, void *v, size_t size, int n);
 Arg emit_arg(Emit *e, NodeId id);    /* stored value or view; buf -1 for id 0 */
 int emit_kernel(Emit *e, const Kernel *kernel); /* index; equal text is one kernel */
 Step *emit_step(Emit *e, StepKind kind, int nargs, int ndims); /* label and where are filled in */

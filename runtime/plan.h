@@ -103,13 +103,15 @@ typedef struct Bind {
     int rank;              /* rank in the checkpoint: 1 or 2 */
     const char *transform; /* "copy" (with conversion to the buffer's dtype), "scale", or a quantized
                             * format with the part this buffer holds: "nf4.codes", "nf4.absmax", ...
-                            * (quantize.h lists formats and parts) */
+                            * (quantize.h lists formats and parts), or "table": the constants `values` */
     double num;            /* transform's number: scale, or quantization block size */
     bool nested;           /* double quantization */
     const char *init;      /* NULL: must be in the source.  Else how a fresh one is made when no file
                             * is given: "zero", "kaiming" (uniform +-1/sqrt(cols)), "gaussian" */
     double init_num;       /* gaussian: standard deviation */
     bool save;             /* is written back (trained) */
+    const float *values;   /* transform "table": what stands in the buffer; source and tensor are NULL */
+    int nvalues;
     const char *where;
 } Bind;
 
