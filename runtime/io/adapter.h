@@ -1,0 +1,61 @@
+/* adapter.h: LoRA adapters as PEFT directories, in and out.
+ *
+ * DIR/adapter_config.json, DIR/adapter_model.safetensors, DIR/README.md: what
+ * PeftModel.from_pretrained and other tools read.  Tensor names in the file are "base_model.model."
+ * + the name a Plan uses. The compiler describes its adapters to the runtime as Plan.adapter_json,
+ * a JSON array of
+ *   {"name": "pref", "r": 16, "alpha": 32, "dropout": 0, "rslora": false, "init": "kaiming",
+ *    "targets": ["model.layers.0.self_attn.q_proj", ...],  every module, by its full path
+ *    "rank_pattern": {module: r, ..}, "alpha_pattern": {module: alpha, ..}}   where they differ
+ * Relies on safetensors.h, checkpoint.h and jansson.
+ */
+#ifndef DPOC_ADAPTER_H
+#define DPOC_ADAPTER_H
+
+#include "checkpoint.h"
+
+typedef struct AdapterPattern {
+    const char *module;
+    double value;
+} AdapterPattern;
+
+typedef struct Adapter {
+    const char *name;
+    int r;
+    double alpha, dropout;
+    bool rslora;
+    const char *init;
+    const char *base; /* base_model_name_or_path, or NULL */
+    const char **targets;
+    int ntargets;
+    AdapterPattern *rank, *alphas; /* rank_pattern, alpha_pattern */
+    int nrank, nalphas;
+} Adapter;
+
+#define ADAPTER_PREFIX "base_model.model."
+
+/* The adapters of Plan.adapter_json; NULL (and err) when malformed. */
+Adapter *adapters_parse(Arena *arena, const char *json, int *n, Err *err);
+/* r and alpha of one module: the patterns' value where one fits (key equals the path or is its
+ * suffix). */
+int adapter_rank(const Adapter *a, const char *module);
+double adapter_alpha(const Adapter *a, const char *module);
+
+/* Reads DIR/adapter_config.json.  What this program can't do (use_dora, modules_to_save, bias,
+ * other peft_types, ...) is refused by name (exit 5). */
+Adapter *adapter_read(Arena *arena, const char *dir, Err *err);
+/* Whether the directory fits the description: r, alpha, rslora, targets; exit 1 naming key, both
+ * values and the setting that would change ours ("pref.rank"). */
+bool adapter_check(const Adapter *want, const char *dir, Err *err);
+
+typedef struct AdapterTensor {
+    const char *name; /* as in the plan: "model.layers.0.self_attn.q_proj.lora_A.weight" */
+    int64_t rows, cols;
+    const float *data;
+} AdapterTensor;
+/* Writes the three files (each atomically, the directory is made); dtype f32, bf16 or f16.  `card`
+ * is README.md's text below its front matter, or NULL. */
+bool adapter_write(const char *dir, const Adapter *a, const AdapterTensor *tensors, int n,
+                   DType dtype, const char *card, Err *err);
+
+#endif
