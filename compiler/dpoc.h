@@ -112,6 +112,7 @@ typedef struct Graph { /* append-only and ordered; node 0 is not used */
     int nroot, caproot;
     bool intern;     /* equal nodes are returned instead of appended */
     struct InternTable *table;
+    const Origin *at; /* of the nodes appended from now on (graph_at) */
     Diags *diags;
 } Graph;
 
@@ -120,10 +121,12 @@ typedef struct Infer { /* what an infer rule sees; sets result or message */
     Op op;
     const Attr *attr;
     const Type *const *in;
+    const NodeId *id; /* the operands themselves: a part's type depends on the op it is a part of */
     int nin;
     const Type *given; /* type the caller asked for (ops with infer `given`), else NULL */
     const Type *result;
     const char *message; /* what is wrong, with numbers; arena text */
+    Arena *arena;        /* for messages */
 } Infer;
 
 typedef struct Grad Grad; /* grad.c: adjoints under construction */
@@ -148,11 +151,14 @@ Graph *graph_new(Arena *arena, Diags *diags);
 NodeId graph_add(Graph *g, Op op, const NodeId *in, int nin, const Attr *attr, const Type *given,
                  uint32_t inst, const Origin *origin);
 void graph_root(Graph *g, NodeId id);
-/* Copies one node into another graph with mapped operands; keeps attr, inst, origins, given type. */
+/* Copies one node into another graph with mapped operands; keeps attr, inst, origins, type, and a phase
+ * that was put later than the operands ask for (dequantizations). */
 NodeId graph_copy(Graph *to, const Graph *from, NodeId id, const NodeId *map);
 /* Copies all that is reachable from the roots; the whole of dead-code elimination.  map (size from->n,
- * or NULL) receives the new ids. */
+ * or NULL) receives the new ids, 0 for what died. */
 Graph *graph_clean(Arena *arena, const Graph *from, bool intern, NodeId *map);
+/* live[id] for what the roots reach; `live` has g->n elements. */
+void graph_live(const Graph *g, bool *live);
 static inline const Node *node(const Graph *g, NodeId id) {
     return &g->node[id];
 }
@@ -172,6 +178,11 @@ NodeId g_bcast(Graph *g, NodeId x, const Type *shape, bool lead); /* f32, to sha
 NodeId g_reshape(Graph *g, NodeId x, const Type *shape);    /* x itself if same */
 NodeId g_matmul(Graph *g, NodeId a, NodeId b, bool ta, bool tb);
 NodeId g_part(Graph *g, NodeId x, int k);
+NodeId g_input(Graph *g, const char *name, Phase phase, const Type *type);
+NodeId g_state(Graph *g, const char *name, Phase phase, Role role, const Type *type);
+NodeId g_slot(Graph *g, NodeId flat, int64_t begin, const Type *shape); /* a tensor of a flat state */
+NodeId g_effect(Graph *g, Op op, NodeId target, NodeId x);              /* assign, accumulate: a root */
+NodeId graph_find(const Graph *g, Op leaf, const char *name);           /* first such leaf, or 0 */
 
 /* ---- infer.c, verify.c, print.c, read.c --------------------------------------------------------------- */
 /* Rules of a well-formed graph: operands before users, types as inferred, phases, one effect order.
@@ -288,6 +299,9 @@ typedef struct Unit {
     int nrecomputed, caprecomputed;
     int64_t activation_budget; /* bytes remat may keep; 0: all of it */
 } Unit;
+/* Puts a rewritten graph in place of u->g: every id the unit holds (trained leaves, loss, seed) goes
+ * through `map`, which graph_clean or the pass's own copy filled. */
+void unit_replace_graph(Unit *u, Graph *g, const NodeId *map);
 /* Records "pass: what: why" for plan, view and --explain. */
 void unit_refuse(Unit *u, const char *pass, NodeId id, const char *format, ...) PRINTF(4, 5);
 
