@@ -224,8 +224,10 @@ void infer_bcast(Infer *i) {
     const Type *x = i->in[0], *to = i->given;
     if (!want(i, 0, DT_f32, -1)) return;
     bool fits = x->rank <= to->rank && to->dtype == DT_f32;
-    int skip = i->attr->i0 ? 0 : to->rank - x->rank;
-    for (int k = 0; fits && k < x->rank; k++) fits = dim_equal(x->dim[k], to->dim[k + skip]);
+    int skip = to->rank - x->rank;
+    int lead = i->attr->i0 == 1 ? x->rank : i->attr->i0 == 2 ? 1 : 0; /* axes before those added */
+    for (int k = 0; fits && k < x->rank; k++)
+        fits = dim_equal(x->dim[k], to->dim[k < lead ? k : k + skip]);
     if (!fits) wrong(i, "does not stretch to %s", type_print(i->arena, to));
     result(i, DT_f32, to->rank, to->dim);
 }
