@@ -1,0 +1,47 @@
+/* plan.c: a plan as data: making one and looking things up.  Relies on plan.h. */
+#include "plan.h"
+
+#include <string.h>
+
+const char *const role_names[NROLE] = {"weight", "adapter",    "grad",    "moment", "input",
+                                       "output", "activation", "scratch", "cache"};
+
+Plan *plan_new(void) {
+    Arena *arena = arena_new();
+    Plan *plan = NEW(arena, Plan);
+    plan->arena = arena;
+    plan->bucket = 1;
+    return plan;
+}
+
+void plan_free(Plan *plan) {
+    if (plan) arena_free(plan->arena);
+}
+
+int plan_buf(const Plan *plan, const char *name) {
+    for (int i = 0; i < plan->nbufs; i++)
+        if (!strcmp(plan->bufs[i].name, name)) return i;
+    return -1;
+}
+
+const Program *plan_program(const Plan *plan, const char *name) {
+    for (int i = 0; i < plan->nprograms; i++)
+        if (!strcmp(plan->programs[i].name, name)) return &plan->programs[i];
+    return NULL;
+}
+
+static const Setting *setting(const Plan *plan, const char *path) {
+    for (int i = 0; i < plan->nsettings; i++)
+        if (!strcmp(plan->settings[i].path, path)) return &plan->settings[i];
+    return NULL;
+}
+
+double plan_num(const Plan *plan, const char *path) {
+    const Setting *s = setting(plan, path);
+    return s ? s->num : 0;
+}
+
+const char *plan_str(const Plan *plan, const char *path) {
+    const Setting *s = setting(plan, path);
+    return s ? s->str : NULL;
+}
