@@ -386,7 +386,21 @@ void *plan_room(Plan *plan, void *v, size_t size, int n);
 Arg emit_arg(Emit *e, NodeId id);    /* stored value or view; buf -1 for id 0 */
 int emit_kernel(Emit *e, const Kernel *kernel); /* index; equal text is one kernel */
 Step *emit_step(Emit *e, StepKind kind, int nargs, int ndims); /* label and where are filled in */
-NodeId emit_part(Emit *e, NodeId id, int k); /* the part node if it is stored in this group, else 0 */
+NodeId emit_part(Emit *e, NodeId id, int k); /* result k's node if it is stored in this group, else 0 */
+void emit_group(Emit *e); /* the steps of e->group */
+
+/* ---- arrange.c: offsets for blocks that live for a while -------------------------------------------------- */
+typedef struct Block {
+    int64_t bytes;
+    int first, last;      /* live in steps first..last, inclusive */
+    const Shrink *shrink; /* ascending steps, descending bytes */
+    int nshrink;
+    int64_t offset;       /* the answer: a multiple of the alignment */
+} Block;
+/* Gives every block an offset so that no two live ones overlap; returns the height of it all. */
+int64_t arrange(Block *block, int n, int64_t align);
+/* No arrangement can be lower: the greatest sum of live (aligned) bytes. */
+int64_t arrange_bound(const Block *block, int n, int64_t align);
 
 /* ---- custom.c: one row of functions per CUSTOM op ----------------------------------------------------------- */
 typedef struct CustomInfo {
