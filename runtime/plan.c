@@ -5,6 +5,7 @@
 
 const char *const role_names[NROLE] = {"weight", "adapter",    "grad",    "moment", "input",
                                        "output", "activation", "scratch", "cache"};
+const char *const step_kind_names[] = {"kernel", "gemm", "zero", "copy", "loop"};
 
 Plan *plan_new(void) {
     Arena *arena = arena_new();

@@ -132,6 +132,7 @@ typedef enum StepKind {
     STEP_LOOP    /* the next `body` steps run for begin = 0, chunk, 2*chunk ... < dims[0],
                   * with extent X_C = min(chunk, dims[0] - begin); loops do not nest */
 } StepKind;
+extern const char *const step_kind_names[]; /* "kernel", "gemm", "zero", "copy", "loop" */
 
 /* C[m,n] = alpha * op(A) op(B) + beta * C (+ bias[n]), row-major, accumulated in fp32.
  * op(X) = X, or its transpose when ta / tb: then A is stored [k,m], B is stored [n,k].
