@@ -1,0 +1,56 @@
+/* main.c: the verbs, one row each; everything else is behind them. */
+#include "work.h"
+
+#include <locale.h>
+#include <signal.h>
+#include <string.h>
+
+static const Verb verbs[] = {
+    {"init", "init NAME", "write a commented starter file NAME.dpo", verb_init},
+    {"check", "check FILE.dpo [--model DIR] [--data PAIRS]",
+     "everything that can be known before running", verb_check},
+    {"fmt", "fmt FILE.dpo", "canonical formatting, in place (`-` reads stdin)", verb_fmt},
+    {"plan", "plan FILE.dpo --model DIR [--json]", "parameters, FLOPs, exact peak memory, kernels",
+     verb_plan},
+    {"compile", "compile FILE.dpo --model DIR [--arch=sm_80] -o OUT",
+     "write the plan and its kernels", verb_compile},
+    {"view", "view FILE.dpo --model DIR --dot=F | --svg=F", "the graph, the memory map", verb_view},
+    {"train", "train FILE.dpo --model DIR --data PAIRS -o RUN", "preference training", verb_train},
+    {"eval", "eval FILE.dpo --model DIR --data PAIRS [--adapter DIR] [--json]",
+     "loss, rewards and log-probabilities", verb_eval},
+    {"generate", "generate --model DIR [--adapter DIR] --prompt TEXT", "continue text",
+     verb_generate},
+    {"bench", "bench FILE.dpo --model DIR [--variants a,b] [--json]",
+     "compare variants, interleaved", verb_bench},
+    {"verify", "verify FILE.dpo --model DIR [--device D]",
+     "device results against the double-precision evaluator", verb_verify},
+    {"tokens", "tokens --model DIR [--data PAIRS] [--text S]",
+     "ids, pieces and loss mask as training sees them", verb_tokens},
+    {"passes", "passes", "the passes and why they stand in this order", verb_passes},
+    {"ops", "ops", "the op table", verb_ops},
+    {"settings", "settings [--json]", "all keys with types, ranges and defaults", verb_settings},
+    {"doctor", "doctor", "hardware and libraries found, rejected and missing", verb_doctor},
+    {"cache", "cache list|clear", "the kernel cache", verb_cache},
+};
+
+int main(int argc, char **argv) {
+    setlocale(LC_CTYPE, "C.UTF-8");
+    signal(SIGPIPE, SIG_IGN);
+    Options options;
+    if (!options_parse(argc, argv, verbs, COUNT(verbs), &options)) return EXIT_USAGE;
+    const Verb *verb = verb_by_name(verbs, COUNT(verbs), options.verb);
+    if (options.version) {
+        printf("dpoc %s\n", VERSION);
+        return EXIT_OK;
+    }
+    if (!verb || options.help) {
+        options_help(options.help ? stdout : stderr, verbs, COUNT(verbs), verb);
+        return options.help ? EXIT_OK : EXIT_USAGE;
+    }
+    int code = verb->run(&options);
+    if (fflush(stdout) != 0 && code == EXIT_OK) {
+        fprintf(stderr, "dpoc: cannot write the result\n");
+        return EXIT_IO;
+    }
+    return code;
+}

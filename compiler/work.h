@@ -1,0 +1,48 @@
+/* work.h: what the verbs share: from the command line to a checked spec, a plan, a running device.
+ *
+ * Each function takes the one before it as done.  All return an exit code (0: fine) after printing what
+ * is wrong to stderr; work_close frees everything in any state. */
+#ifndef DPOC_WORK_H
+#define DPOC_WORK_H
+
+#include "options.h"
+#include "spec.h"
+#include "../runtime/exec.h"
+#include "../runtime/io/tokenizer.h"
+
+typedef struct Work {
+    const Options *options;
+    Arena *arena;
+    Diags *diags;
+    Spec *spec;
+    Plan *plan;
+    Device *device;
+    Exec *exec;
+    Tokenizer *tokenizer; /* NULL where the checkpoint has none */
+    Err err;
+} Work;
+
+void work_init(Work *w, const Options *options);
+/* Checks options->args[0] (or `file`); `needs_data`: pairs must be named. */
+int work_check(Work *w, const char *file, bool needs_data);
+/* Compiles for the device that will run it, or for `arch`; budget from --memory or graph.memory. */
+int work_compile(Work *w, const char *arch, const bool want[NUNIT]);
+/* Opens the device, allocates the arena, loads weights and adapters. */
+int work_open(Work *w);
+int work_tokenizer(Work *w); /* a checkpoint without one is no error: token ids may be given */
+void work_close(Work *w);
+
+int work_fail(Work *w);           /* prints w->err; its code */
+void work_diagnostics(Work *w);   /* prints what was collected since last time */
+int work_usage(const char *text); /* prints it; EXIT_USAGE */
+uint64_t work_seed(const Work *w);
+
+/* The verbs; each takes the options and returns the exit code. */
+int verb_init(const Options *), verb_check(const Options *), verb_fmt(const Options *);
+int verb_plan(const Options *), verb_compile(const Options *), verb_view(const Options *);
+int verb_train(const Options *), verb_eval(const Options *), verb_generate(const Options *);
+int verb_bench(const Options *), verb_verify(const Options *), verb_tokens(const Options *);
+int verb_passes(const Options *), verb_ops(const Options *), verb_settings(const Options *);
+int verb_doctor(const Options *), verb_cache(const Options *);
+
+#endif

@@ -1,0 +1,66 @@
+/* batch.c: runs one micro-batch, and reads the sums it left. */
+#include <math.h>
+#include <string.h>
+
+#include "job.h"
+
+PackOptions pack_options_of(const Plan *plan, bool prefix, bool sft) {
+    PackOptions options = {.bucket = plan->bucket, .prefix = prefix, .sft = sft};
+    memcpy(options.bound, plan->bound, sizeof options.bound);
+    return options;
+}
+
+bool run_micro(Exec *exec, const Plan *plan, const char *program, const Micro *micro, Err *err) {
+    for (int i = 0; i < micro->ninput; i++) {
+        const PackInput *in = &micro->input[i];
+        if (plan_buf(plan, in->name) >= 0 && !exec_write(exec, in->name, in->data, in->bytes, err))
+            return false;
+    }
+    return exec_run(exec, program, micro->extent, err);
+}
+
+bool write_scalar(Exec *exec, const Plan *plan, const char *name, double value, Err *err) {
+    float x = (float)value;
+    return plan_buf(plan, name) < 0 || exec_write(exec, name, &x, sizeof x, err);
+}
+
+bool write_setting_inputs(Exec *exec, const Plan *plan, Err *err) {
+    for (int i = 0; i < plan->nsettings; i++) {
+        const Setting *s = &plan->settings[i];
+        if (!s->str && !write_scalar(exec, plan, s->path, s->num, err)) return false;
+    }
+    return true;
+}
+
+bool write_seed(Exec *exec, const Plan *plan, uint64_t seed, int64_t step, Err *err) {
+    int32_t words[2] = {(int32_t)(uint32_t)(seed ^ seed >> 32), (int32_t)step};
+    return plan_buf(plan, "seed") < 0 || exec_write(exec, "seed", words, sizeof words, err);
+}
+
+int metric_index(const Plan *plan, const char *name) {
+    for (int i = 0; i < plan->nmetrics; i++)
+        if (strcmp(plan->metrics[i].name, name) == 0) return i;
+    return -1;
+}
+
+/* 1 / denominator of the step, by the name of the input that carries it. */
+static double denominator(const Pack *pack, int pairs, const char *name) {
+    if (!name) return 1.0;
+    double chosen = (double)pack->chosen_tokens, rejected = (double)pack->rejected_tokens;
+    if (strcmp(name, "inv_pairs") == 0) return 1.0 / pairs;
+    if (strcmp(name, "inv_tokens_chosen") == 0) return 1.0 / chosen;
+    if (strcmp(name, "inv_tokens_rejected") == 0) return 1.0 / fmax(1.0, rejected);
+    if (strcmp(name, "inv_tokens") == 0) return 1.0 / (chosen + rejected);
+    return 1.0;
+}
+
+bool read_metrics(Exec *exec, const Plan *plan, const Pack *pack, int pairs, double *values,
+                  Err *err) {
+    float sums[256];
+    int n = plan->nmetrics;
+    if (n > (int)COUNT(sums)) return fail(err, EXIT_INPUT, "more than %zu metrics", COUNT(sums));
+    if (n > 0 && !exec_read(exec, "metrics", sums, sizeof(float) * (size_t)n, err)) return false;
+    for (int i = 0; i < n; i++)
+        values[i] = sums[i] * denominator(pack, pairs, plan->metrics[i].denominator);
+    return true;
+}

@@ -1,0 +1,84 @@
+/* evaluate.c: pairs through program "eval" in file order. */
+#include <math.h>
+#include <string.h>
+
+#include "job.h"
+
+/* The per-pair outputs of one micro-batch, put where their pairs belong. */
+static bool read_scores(Exec *exec, const Plan *plan, const Micro *micro, PairScore *score,
+                        Arena *arena, Err *err) {
+    static const char *const names[] = {"logp_chosen", "logp_rejected", "ref_logp_chosen",
+                                        "ref_logp_rejected"};
+    int64_t pairs = micro->extent[X_P];
+    float *column = NEW_ARRAY(arena, float, pairs);
+    for (int k = 0; k < 4; k++) {
+        bool there = plan_buf(plan, names[k]) >= 0;
+        if (there && !exec_read(exec, names[k], column, sizeof(float) * (size_t)pairs, err))
+            return false;
+        for (int64_t p = 0; p < pairs; p++) {
+            PairScore *s = &score[micro->item[p]];
+            float *at[] = {&s->logp_chosen, &s->logp_rejected, &s->ref_logp_chosen,
+                           &s->ref_logp_rejected};
+            *at[k] = there ? column[p] : NAN;
+        }
+    }
+    return true;
+}
+
+bool evaluate(Exec *exec, const Plan *plan, const Pairs *pairs, const int32_t *which, int64_t n,
+              Arena *arena, Evaluation *out, Err *err) {
+    PackItem *items = NEW_ARRAY(arena, PackItem, n);
+    for (int64_t i = 0; i < n; i++) items[i] = (PackItem){which ? which[i] : i, i, 0};
+    bool sft = n > 0 && pairs->pair[items[0].pair].rejected == 0;
+    PackOptions options = pack_options_of(plan, plan_num(plan, "graph.prefix") != 0, sft);
+    Pack *pack = pack_step(arena, &options, pairs, items, (int)n);
+    *out = (Evaluation){.pairs = n, .tokens = pack->tokens};
+    out->values = NEW_ARRAY(arena, double, plan->nmetrics);
+    out->score = NEW_ARRAY(arena, PairScore, n);
+    float *zero = NEW_ARRAY(arena, float, plan->nmetrics);
+    if (!exec_write(exec, "metrics", zero, sizeof(float) * (size_t)plan->nmetrics, err))
+        return false;
+    if (!write_setting_inputs(exec, plan, err) || !write_seed(exec, plan, 0, 0, err)) return false;
+    Arena *scratch = arena_new();
+    bool ok = true;
+    for (int m = 0; m < pack->nmicro && ok; m++)
+        ok = run_micro(exec, plan, "eval", &pack->micro[m], err) &&
+             read_scores(exec, plan, &pack->micro[m], out->score, scratch, err);
+    arena_free(scratch);
+    return ok && read_metrics(exec, plan, pack, (int)n, out->values, err);
+}
+
+static void put_number(FILE *out, const char *key, double x) {
+    char text[40] = "null";
+    if (isfinite(x)) number_text(text, x);
+    fprintf(out, "\"%s\":%s", key, text);
+}
+
+void evaluation_json(const Plan *plan, const Pairs *pairs, const Evaluation *e, FILE *out) {
+    fprintf(out, "{\"pairs\":%lld", (long long)e->pairs);
+    for (int i = 0; i < plan->nmetrics; i++) {
+        fputc(',', out);
+        put_number(out, plan->metrics[i].name, e->values[i]);
+    }
+    fputs(",\"per_pair\":[", out);
+    for (int64_t i = 0; i < e->pairs; i++) {
+        const PairScore *s = &e->score[i];
+        fputs(i ? ",{" : "{", out);
+        put_number(out, "logp_chosen", s->logp_chosen);
+        fputc(',', out);
+        put_number(out, "logp_rejected", s->logp_rejected);
+        fputc(',', out);
+        put_number(out, "ref_logp_chosen", s->ref_logp_chosen);
+        fputc(',', out);
+        put_number(out, "ref_logp_rejected", s->ref_logp_rejected);
+        fprintf(out, ",\"chosen_tokens\":%d,\"rejected_tokens\":%d}", pairs->pair[i].chosen,
+                pairs->pair[i].rejected);
+    }
+    fputs("]}\n", out);
+}
+
+void evaluation_text(const Plan *plan, const Evaluation *e, FILE *out) {
+    fprintf(out, "%-22s %lld\n", "pairs", (long long)e->pairs);
+    for (int i = 0; i < plan->nmetrics; i++)
+        fprintf(out, "%-22s %.6g\n", plan->metrics[i].name, e->values[i]);
+}

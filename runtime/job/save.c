@@ -1,0 +1,343 @@
+/* save.c: what a run leaves on disk: trained tensors in PEFT form (or a whole model for `train base`),
+ * checkpoints complete by construction, and their way back.
+ *
+ * The order of writing is what makes a kill harmless: files are written under temporary names and
+ * renamed, a checkpoint's directory gets its name last. */
+#include <dirent.h>
+#include <errno.h>
+#include <ftw.h>
+#include <jansson.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "../io/safetensors.h"
+#include "job.h"
+
+/* ---- trained tensors ------------------------------------------------------------------------------- */
+
+static float *read_flat(Exec *exec, const Plan *plan, const char *name, int64_t *n, Err *err) {
+    int buf = plan_buf(plan, name);
+    if (buf < 0) {
+        fail(err, EXIT_BUG, "the plan has no buffer \"%s\"", name);
+        return NULL;
+    }
+    size_t bytes = (size_t)plan->bufs[buf].bytes;
+    *n = (int64_t)(bytes / sizeof(float));
+    float *flat = malloc(bytes ? bytes : 1);
+    if (!flat) {
+        fail(err, EXIT_MEMORY, "no host memory for %zu bytes of \"%s\"", bytes, name);
+        return NULL;
+    }
+    if (exec_read(exec, name, flat, bytes, err)) return flat;
+    free(flat);
+    return NULL;
+}
+
+static bool write_model(const Plan *plan, const char *source, const float *params, const char *dir,
+                        Arena *arena, Err *err) {
+    SafeTensor *tensors = NEW_ARRAY(arena, SafeTensor, plan->nbinds + 1);
+    const float **data = NEW_ARRAY(arena, const float *, plan->nbinds + 1);
+    int n = 0;
+    for (int i = 0; i < plan->nbinds; i++) {
+        const Bind *b = &plan->binds[i];
+        if (!b->save || strcmp(b->source, source) != 0) continue;
+        tensors[n] = (SafeTensor){.name = b->tensor, .type = SAFE_F32, .rank = b->rank};
+        if (b->rank == 2)
+            tensors[n].shape[0] = b->rows, tensors[n].shape[1] = b->cols;
+        else
+            tensors[n].shape[0] = b->rows * b->cols;
+        tensors[n].count = b->rows * b->cols;
+        data[n++] = params + b->offset / (int64_t)sizeof(float);
+    }
+    if (!dir_make(dir, err)) return false;
+    static const char *const metadata[] = {"format", "pt", NULL};
+    SafeWriter *w =
+        safe_create(path_join(arena, dir, "model.safetensors"), tensors, n, metadata, err);
+    if (!w) return false;
+    for (int i = 0; i < n; i++)
+        if (!safe_put(w, i, 0, data[i], tensors[i].count * (int64_t)sizeof(float), err)) {
+            safe_abort(w);
+            return false;
+        }
+    return safe_commit(w, err);
+}
+
+static bool write_adapter(const Plan *plan, const Adapter *a, const float *params, const char *dir,
+                          Arena *arena, Err *err) {
+    AdapterTensor *tensors = NEW_ARRAY(arena, AdapterTensor, plan->nbinds + 1);
+    int n = 0;
+    for (int i = 0; i < plan->nbinds; i++) {
+        const Bind *b = &plan->binds[i];
+        if (b->save && strcmp(b->source, a->name) == 0)
+            tensors[n++] = (AdapterTensor){b->tensor, b->rows, b->cols,
+                                           params + b->offset / (int64_t)sizeof(float)};
+    }
+    return n == 0 || adapter_write(dir, a, tensors, n, DT_f32, NULL, err);
+}
+
+bool save_trained(Exec *exec, const Plan *plan, const char *dir, Err *err) {
+    int64_t n;
+    float *params = read_flat(exec, plan, "params", &n, err);
+    if (!params) return false;
+    Arena *arena = arena_new();
+    int nadapters = 0, written = 0;
+    Adapter *adapters =
+        adapters_parse(arena, plan->adapter_json ? plan->adapter_json : "[]", &nadapters, err);
+    bool ok = err->code == 0, base = false;
+    for (int i = 0; i < plan->nbinds; i++)
+        base = base || (plan->binds[i].save && strcmp(plan->binds[i].source, "base") == 0);
+    if (ok && base)
+        ok = write_model(plan, "base", params, path_join(arena, dir, "model"), arena, err);
+    for (int k = 0; k < nadapters && ok; k++) {
+        bool trained = false;
+        for (int i = 0; i < plan->nbinds; i++)
+            trained = trained ||
+                      (plan->binds[i].save && strcmp(plan->binds[i].source, adapters[k].name) == 0);
+        if (!trained) continue;
+        char *path = path_join(arena, dir, "adapter");
+        if (written++ > 0) path = path_join(arena, path, adapters[k].name);
+        adapters[k].base = plan->base_path;
+        ok = write_adapter(plan, &adapters[k], params, path, arena, err);
+    }
+    arena_free(arena);
+    free(params);
+    return ok;
+}
+
+/* ---- directories ------------------------------------------------------------------------------------- */
+
+static int remove_one(const char *path, const struct stat *st, int kind, struct FTW *where) {
+    (void)st, (void)kind, (void)where;
+    return remove(path);
+}
+
+static void remove_tree(const char *path) {
+    nftw(path, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+}
+
+static int64_t checkpoint_step(const char *name) {
+    static const char prefix[] = "checkpoint-";
+    if (strncmp(name, prefix, sizeof prefix - 1) != 0) return -1;
+    char *end;
+    long long step = strtoll(name + sizeof prefix - 1, &end, 10);
+    return *end == 0 && step >= 0 ? step : -1;
+}
+
+/* Steps of the complete checkpoints, ascending (malloc). */
+static int list_checkpoints(const char *run_dir, int64_t **steps) {
+    DIR *d = opendir(run_dir);
+    int n = 0, cap = 0;
+    *steps = NULL;
+    for (struct dirent *e; d && (e = readdir(d));) {
+        int64_t step = checkpoint_step(e->d_name);
+        if (step < 0) continue;
+        if (n == cap)
+            *steps = realloc(*steps, sizeof(int64_t) * (size_t)(cap = cap ? 2 * cap : 16));
+        int at = n++;
+        for (; at > 0 && (*steps)[at - 1] > step; at--) (*steps)[at] = (*steps)[at - 1];
+        (*steps)[at] = step;
+    }
+    if (d) closedir(d);
+    return n;
+}
+
+const char *newest_checkpoint(Arena *arena, const char *run_dir) {
+    int64_t *steps;
+    int n = list_checkpoints(run_dir, &steps);
+    const char *path =
+        n ? arena_printf(arena, "%s/checkpoint-%lld", run_dir, (long long)steps[n - 1]) : NULL;
+    free(steps);
+    return path;
+}
+
+void prune_checkpoints(const char *run_dir, int64_t keep) {
+    int64_t *steps;
+    int n = list_checkpoints(run_dir, &steps);
+    Arena *arena = arena_new();
+    for (int i = 0; keep > 0 && i < n - keep; i++)
+        remove_tree(arena_printf(arena, "%s/checkpoint-%lld", run_dir, (long long)steps[i]));
+    arena_free(arena);
+    free(steps);
+}
+
+static bool is_empty(const char *dir) {
+    DIR *d = opendir(dir);
+    bool empty = true;
+    for (struct dirent *e; d && (e = readdir(d));)
+        if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0) empty = false;
+    if (d) closedir(d);
+    return empty;
+}
+
+int run_dir_open(const char *dir, bool resumes, bool overwrite, Err *err) {
+    if (!is_empty(dir) && !resumes && !overwrite) {
+        fail(err, EXIT_USAGE,
+             "%s is not empty: --resume goes on from its newest checkpoint, --overwrite starts "
+             "again",
+             dir);
+        return EXIT_USAGE;
+    }
+    if (!dir_make(dir, err)) return err->code;
+    if (!overwrite || resumes) return EXIT_OK;
+    Arena *arena = arena_new();
+    int64_t *steps;
+    int n = list_checkpoints(dir, &steps);
+    for (int i = 0; i < n; i++)
+        remove_tree(arena_printf(arena, "%s/checkpoint-%lld", dir, (long long)steps[i]));
+    free(steps);
+    static const char *const ours[] = {"adapter", "model", "metrics.jsonl", "run.json"};
+    for (size_t i = 0; i < COUNT(ours); i++) remove_tree(path_join(arena, dir, ours[i]));
+    arena_free(arena);
+    return EXIT_OK;
+}
+
+/* ---- checkpoints ----------------------------------------------------------------------------------------- */
+
+static const char *const flat_names[] = {"params", "m", "v"};
+
+static bool write_flat(Exec *exec, const Plan *plan, const char *path, Err *err) {
+    SafeTensor tensors[COUNT(flat_names)];
+    for (size_t i = 0; i < COUNT(flat_names); i++) {
+        int64_t n = plan->bufs[plan_buf(plan, flat_names[i])].bytes / (int64_t)sizeof(float);
+        tensors[i] = (SafeTensor){
+            .name = flat_names[i], .type = SAFE_F32, .rank = 1, .shape = {n}, .count = n};
+    }
+    static const char *const metadata[] = {"format", "pt", NULL};
+    SafeWriter *w = safe_create(path, tensors, COUNT(tensors), metadata, err);
+    for (size_t i = 0; w && i < COUNT(tensors); i++) {
+        int64_t n;
+        float *flat = read_flat(exec, plan, flat_names[i], &n, err);
+        bool ok = flat && safe_put(w, (int)i, 0, flat, n * (int64_t)sizeof(float), err);
+        free(flat);
+        if (!ok) {
+            safe_abort(w);
+            return false;
+        }
+    }
+    return w && safe_commit(w, err);
+}
+
+/* Settings that may change between a run and its continuation. */
+static bool may_differ(const char *path) {
+    static const char *const free_ones[] = {"run.log_every", "run.save_every", "run.eval_every",
+                                            "run.keep",      "graph.memory",   "graph.reserve"};
+    for (size_t i = 0; i < COUNT(free_ones); i++)
+        if (strcmp(path, free_ones[i]) == 0) return true;
+    return false;
+}
+
+static json_t *settings_json(const Plan *plan) {
+    json_t *o = json_object();
+    for (int i = 0; i < plan->nsettings; i++) {
+        const Setting *s = &plan->settings[i];
+        json_object_set_new(o, s->path, s->str ? json_string(s->str) : json_real(s->num));
+    }
+    return o;
+}
+
+static bool write_json(const char *path, json_t *o, Err *err) {
+    char *text = json_dumps(o, JSON_INDENT(2) | JSON_SORT_KEYS | JSON_REAL_PRECISION(17));
+    bool ok = file_write(path, text, strlen(text), err);
+    free(text);
+    json_decref(o);
+    return ok;
+}
+
+bool save_checkpoint(const TrainJob *job, const TrainState *state, Err *err) {
+    Arena *arena = arena_new();
+    char *name = arena_printf(arena, "%s/checkpoint-%lld", job->run_dir, (long long)state->step);
+    char *tmp = arena_printf(arena, "%s.tmp", name);
+    remove_tree(tmp);
+    json_t *o = json_pack("{s:I, s:I, s:I, s:I, s:s, s:o}", "step", (json_int_t)state->step,
+                          "cursor", (json_int_t)state->cursor, "num_tokens",
+                          (json_int_t)state->tokens, "seed", (json_int_t)state->seed, "data_hash",
+                          job->data_hash, "settings", settings_json(job->plan));
+    bool ok = dir_make(tmp, err) && save_trained(job->exec, job->plan, tmp, err) &&
+              write_flat(job->exec, job->plan, path_join(arena, tmp, "state.safetensors"), err);
+    if (ok)
+        ok = write_json(path_join(arena, tmp, "trainer_state.json"), o, err);
+    else
+        json_decref(o);
+    if (ok) {
+        remove_tree(name);
+        if (rename(tmp, name) != 0)
+            ok = fail(err, EXIT_IO, "%s: cannot rename: %s", tmp, strerror(errno));
+    } else {
+        remove_tree(tmp);
+    }
+    arena_free(arena);
+    return ok;
+}
+
+/* Lists what differs between the checkpoint's settings and this run's. */
+static bool same_settings(const Plan *plan, json_t *then, const char *dir, Err *err) {
+    json_t *now = settings_json(plan);
+    Text text = {0};
+    const char *key;
+    json_t *value;
+    json_object_foreach(now, key, value) {
+        json_t *old = json_object_get(then, key);
+        if (may_differ(key) || (old && json_equal(old, value))) continue;
+        char *a = old ? json_dumps(old, JSON_ENCODE_ANY) : strdup("absent");
+        char *b = json_dumps(value, JSON_ENCODE_ANY);
+        text_add(&text, "\n  %s was %s, is %s", key, a, b);
+        free(a);
+        free(b);
+    }
+    bool same = text.len == 0;
+    if (!same) fail(err, EXIT_INPUT, "%s was made with other settings:%s", dir, text.data);
+    text_free(&text);
+    json_decref(now);
+    return same;
+}
+
+static bool load_flat(Exec *exec, const Plan *plan, const char *path, Err *err) {
+    SafeFile *file = safe_open(path, err);
+    bool ok = file != NULL;
+    for (size_t i = 0; i < COUNT(flat_names) && ok; i++) {
+        const SafeTensor *t = safe_find(file, flat_names[i]);
+        int64_t bytes = plan->bufs[plan_buf(plan, flat_names[i])].bytes;
+        if (!t || t->type != SAFE_F32 || t->bytes != bytes) {
+            ok = fail(err, EXIT_IO, "%s: \"%s\" is missing or has another size", path,
+                      flat_names[i]);
+            break;
+        }
+        void *data = malloc((size_t)bytes + 1);
+        ok = data && safe_read(t, 0, bytes, data, err) &&
+             exec_write(exec, flat_names[i], data, (size_t)bytes, err);
+        free(data);
+    }
+    safe_close(file);
+    return ok;
+}
+
+bool load_checkpoint(const TrainJob *job, const char *dir, TrainState *state, Err *err) {
+    Arena *arena = arena_new();
+    char *path = path_join(arena, dir, "trainer_state.json");
+    json_error_t e;
+    json_t *o = json_load_file(path, JSON_REJECT_DUPLICATES, &e);
+    bool ok = o || fail(err, EXIT_IO, "%s:%d: %s", path, e.line, e.text);
+    json_int_t step = 0, cursor = 0, tokens = 0, seed = 0;
+    const char *hash = NULL;
+    json_t *settings = NULL;
+    if (ok && json_unpack_ex(o, &e, 0, "{s:I, s:I, s:I, s:I, s:s, s:o}", "step", &step, "cursor",
+                             &cursor, "num_tokens", &tokens, "seed", &seed, "data_hash", &hash,
+                             "settings", &settings) != 0)
+        ok = fail(err, EXIT_IO, "%s: %s", path, e.text);
+    if (ok && (step < 0 || cursor < 0))
+        ok = fail(err, EXIT_IO, "%s: step and cursor must not be negative", path);
+    ok = ok && same_settings(job->plan, settings, dir, err);
+    if (ok && strcmp(hash, job->data_hash) != 0)
+        ok = fail(err, EXIT_INPUT, "%s was made from other pairs (%s then, %s now)", dir, hash,
+                  job->data_hash);
+    if (ok && (uint64_t)seed != job->seed)
+        ok = fail(err, EXIT_INPUT, "%s was made with seed %lld", dir, (long long)seed);
+    ok = ok && load_flat(job->exec, job->plan, path_join(arena, dir, "state.safetensors"), err);
+    *state = (TrainState){step, cursor, tokens, job->seed};
+    json_decref(o);
+    arena_free(arena);
+    return ok;
+}
