@@ -269,6 +269,8 @@ typedef struct Group { /* nodes computed by one kernel or library call */
     Kern *kern;    /* GROUP_KERN */
     Gemm gemm;     /* GROUP_GEMM; operands below are stored values or views of them */
     NodeId a, b, bias, c; /* c: the node whose storage is written (beta 1: an accumulate's target) */
+    NodeId inplace;       /* GROUP_GEMM, or 0: the stored value whose buffer becomes c's (beta 1: C holds
+                             it, and nothing reads it afterwards) */
     Dim m, n, k;
     Phase phase;
 } Group;
@@ -311,11 +313,14 @@ typedef struct Pass {
     const char *name;            /* also its file, its switch in `graph`, its dump and its test */
     int (*run)(struct Pass *, Unit *); /* number of changes; < 0: failed, diagnostics were given */
     const char *sentence;
-    bool off; /* switched off for this unit */
+    bool needed; /* runs even when switched off, doing only what later rows need */
+    bool off;    /* switched off for this unit */
 } Pass;
-#define PASS_LIST(X)                                                                               \
-    X(fold) X(cse) X(grad) X(fold2) X(cse2) X(share) X(slice) X(defer) X(quant) X(remat) X(gemm)        \
-    X(fuse) X(order)
+extern const Pass pass_table[]; /* ends with a row without a name */
+typedef struct OrderPair { /* row `before` stands above row `after` in the table, because .. */
+    const char *before, *after, *because;
+} OrderPair;
+extern const OrderPair order_pairs[]; /* ends with a row without names */
 int pass_fold(Pass *, Unit *);  /* fold.c: constants and identities */
 int pass_cse(Pass *, Unit *);   /* cse.c: equal nodes become one */
 int pass_grad(Pass *, Unit *);  /* grad.c: backward and update nodes */
@@ -342,13 +347,25 @@ bool unit_build(Unit *u);
 /* ---- update.c: clipping and AdamW over the flat state, appended by grad ------------------------------------ */
 void update_build(Unit *u);
 
-/* ---- place.c: where a value lies ------------------------------------------------------------------------- */
+/* ---- place.c: where a value lies, and who reads it --------------------------------------------------------- */
 typedef struct Place { /* a value seen through its views */
     NodeId base;       /* leaf or stored node (part k of a custom node: that part node) */
     Dim offset;        /* elements from base's first */
     int64_t ld;        /* elements between rows (type_rows x type_cols) */
 } Place;
+/* A reshape of a strided value that no single ld describes is its own base: it is computed by copying. */
 Place place_of(const Graph *g, NodeId id);
+bool place_dense(const Graph *g, NodeId id); /* rows follow each other without gaps */
+
+/* Users of every node, for one pass: graphs keep no use lists.  Dead nodes use nothing. */
+typedef struct Uses {
+    const int *first;   /* users of id: user[first[id]] .. user[first[id + 1] - 1], ascending; */
+    const NodeId *user; /* one entry an operand, so a user that reads id twice stands twice */
+} Uses;
+Uses uses_of(Arena *arena, const Graph *g);
+static inline int use_count(const Uses *uses, NodeId id) {
+    return uses->first[id + 1] - uses->first[id];
+}
 
 /* ---- lower.c: a group's nodes as one Kern (kern.h) --------------------------------------------------------- */
 Kern *lower_kern(Unit *u, const Group *group);
