@@ -1,0 +1,59 @@
+/* utf8.c: checking, decoding and repairing UTF-8 (utf8.h). */
+#include "utf8.h"
+
+int utf8_length(const char *s, size_t len) {
+    const unsigned char *p = (const unsigned char *)s;
+    if (len == 0) return 0;
+    if (p[0] < 0x80) return 1;
+    int n = p[0] < 0xC2 ? 0 : p[0] < 0xE0 ? 2 : p[0] < 0xF0 ? 3 : p[0] < 0xF5 ? 4 : 0;
+    if (n == 0 || (size_t)n > len) return 0;
+    for (int i = 1; i < n; i++)
+        if ((p[i] & 0xC0) != 0x80) return 0;
+    /* overlong forms, surrogates, beyond U+10FFFF */
+    if ((p[0] == 0xE0 && p[1] < 0xA0) || (p[0] == 0xED && p[1] > 0x9F)) return 0;
+    if ((p[0] == 0xF0 && p[1] < 0x90) || (p[0] == 0xF4 && p[1] > 0x8F)) return 0;
+    return n;
+}
+
+uint32_t utf8_decode(const char *s, int length) {
+    const unsigned char *p = (const unsigned char *)s;
+    if (length == 1) return p[0];
+    uint32_t code = p[0] & (0x7Fu >> length);
+    for (int i = 1; i < length; i++) code = code << 6 | (p[i] & 0x3F);
+    return code;
+}
+
+int utf8_encode(uint32_t code, char out[4]) {
+    if (code < 0x80) return out[0] = (char)code, 1;
+    int n = code < 0x800 ? 2 : code < 0x10000 ? 3 : 4;
+    for (int i = n - 1; i > 0; i--, code >>= 6) out[i] = (char)(0x80 | (code & 0x3F));
+    out[0] = (char)((0xF00 >> n) | code);
+    return n;
+}
+
+size_t utf8_valid(const char *s, size_t len) {
+    size_t i = 0;
+    while (i < len) {
+        if ((unsigned char)s[i] < 0x80) {
+            i++;
+            continue;
+        }
+        int n = utf8_length(s + i, len - i);
+        if (n == 0) break;
+        i += (size_t)n;
+    }
+    return i;
+}
+
+int64_t utf8_repair(const char *s, size_t len, Text *out) {
+    int64_t bad = 0;
+    for (size_t i = 0;;) {
+        size_t good = utf8_valid(s + i, len - i);
+        text_addn(out, s + i, good);
+        i += good;
+        if (i == len) return bad;
+        text_addn(out, "\xEF\xBF\xBD", 3);
+        bad++;
+        i++;
+    }
+}
