@@ -110,7 +110,7 @@ typedef struct Bind {
                             * is given: "zero", "kaiming" (uniform +-1/sqrt(cols)), "gaussian" */
     double init_num;       /* gaussian: standard deviation */
     bool save;             /* is written back (trained) */
-    const float *values;   /* transform "table": what stands in the buffer; source and tensor are NULL */
+    const float *values;   /* transform "table": what stands in the buffer; source is "table" */
     int nvalues;
     const char *where;
 } Bind;
