@@ -140,9 +140,8 @@ static void order_in_place(Order *o) {
     const Graph *g = o->u->g;
     for (int i = 0; i < o->n; i++) {
         const Group *x = group(o, i);
-        if (x->kind != GROUP_GEMM || is_effect(g, x->outs[0])) continue;
-        NodeId base = place_of(g, x->c).base;
-        if (base == x->outs[0]) continue;
+        if (!x->inplace) continue;
+        NodeId base = place_of(g, x->inplace).base;
         for (int r = 0; r < o->n; r++)
             for (int k = 0; r != i && k < group(o, r)->nins; k++)
                 if (place_of(g, group(o, r)->ins[k]).base == base) edge(o, r, i);
@@ -162,8 +161,7 @@ static void use_add(Order *o, int g, int value) {
 
 /* The node whose storage a result takes: itself, or the operand a GEMM writes over. */
 static NodeId stored_in(const Order *o, const Group *x, NodeId out) {
-    if (x->kind != GROUP_GEMM) return out;
-    return place_of(o->u->g, x->c).base;
+    return x->inplace ? place_of(o->u->g, x->inplace).base : out;
 }
 
 /* Every value that is stored in one phase and read in it only. */

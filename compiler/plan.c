@@ -195,12 +195,6 @@ static void give_leaf(Planner *p, NodeId id) {
     if (node(g, base)->op != OP_const) p->e.buf[base] = leaf_buf(p->e.plan, p->e.u, base);
 }
 
-static bool in_group(const Group *group, NodeId id) {
-    for (int i = 0; i < group->nnodes; i++)
-        if (group->nodes[i] == id) return true;
-    return false;
-}
-
 /* Buffers of what the group reads from leaves and of what it stores; false when an earlier unit has
  * computed all of it already. */
 static bool give_bufs(Planner *p, const Group *group) {
@@ -214,12 +208,8 @@ static bool give_bufs(Planner *p, const Group *group) {
             news = true;
             continue;
         }
-        if (group->kind == GROUP_GEMM && !in_group(group, group->c)) {
-            give_leaf(p, group->c);
-            p->e.buf[out] = p->e.buf[place_of(g, group->c).base]; /* written in place */
-        } else {
-            p->e.buf[out] = value_buf(p, out);
-        }
+        p->e.buf[out] =
+            group->inplace ? p->e.buf[place_of(g, group->inplace).base] : value_buf(p, out);
         news |= p->e.buf[out] >= p->old;
     }
     return news || group->phase != PHASE_INIT;
