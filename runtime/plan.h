@@ -210,6 +210,7 @@ typedef struct Plan {
     int nsettings;
     Metric *metrics;
     int nmetrics;
+    int64_t vocab;              /* rows of the embedding: token ids are below; 0: not known */
     double parameters_total, parameters_trainable;
     double flops_micro;       /* forward + backward of one full micro-batch at the bounds */
     const char **recomputed;  /* one line each */

@@ -64,3 +64,32 @@ bool read_metrics(Exec *exec, const Plan *plan, const Pack *pack, int pairs, dou
         values[i] = sums[i] * denominator(pack, pairs, plan->metrics[i].denominator);
     return true;
 }
+
+/* The scalars that program "update" reads; adam.c1 = 1 / (1 - beta1^t) and c2 alike. */
+static bool write_update_inputs(Exec *exec, const Plan *plan, int64_t step, double lr, Err *err) {
+    double b1 = plan_num(plan, "run.beta1"), b2 = plan_num(plan, "run.beta2");
+    const struct {
+        const char *name;
+        double value;
+    } scalars[] = {{"lr", lr},
+                   {"beta1", b1},
+                   {"beta2", b2},
+                   {"eps", plan_num(plan, "run.eps")},
+                   {"clip", plan_num(plan, "run.clip")},
+                   {"weight_decay", plan_num(plan, "run.weight_decay")},
+                   {"adam.c1", 1.0 / (1.0 - pow(b1, (double)step))},
+                   {"adam.c2", 1.0 / (1.0 - pow(b2, (double)step))}};
+    for (size_t i = 0; i < COUNT(scalars); i++)
+        if (!write_scalar(exec, plan, scalars[i].name, scalars[i].value, err)) return false;
+    return true;
+}
+
+bool run_step(Exec *exec, const Plan *plan, const Pack *pack, uint64_t seed, int64_t step,
+              double lr, Err *err) {
+    static const int64_t nothing[NEXTENT];
+    if (!write_seed(exec, plan, seed, step, err) || !exec_run(exec, "step", nothing, err))
+        return false;
+    for (int m = 0; m < pack->nmicro; m++)
+        if (!run_micro(exec, plan, "micro", &pack->micro[m], err)) return false;
+    return write_update_inputs(exec, plan, step, lr, err) && exec_run(exec, "update", nothing, err);
+}

@@ -22,6 +22,9 @@ bool write_setting_inputs(Exec *exec, const Plan *plan, Err *err);
 bool write_scalar(Exec *exec, const Plan *plan, const char *name, double value,
                   Err *err); /* f32, if there */
 bool write_seed(Exec *exec, const Plan *plan, uint64_t seed, int64_t step, Err *err);
+/* One optimizer step: programs "step", "micro" for each micro-batch, "update" with rate lr. */
+bool run_step(Exec *exec, const Plan *plan, const Pack *pack, uint64_t seed, int64_t step,
+              double lr, Err *err);
 /* The logged value of each of plan->metrics: sum times its denominator's input as `pack` defines it. */
 bool read_metrics(Exec *exec, const Plan *plan, const Pack *pack, int pairs, double *values,
                   Err *err);

@@ -30,23 +30,10 @@ static int64_t total_steps(const Plan *plan, int64_t ntrain, int64_t batch) {
 
 static double rate_of(const Run *r, int64_t step) {
     const char *name = plan_str(r->plan, "run.schedule");
-    double factor = schedule_factor(name ? name : "constant", step, r->steps,
-                                    (int64_t)plan_num(r->plan, "run.warmup"));
+    double warmup = plan_num(r->plan, "run.warmup");
+    if (warmup < 1) warmup = ceil(warmup * (double)r->steps); /* a share, as warmup_ratio */
+    double factor = schedule_factor(name ? name : "constant", step, r->steps, (int64_t)warmup);
     return plan_num(r->plan, "run.lr") * factor;
-}
-
-/* The scalars that program "update" reads; adam.c1 = 1 / (1 - beta1^t) and c2 alike. */
-static bool write_update_inputs(const Run *r, int64_t step, double lr, Err *err) {
-    const Plan *plan = r->plan;
-    Exec *exec = r->job->exec;
-    double b1 = plan_num(plan, "run.beta1"), b2 = plan_num(plan, "run.beta2");
-    return write_scalar(exec, plan, "lr", lr, err) && write_scalar(exec, plan, "beta1", b1, err) &&
-           write_scalar(exec, plan, "beta2", b2, err) &&
-           write_scalar(exec, plan, "eps", plan_num(plan, "run.eps"), err) &&
-           write_scalar(exec, plan, "clip", plan_num(plan, "run.clip"), err) &&
-           write_scalar(exec, plan, "weight_decay", plan_num(plan, "run.weight_decay"), err) &&
-           write_scalar(exec, plan, "adam.c1", 1.0 / (1.0 - pow(b1, (double)step)), err) &&
-           write_scalar(exec, plan, "adam.c2", 1.0 / (1.0 - pow(b2, (double)step)), err);
 }
 
 static Pack *pack_batch(Run *r, Arena *arena, Err *err) {
@@ -119,17 +106,12 @@ static bool log_step(Run *r, const Pack *pack, double lr, float norm, double sec
 }
 
 static bool train_step(Run *r, Err *err) {
-    static const int64_t nothing[NEXTENT];
     Exec *exec = r->job->exec;
     int64_t step = r->state.step + 1;
     double lr = rate_of(r, step), start = now_seconds();
     Arena *arena = arena_new();
     Pack *pack = pack_batch(r, arena, err);
-    bool ok = pack && write_seed(exec, r->plan, r->job->seed, step, err) &&
-              exec_run(exec, "step", nothing, err);
-    for (int m = 0; ok && m < pack->nmicro; m++)
-        ok = run_micro(exec, r->plan, "micro", &pack->micro[m], err);
-    ok = ok && write_update_inputs(r, step, lr, err) && exec_run(exec, "update", nothing, err);
+    bool ok = pack && run_step(exec, r->plan, pack, r->job->seed, step, lr, err);
     float norm = 0;
     ok = ok && exec_read(exec, "grad_norm", &norm, sizeof norm, err) &&
          read_metrics(exec, r->plan, pack, (int)r->batch, r->values, err) &&

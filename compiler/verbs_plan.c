@@ -1,0 +1,111 @@
+/* verbs_plan.c: the verbs that look without running: check, plan, compile, view. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "report.h"
+#include "work.h"
+
+int verb_check(const Options *o) {
+    Work w;
+    work_init(&w, o);
+    int code = work_check(&w, NULL, o->data.n > 0);
+    if (o->json) {
+        char *json = diags_json(w.diags);
+        printf("%s\n", json);
+        free(json);
+    } else if (code == EXIT_OK && !o->quiet) {
+        fprintf(stderr, "%s: fine\n", o->args.item[0]);
+    }
+    work_close(&w);
+    return code;
+}
+
+static const bool training[NUNIT] = {[UNIT_TRAIN] = true};
+
+int verb_plan(const Options *o) {
+    Work w;
+    work_init(&w, o);
+    int code = work_check(&w, NULL, false);
+    if (code == EXIT_OK) code = work_compile(&w, o->arch, training);
+    if (code == EXIT_OK && o->json) {
+        char *json = report_json(w.plan);
+        printf("%s\n", json);
+        free(json);
+    } else if (code == EXIT_OK) {
+        report_text(w.plan, stdout);
+    }
+    if (code == EXIT_OK && !w.plan->fits) {
+        if (!o->json) report_does_not_fit(w.plan, stderr);
+        code = EXIT_MEMORY;
+    }
+    work_close(&w);
+    return code;
+}
+
+/* plan.json and one file of source per kernel. */
+static bool write_sources(Work *w, const char *dir) {
+    const Plan *p = w->plan;
+    const char *suffix = strncmp(p->device, "sm_", 3) == 0 ? "cu" : "c";
+    Arena *arena = arena_new();
+    bool ok = dir_make(dir, &w->err) && plan_write(p, path_join(arena, dir, "plan.json"), &w->err);
+    for (int i = 0; i < p->nkernels && ok; i++) {
+        Text text = {0};
+        text_add(&text, "%s\n%s", p->prelude ? p->prelude : "", p->kernels[i].text);
+        char *path = arena_printf(arena, "%s/%s.%s", dir, p->kernels[i].symbol, suffix);
+        ok = file_write(path, text.data, text.len, &w->err);
+        text_free(&text);
+    }
+    arena_free(arena);
+    return ok;
+}
+
+int verb_compile(const Options *o) {
+    if (!o->out) return work_usage("compile needs -o DIR");
+    Work w;
+    work_init(&w, o);
+    int code = work_check(&w, NULL, false);
+    if (code == EXIT_OK) code = work_compile(&w, o->arch, training);
+    if (code == EXIT_OK && !write_sources(&w, o->out)) code = work_fail(&w);
+    if (code == EXIT_OK && !o->quiet)
+        fprintf(stderr, "%s: plan.json and %d kernels for %s\n", o->out, w.plan->nkernels,
+                w.plan->device);
+    work_close(&w);
+    return code;
+}
+
+/* Opens `path` ("-": stdout), lets `draw` write, closes. */
+static int draw_to(Work *w, const char *path, void (*draw)(Work *, FILE *)) {
+    bool screen = strcmp(path, "-") == 0;
+    FILE *out = screen ? stdout : fopen(path, "w");
+    if (out) draw(w, out);
+    if (!out || ferror(out) || (!screen && fclose(out) != 0)) {
+        fail(&w->err, EXIT_IO, "%s: %s", path, strerror(errno));
+        return work_fail(w);
+    }
+    return EXIT_OK;
+}
+
+static void draw_svg(Work *w, FILE *out) {
+    view_memory_svg(w->plan, out);
+}
+
+static void draw_dot(Work *w, FILE *out) {
+    const Target *target = target_by_name(w->options->arch ? w->options->arch : "cpu");
+    Unit *u = unit_new(w->arena, w->spec, target, UNIT_TRAIN);
+    DumpOptions dump = {0};
+    if (unit_build(u) && unit_run_passes(u, &dump)) view_dot(u, out);
+}
+
+int verb_view(const Options *o) {
+    if (!o->dot && !o->svg)
+        return work_usage("view needs --dot=FILE or --svg=FILE (`-` is stdout)");
+    Work w;
+    work_init(&w, o);
+    int code = work_check(&w, NULL, false);
+    if (code == EXIT_OK && o->dot) code = draw_to(&w, o->dot, draw_dot);
+    if (code == EXIT_OK && o->svg) code = work_compile(&w, o->arch, training);
+    if (code == EXIT_OK && o->svg) code = draw_to(&w, o->svg, draw_svg);
+    work_close(&w);
+    return code;
+}
