@@ -122,7 +122,7 @@ static void given_dequant(Infer *i) {
     if (block <= 0) wrong(i, "block must be positive, not %lld", (long long)block);
     if (i->nin != (nested ? 5 : 2)) wrong(i, "takes %d operands", nested ? 5 : 2);
     if (i->message) return;
-    int64_t blocks = (n.c + block - 1) / block;
+    int64_t blocks = n.c / block + (n.c % block != 0);
     want_type(i, 0, type_vec(DT_u8, dim_const(nf4 ? (n.c + 1) / 2 : n.c)));
     want_type(i, 1, type_vec(nested ? DT_u8 : DT_f32, dim_const(blocks)));
     if (!nested) return;

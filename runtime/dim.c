@@ -107,7 +107,7 @@ static const char *parse_term(const char *s, Dim *out) {
     if (number) {
         k = 0;
         while (*s >= '0' && *s <= '9') {
-            if (k > INT64_MAX / 100) return NULL;
+            if (k > INT64_MAX / 1000) return NULL;
             k = k * 10 + (*s++ - '0');
         }
         if (*s != '*') {
@@ -117,8 +117,10 @@ static const char *parse_term(const char *s, Dim *out) {
         s++;
     }
     const char *letter = *s ? strchr(EXTENT_LETTERS, *s) : NULL;
-    if (!letter || k > INT32_MAX / 4) return NULL;
-    out->x[letter - EXTENT_LETTERS] += (int32_t)(sign * k);
+    if (!letter || k > INT32_MAX) return NULL;
+    int32_t *x = &out->x[letter - EXTENT_LETTERS];
+    if (*x) return NULL; /* each extent once */
+    *x = (int32_t)(sign * k);
     return s + 1;
 }
 
