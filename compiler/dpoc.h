@@ -271,7 +271,7 @@ typedef struct Group { /* nodes computed by one kernel or library call */
     NodeId a, b, bias, c; /* c: the node whose storage is written (beta 1: an accumulate's target) */
     NodeId inplace;       /* GROUP_GEMM, or 0: the stored value whose buffer becomes c's (beta 1: C holds
                              it, and nothing reads it afterwards) */
-    Dim m, n, k;
+    Dim m, n, k; /* GROUP_KERN: it runs over m rows of n columns */
     Phase phase;
 } Group;
 
