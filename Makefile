@@ -69,6 +69,10 @@ hard:
 	$(MAKE) BUILD=$(BUILD)/hard OPT="-O1 -g" \
 	  EXTRA="-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -DHARD" test
 
+demo: deps
+	$(MAKE) all
+	BUILD=$(BUILD) examples/demo/run.sh
+
 deps:
 	tests/deps
 

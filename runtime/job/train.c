@@ -17,7 +17,9 @@ typedef struct Run { /* a job under way */
     Arena *arena;
     MetricsFile *metrics;
     Progress progress;
-    double *values; /* of plan->metrics */
+    double *values;        /* of plan->metrics */
+    double *loss, *margin; /* of this process's steps, for the curves at the end */
+    int ncurve;
     int64_t steps, batch, ntrain;
 } Run;
 
@@ -102,6 +104,8 @@ static bool log_step(Run *r, const Pack *pack, double lr, float norm, double sec
                          .has_rewards = margin >= 0 && accuracy >= 0};
     if (line.has_rewards) line.margin = r->values[margin], line.accuracy = r->values[accuracy];
     progress_step(&r->progress, &line);
+    r->loss[r->ncurve] = line.loss;
+    r->margin[r->ncurve++] = line.margin;
     return true;
 }
 
@@ -230,6 +234,13 @@ static bool walk(Run *r, Err *err) {
     return true;
 }
 
+static void print_curves(const Run *r) {
+    if (r->job->quiet || r->ncurve < 2) return;
+    progress_curve(stderr, "loss", r->loss, r->ncurve, 6);
+    if (metric_index(r->plan, "rewards/margins") >= 0)
+        progress_curve(stderr, "reward margin", r->margin, r->ncurve, 6);
+}
+
 int job_train(const TrainJob *job, Err *err) {
     Run r = {.job = job, .plan = job->plan, .arena = arena_new()};
     r.batch = (int64_t)plan_num(job->plan, "run.batch");
@@ -245,7 +256,10 @@ int job_train(const TrainJob *job, Err *err) {
               open_metrics(&r, job->resumes, err);
     if (ok && !job->dry_run) {
         stop_watch();
+        r.loss = NEW_ARRAY(r.arena, double, r.steps - r.state.step + 1);
+        r.margin = NEW_ARRAY(r.arena, double, r.steps - r.state.step + 1);
         ok = walk(&r, err);
+        print_curves(&r);
     }
     ok = ok && (job->dry_run || save_trained(job->exec, job->plan, job->run_dir, err));
     Err closing = {0};
