@@ -36,7 +36,7 @@
  * Relies on plan.c/emit.c (Emit) and embedded kernel files.  Promises: no instance's text depends on
  * node ids or layers, so equal shapes share one kernel.
  */
-#include "dpoc.h"
+#include "spec.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -275,7 +275,9 @@ static void lower_attend_bwd(Emit *e, NodeId id) {
 
 static int64_t head_chunk(const Unit *u) {
     int64_t rows = u->bound[X_R];
-    return rows < u->target->chunk_rows ? rows : u->target->chunk_rows;
+    int64_t chunk = u->spec ? (int64_t)spec_num(u->spec, "graph.loss_chunk") : 0;
+    if (!chunk) chunk = u->target->chunk_rows;
+    return rows < chunk ? rows : chunk;
 }
 static int64_t scratch_head(const Unit *u, const Group *group) {
     const Node *n = node(u->g, group->nodes[0]);

@@ -300,6 +300,7 @@ typedef struct Unit {
     const char **recomputed;
     int nrecomputed, caprecomputed;
     int64_t activation_budget; /* bytes remat may keep; 0: all of it */
+    int64_t activation_bytes;  /* remat's answer: bytes of activations that wait for the backward */
 } Unit;
 /* Puts a rewritten graph in place of u->g: every id the unit holds (trained leaves, loss, seed) goes
  * through `map`, which graph_clean or the pass's own copy filled. */

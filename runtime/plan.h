@@ -197,6 +197,7 @@ typedef struct Plan {
     int64_t arena_bytes; /* == plan --json's peak_bytes */
     int64_t budget_bytes; /* 0: none given */
     bool fits;
+    int64_t smallest_bytes; /* when it does not fit: the arena with everything recomputed that helps */
     Buf *bufs;
     int nbufs;
     Bind *binds;

@@ -1,0 +1,193 @@
+/* compile.c: a checked spec -> a plan: one unit for each wanted graph, all passes, memory, kernels.
+ *
+ * When the plan exceeds the budget, the training unit is compiled again with fewer bytes of kept
+ * activations: first the fewest, to know whether it can fit at all, then a short binary search for
+ * the most that still fits (recompute costs time, so no more of it than needed).
+ * Relies on spec.h, the pass table, plan.c.  Promises: the hash covers everything that decides results
+ * (graphs as built, settings, bounds), not how they are computed; so a budget does not change it.
+ */
+#include "spec.h"
+
+#include <string.h>
+
+static const char *const unit_names[NUNIT] = {"train", "eval", "ref", "logits"};
+
+static const char *keep(Plan *plan, const char *text) {
+    return text ? arena_str(plan->arena, text) : NULL;
+}
+
+static void keep_lines(Plan *plan, const char ***to, int *n, const char **from, int count) {
+    const char **all = NEW_ARRAY(plan->arena, const char *, *n + count);
+    if (*n) memcpy(all, *to, sizeof *all * (size_t)*n);
+    for (int i = 0; i < count; i++) all[*n + i] = keep(plan, from[i]);
+    *to = all;
+    *n += count;
+}
+
+static void keep_settings(Plan *plan, const Spec *spec) {
+    const Setting *from = spec_settings(spec, &plan->nsettings);
+    plan->settings = NEW_ARRAY(plan->arena, Setting, plan->nsettings);
+    for (int i = 0; i < plan->nsettings; i++)
+        plan->settings[i] =
+            (Setting){keep(plan, from[i].path), from[i].num, keep(plan, from[i].str)};
+    plan->base_path = keep(plan, spec_base_path(spec));
+    plan->adapter_json = keep(plan, spec_adapter_json(spec));
+}
+
+/* ---- the hash: of what is computed, not of how ---------------------------------------------------------- */
+
+/* Settings that change memory, speed or reporting, never a result; `*` ends a prefix. */
+static const char *const harmless[] = {
+    "graph.memory",   "graph.reserve",  "graph.remat", "graph.fuse", "graph.order",
+    "graph.cse",      "graph.fold",     "graph.gemm",  "run.steps",  "run.log_every",
+    "run.save_every", "run.eval_every", "run.keep",    "data.train", "data.eval"};
+
+static bool decides(const char *path) {
+    for (size_t i = 0; i < COUNT(harmless); i++)
+        if (!strcmp(harmless[i], path)) return false;
+    return true;
+}
+
+static Hash128 hash_unit(const Unit *u, Hash128 seed) {
+    Text text = {0};
+    text_add(&text, "%s\n", unit_names[u->kind]);
+    graph_print(u->g, &text);
+    Hash128 hash = hash_bytes(text.data, text.len, seed);
+    text_free(&text);
+    return hash_bytes(u->bound, sizeof u->bound, hash);
+}
+
+static Hash128 hash_settings(const Plan *plan, Hash128 seed) {
+    Text text = {0};
+    text_add(&text, "version %d\n", PLAN_VERSION);
+    for (int i = 0; i < plan->nsettings; i++) {
+        const Setting *s = &plan->settings[i];
+        if (!decides(s->path)) continue;
+        text_add(&text, "%s=%.17g %s\n", s->path, s->num, s->str ? s->str : "");
+    }
+    Hash128 hash = hash_bytes(text.data, text.len, seed);
+    text_free(&text);
+    return hash;
+}
+
+/* ---- one compilation ----------------------------------------------------------------------------------------- */
+
+static int64_t vocabulary(const Graph *g) { /* rows of what the tokens select from */
+    for (NodeId id = 1; id < g->n; id++) {
+        const Node *n = node(g, id);
+        if (n->op == OP_take && node(g, n->in[1])->op == OP_input &&
+            !strcmp(node(g, n->in[1])->attr.name, "tokens"))
+            return node(g, n->in[0])->type->dim[0].c;
+    }
+    return 0;
+}
+
+static void keep_unit(Plan *plan, const Unit *u) {
+    plan->vocab = vocabulary(u->g);
+    keep_lines(plan, &plan->refused, &plan->nrefused, u->refused, u->nrefused);
+    keep_lines(plan, &plan->recomputed, &plan->nrecomputed, u->recomputed, u->nrecomputed);
+    if (!plan->nmetrics) {
+        plan->nmetrics = u->nmetrics;
+        plan->metrics = NEW_ARRAY(plan->arena, Metric, u->nmetrics);
+        for (int i = 0; i < u->nmetrics; i++)
+            plan->metrics[i] =
+                (Metric){intern(u->metrics[i].name), intern(u->metrics[i].denominator)};
+    }
+    if (u->kind == UNIT_TRAIN || !plan->flops_micro)
+        plan->flops_micro = graph_flops(u->g, PHASE_MICRO, u->bound);
+}
+
+static void count_parameters(Plan *plan) {
+    for (int i = 0; i < plan->nbinds; i++) {
+        const Bind *b = &plan->binds[i];
+        const char *part = strchr(b->transform, '.');
+        if (!strcmp(b->transform, "table") || (part && strcmp(part, ".codes"))) continue;
+        plan->parameters_total += (double)b->rows * (double)b->cols;
+        if (b->save) plan->parameters_trainable += (double)b->rows * (double)b->cols;
+    }
+}
+
+/* One unit into the plan; false after diagnostics. */
+static bool compile_unit(Plan *plan, const Spec *spec, const CompileOptions *options, UnitKind kind,
+                         int64_t keep_bytes, Hash128 *hash, int64_t *kept) {
+    Arena *arena = arena_new();
+    Unit *u = unit_new(arena, spec, options->target, kind);
+    u->activation_budget = kind == UNIT_TRAIN ? keep_bytes : 0;
+    bool ok = unit_build(u);
+    if (ok) *hash = hash_unit(u, *hash);
+    ok = ok && unit_run_passes(u, &options->dump);
+    if (ok) {
+        memcpy(plan->bound, u->bound, sizeof plan->bound);
+        plan_unit(plan, u);
+        keep_unit(plan, u);
+        if (kind == UNIT_TRAIN) *kept = u->activation_bytes;
+    }
+    arena_free(arena);
+    return ok;
+}
+
+/* Everything once, with at most `keep_bytes` of kept activations (0: all); NULL after diagnostics. */
+static Plan *compile_once(const Spec *spec, const CompileOptions *options, int64_t keep_bytes,
+                          int64_t *kept) {
+    Plan *plan = plan_new();
+    plan->device = intern(options->target->name);
+    plan->bucket = options->target->bucket;
+    plan->budget_bytes = options->budget;
+    plan->prelude = keep(plan, emit_prelude(options->target));
+    keep_settings(plan, spec);
+    Hash128 hash = hash_settings(plan, (Hash128){0, 0});
+    for (UnitKind kind = UNIT_TRAIN; kind < NUNIT; kind++)
+        if (options->want[kind] &&
+            !compile_unit(plan, spec, options, kind, keep_bytes, &hash, kept)) {
+            plan_free(plan);
+            return NULL;
+        }
+    char hex[33];
+    hash_hex(hash, hex);
+    plan->hash = keep(plan, hex);
+    count_parameters(plan);
+    plan_finish(plan, options->target);
+    return plan;
+}
+
+/* ---- the budget -------------------------------------------------------------------------------------------------- */
+
+/* The plan with the most kept activations that fits, `tight` being one that does. */
+static Plan *search_budget(const Spec *spec, const CompileOptions *options, Plan *tight,
+                           int64_t kept) {
+    int64_t low = 1, high = kept, unused;
+    for (int round = 0; round < 6 && high - low > kept / 64; round++) {
+        int64_t middle = low + (high - low) / 2;
+        Plan *plan = compile_once(spec, options, middle, &unused);
+        if (!plan) break;
+        if (plan->fits) {
+            plan_free(tight);
+            tight = plan;
+            low = middle;
+        } else {
+            plan_free(plan);
+            high = middle;
+        }
+    }
+    return tight;
+}
+
+Plan *compile_spec(const Spec *spec, const CompileOptions *options) {
+    int64_t kept = 0, unused;
+    Plan *plan = compile_once(spec, options, 0, &kept);
+    if (!plan || plan->fits) return plan;
+    plan->smallest_bytes = plan->arena_bytes;
+    if (!options->want[UNIT_TRAIN] || !kept) return plan;
+    CompileOptions quiet = *options;
+    quiet.dump = (DumpOptions){0};
+    Plan *tight = compile_once(spec, &quiet, 1, &unused);
+    if (!tight) return plan;
+    if (tight->fits) {
+        plan_free(plan);
+        return search_budget(spec, &quiet, tight, kept);
+    }
+    Plan *smaller = tight->arena_bytes < plan->arena_bytes ? tight : plan;
+    plan_free(smaller == tight ? plan : tight);
+    smaller->smallest_bytes = smaller->arena_bytes;
+    return smaller;
+}
