@@ -1,18 +1,34 @@
 /* utf8.c: checking, decoding and repairing UTF-8 (utf8.h). */
 #include "utf8.h"
 
+/* Bytes of the sequence that a first byte announces; 0 when none begins so. */
+static int announced(unsigned char first) {
+    return first < 0x80   ? 1
+           : first < 0xC2 ? 0
+           : first < 0xE0 ? 2
+           : first < 0xF0 ? 3
+           : first < 0xF5 ? 4
+                          : 0;
+}
+
+/* How many bytes at s belong to a valid sequence or to the beginning of one. */
+static int good_bytes(const unsigned char *p, size_t len) {
+    int n = announced(p[0]), i = n > 0;
+    for (; i < n && (size_t)i < len; i++) {
+        unsigned char lo = 0x80, hi = 0xBF; /* no overlong forms, surrogates, nor beyond U+10FFFF */
+        if (i == 1 && p[0] == 0xE0) lo = 0xA0;
+        if (i == 1 && p[0] == 0xED) hi = 0x9F;
+        if (i == 1 && p[0] == 0xF0) lo = 0x90;
+        if (i == 1 && p[0] == 0xF4) hi = 0x8F;
+        if (p[i] < lo || p[i] > hi) break;
+    }
+    return i;
+}
+
 int utf8_length(const char *s, size_t len) {
-    const unsigned char *p = (const unsigned char *)s;
     if (len == 0) return 0;
-    if (p[0] < 0x80) return 1;
-    int n = p[0] < 0xC2 ? 0 : p[0] < 0xE0 ? 2 : p[0] < 0xF0 ? 3 : p[0] < 0xF5 ? 4 : 0;
-    if (n == 0 || (size_t)n > len) return 0;
-    for (int i = 1; i < n; i++)
-        if ((p[i] & 0xC0) != 0x80) return 0;
-    /* overlong forms, surrogates, beyond U+10FFFF */
-    if ((p[0] == 0xE0 && p[1] < 0xA0) || (p[0] == 0xED && p[1] > 0x9F)) return 0;
-    if ((p[0] == 0xF0 && p[1] < 0x90) || (p[0] == 0xF4 && p[1] > 0x8F)) return 0;
-    return n;
+    int n = announced((unsigned char)s[0]);
+    return n && good_bytes((const unsigned char *)s, len) == n ? n : 0;
 }
 
 uint32_t utf8_decode(const char *s, int length) {
@@ -52,8 +68,9 @@ int64_t utf8_repair(const char *s, size_t len, Text *out) {
         text_addn(out, s + i, good);
         i += good;
         if (i == len) return bad;
+        int n = good_bytes((const unsigned char *)s + i, len - i);
         text_addn(out, "\xEF\xBF\xBD", 3);
         bad++;
-        i++;
+        i += n ? (size_t)n : 1;
     }
 }
