@@ -23,28 +23,34 @@ OBJ      := $(patsubst %.c,$(BUILD)/%.o,$(COMPILER) $(RUNTIME)) $(patsubst %.c,%
 LIB      := $(BUILD)/libdpoc.a
 TESTS    := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/*/test_*.c))
 VERSION  := 0.1.0
+Q        := $(if $(V),,@)
+say      = $(if $(V),,@echo "  $(1)")
 
 all: $(BUILD)/dpoc
 
 $(BUILD)/dpoc: $(BUILD)/compiler/main.o $(LIB)
-	$(CC) $(CFLAGS) -o $@ $< $(LIB) $(LDLIBS)
+	$(call say,link $@)
+	$(Q)$(CC) $(CFLAGS) -o $@ $< $(LIB) $(LDLIBS)
 
 $(LIB): $(OBJ)
-	rm -f $@ && ar rcs $@ $^
+	$(Q)rm -f $@ && ar rcs $@ $^
 
 $(BUILD)/%.o: %.c
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS) -DVERSION='"$(VERSION)"' -MMD -MP -c -o $@ $<
+	$(call say,cc $<)
+	$(Q)$(CC) $(CFLAGS) -DVERSION='"$(VERSION)"' -MMD -MP -c -o $@ $<
 
 # The scanner and parser: generated text answers to their own authors' warnings.
 $(BUILD)/grammar/dpo.tab.c: grammar/dpo.y
 	@mkdir -p $(@D)
-	bison -Wall -Wcounterexamples -Werror -d -o $@ $<
+	$(call say,bison $<)
+	$(Q)bison -Wall -Wcounterexamples -Werror -d -o $@ $<
 $(BUILD)/grammar/dpo.lex.c: grammar/dpo.l $(BUILD)/grammar/dpo.tab.c
-	flex -o $@ $<
+	$(call say,flex $<)
+	$(Q)flex -o $@ $<
 $(BUILD)/grammar/%.o: $(BUILD)/grammar/%.c
-	$(CC) $(CFLAGS) -Wno-conversion -Wno-shadow -Wno-unused-function -MMD -MP -c -o $@ $<
-$(BUILD)/compiler/parse.o: $(BUILD)/grammar/dpo.tab.c
+	$(Q)$(CC) $(CFLAGS) -Wno-conversion -Wno-shadow -Wno-unused-function -MMD -MP -c -o $@ $<
+$(patsubst %.c,$(BUILD)/%.o,$(COMPILER)): | $(BUILD)/grammar/dpo.tab.c
 
 # models/ and kernels/ travel inside the binary.
 $(BUILD)/embed.S: $(EMBED) Makefile
@@ -56,11 +62,12 @@ $(BUILD)/embed.S: $(EMBED) Makefile
 	while [ $$i -lt $$n ]; do echo ".quad embed_name_$$i, embed_data_$$i, embed_end_$$i - embed_data_$$i"; i=$$((i+1)); done; \
 	echo '.quad 0, 0, 0'; echo '.section .note.GNU-stack,"",@progbits'; } > $@
 $(BUILD)/embed.o: $(BUILD)/embed.S
-	$(CC) -c -o $@ $<
+	$(Q)$(CC) -c -o $@ $<
 
 $(BUILD)/tests/%: tests/%.c $(LIB)
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS) -Wno-unused-parameter -MMD -MP -o $@ $< $(LIB) -lcmocka $(LDLIBS)
+	$(call say,cc $<)
+	$(Q)$(CC) $(CFLAGS) -Wno-unused-parameter -MMD -MP -o $@ $< $(LIB) -lcmocka $(LDLIBS)
 
 test: all $(TESTS)
 	BUILD=$(BUILD) tests/run $(TESTS)
