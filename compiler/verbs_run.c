@@ -81,6 +81,12 @@ static int read_train_pairs(Work *w, const Template *template, Pairs **out) {
     return code;
 }
 
+int work_pairs(Work *w, Pairs **out) {
+    Template template;
+    int code = open_template(w, &template);
+    return code == EXIT_OK ? read_train_pairs(w, &template, out) : code;
+}
+
 /* Every pair must fit a micro-batch of this plan. */
 static int check_fit(Work *w, const Pairs *pairs) {
     PackOptions pack =

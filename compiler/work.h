@@ -8,7 +8,7 @@
 #include "options.h"
 #include "spec.h"
 #include "../runtime/exec.h"
-#include "../runtime/io/tokenizer.h"
+#include "../runtime/io/pairs.h"
 
 typedef struct Work {
     const Options *options;
@@ -30,6 +30,8 @@ int work_compile(Work *w, const char *arch, const bool want[NUNIT]);
 /* Opens the device, allocates the arena, loads weights and adapters. */
 int work_open(Work *w);
 int work_tokenizer(Work *w); /* a checkpoint without one is no error: token ids may be given */
+/* The training pairs as tokens, after a summary (verbs_run.c). */
+int work_pairs(Work *w, Pairs **out);
 void work_close(Work *w);
 
 int work_fail(Work *w);           /* prints w->err; its code */
