@@ -1,8 +1,9 @@
 /* ast.h: the syntax tree of a .dpo file.
  *
  * One fat node for every kind (no unions): the comment after each kind shows the syntax it stands for
- * and which fields it uses.  Built by grammar/dpo.y through the ast_* constructors of ast.c only; the
- * actions look at nothing but their children.  Names and strings are interned.
+ * and which fields it uses.  Built by grammar/dpo.y through the constructors of parse.h only; the
+ * actions look at nothing but their children.  Names and strings are interned.  Blocks hold only the
+ * kinds of statement named here: the parser has refused the others.
  */
 #ifndef DPOC_AST_H
 #define DPOC_AST_H
@@ -42,7 +43,7 @@ typedef enum AstKind {
     /* ---- expressions ---- */
     A_NUM,       /* 16, 1e-5, 40 GiB, 2k, 2%                      num = value with the unit applied, text = unit or NULL
                                                                   ("GiB" "GB" "k" "%" ..), text2 = spelling of the number;
-                                                                  integer = no dot, no exponent */
+                                                                  integer = no dot, no exponent, no % */
     A_STR,       /* "text"                                        text */
     A_BOOL,      /* true, false, on, off                          num = 1 or 0, text = spelling */
     A_NONE,      /* none */
@@ -55,7 +56,7 @@ typedef enum AstKind {
     A_ALT,       /* a | b  (config: the first that is present)    a, b */
     A_UNARY,     /* -x, not x                                     op, a */
     A_BINARY,    /* + - * / % == != < <= > >= and or              op, a, b   (model sums are + too) */
-    A_COND,      /* a if c else b                                 a, b = condition, c */
+    A_COND,      /* if c then x else y (as a value)               a = condition, b = x, c = y */
     A_FROM,      /* llama from "dir"                              a = A_NAME, text = dir */
     A_AT_START,  /* policy at start                               a = A_NAME */
     A_LIST,      /* [a, b, c], also data mixtures                 list */
@@ -75,25 +76,31 @@ struct Ast {
     Ast *a, *b, *c;
     Ast *params, *list;     /* first element; follow ->next */
     Ast *next;
-    Ast *comments;          /* unused by passes; fmt keeps comments through the source text */
+    Ast *last;              /* of a list's first element: its last */
+    int depth, list_depth;  /* levels below, in the node and in the list it begins: at most AST_DEEPEST */
 };
 
-/* ---- ast.c: constructors (called by dpo.y only) and printing -------------------------------------- */
-Ast *ast_new(Arena *arena, AstKind kind, Loc loc);
-Ast *ast_append(Ast *list, Ast *item); /* list may be NULL; returns the list's head */
+/* Trees are no deeper than this, so walks may recurse. */
+enum { AST_DEEPEST = 1000 };
+
+/* ---- ast.c ------------------------------------------------------------------------------------------ */
+Ast *ast_append(Ast *list, Ast *item); /* list may be NULL, item too; returns the list's head */
 const char *ast_kind_name(AstKind kind); /* "adapter", for messages */
-/* The tree as indented text, for tests. */
+/* The tree as indented text, for tests: one node a line, its fields, then its children by field. */
 void ast_dump(const Ast *ast, Text *out);
 
 /* ---- parse.c -------------------------------------------------------------------------------------------
  * Parses one source (already added to diags) into an A_FILE.  Syntax errors are diagnostics (several per
  * run); the result is never NULL but holds only what could be understood. */
 Ast *parse_text(Arena *arena, Diags *diags, uint32_t file);
-/* Parses a file from disk, or from the embedded models/ when `embedded_too` and it is not on disk.
+/* Parses a file from disk.  A relative path is looked up beside the file `from` lies in (nowhere: from the
+ * current directory), then, when embedded_too, as models/PATH in the binary.  The source's name is the path
+ * it was found at; sources in the binary are named BUILTIN_PREFIX PATH, and look up theirs there alone.
  * NULL and a diagnostic at `from` when it can't be read. */
+#define BUILTIN_PREFIX "built-in:"
 Ast *parse_file(Arena *arena, Diags *diags, const char *path, Loc from, bool embedded_too);
 /* Parses "path.to.key=value" of --set: returns A_BIND with text = the dotted path; diagnostics name it
- * `--set #n`. NULL after an error. */
+ * `--set #n`.  NULL after an error. */
 Ast *parse_set(Arena *arena, Diags *diags, const char *text, int n);
 
 /* ---- fmt.c: canonical formatting that keeps every comment; idempotent ------------------------------- */
