@@ -380,6 +380,7 @@ Kern *lower_kern(Unit *u, const Group *group);
  * "offset", "map"); its WeightInfo (attr.i0) has the format.  Other weights are bound whole. */
 void plan_unit(Plan *plan, Unit *u);
 bool plan_finish(Plan *plan, const Target *target);
+const char *plan_leaf_name(const Node *n); /* name of the buffer that a leaf lies in (interned) */
 /* Everything: units of the wanted kinds, passes, remat under the budget, plan, emit.  NULL after diagnostics. */
 typedef struct CompileOptions {
     const Target *target;

@@ -104,7 +104,7 @@ static void bind_table(Plan *plan, const Node *n, int buf) {
     PLAN_PUSH(plan, plan->binds, plan->nbinds, bind);
 }
 
-static const char *leaf_name(const Node *n) {
+const char *plan_leaf_name(const Node *n) {
     char hex[33];
     if (n->op == OP_table) {
         size_t bytes = sizeof(float) * (size_t)table_size(n->attr.table);
@@ -119,7 +119,7 @@ static const char *leaf_name(const Node *n) {
 /* The persistent buffer of a leaf, shared with every program and unit that has a leaf of this name. */
 static int leaf_buf(Plan *plan, const Unit *u, NodeId id) {
     const Node *n = node(u->g, id);
-    const char *name = leaf_name(n);
+    const char *name = plan_leaf_name(n);
     int buf = buf_named(plan, name);
     if (buf >= 0) return buf;
     Role role = n->op == OP_input ? ROLE_INPUT : n->op == OP_state ? (Role)n->attr.i1 : ROLE_WEIGHT;

@@ -25,33 +25,6 @@ typedef struct Entry {
     int nkernels;
 } Entry;
 
-/* ---- the work: given pairs, or random ones of unequal lengths --------------------------------------- */
-
-static Pairs *random_pairs(const Plan *plan, int64_t n, uint64_t seed) {
-    Arena *arena = arena_new();
-    Pairs *p = NEW(arena, Pairs);
-    p->arena = arena;
-    p->n = n;
-    p->pair = NEW_ARRAY(arena, Pair, n);
-    p->files = NEW_ARRAY(arena, const char *, 1);
-    p->files[0] = "random";
-    p->nfiles = 1;
-    int64_t room = plan->bound[X_T] / 4 < 512 ? plan->bound[X_T] / 4 : 512;
-    int64_t vocab = plan->vocab > 1 ? plan->vocab : 2;
-    for (int64_t i = 0; i < n; i++) {
-        int32_t part[3];
-        for (int k = 0; k < 3; k++)
-            part[k] = (int32_t)(room / 4 + (int64_t)(mix64(seed, (uint64_t)i, (uint64_t)k) %
-                                                     (uint64_t)(room / 2)));
-        int32_t total = part[0] + part[1] + part[2];
-        int32_t *ids = NEW_ARRAY(arena, int32_t, total);
-        for (int32_t t = 0; t < total; t++)
-            ids[t] = (int32_t)(mix64(seed + 1, (uint64_t)i, (uint64_t)t) % (uint64_t)vocab);
-        p->pair[i] = (Pair){ids, part[0], part[1], part[2], 0, (int32_t)i + 1};
-    }
-    return p;
-}
-
 static int entry_open(Entry *e) {
     Work *w = &e->w;
     static const bool want[NUNIT] = {[UNIT_TRAIN] = true};
@@ -64,7 +37,7 @@ static int entry_open(Entry *e) {
     if (e->options.data.n > 0)
         code = work_pairs(w, &e->pairs);
     else
-        e->pairs = random_pairs(w->plan, batch, work_seed(w));
+        e->pairs = pairs_random(w->plan, batch, work_seed(w));
     if (code != EXIT_OK) return code;
     PackOptions options =
         pack_options_of(w->plan, spec_on(w->spec, "graph.prefix"), spec_one_sided(w->spec));

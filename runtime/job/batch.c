@@ -93,3 +93,28 @@ bool run_step(Exec *exec, const Plan *plan, const Pack *pack, uint64_t seed, int
         if (!run_micro(exec, plan, "micro", &pack->micro[m], err)) return false;
     return write_update_inputs(exec, plan, step, lr, err) && exec_run(exec, "update", nothing, err);
 }
+
+Pairs *pairs_random(const Plan *plan, int64_t n, uint64_t seed) {
+    Arena *arena = arena_new();
+    Pairs *p = NEW(arena, Pairs);
+    p->arena = arena;
+    p->n = n;
+    p->pair = NEW_ARRAY(arena, Pair, n);
+    p->files = NEW_ARRAY(arena, const char *, 1);
+    p->files[0] = "random";
+    p->nfiles = 1;
+    int64_t room = plan->bound[X_T] / 4 < 512 ? plan->bound[X_T] / 4 : 512;
+    int64_t vocab = plan->vocab > 1 ? plan->vocab : 2;
+    for (int64_t i = 0; i < n; i++) {
+        int32_t part[3];
+        for (int k = 0; k < 3; k++)
+            part[k] = (int32_t)(room / 4 + (int64_t)(mix64(seed, (uint64_t)i, (uint64_t)k) %
+                                                     (uint64_t)(room / 2)));
+        int32_t total = part[0] + part[1] + part[2];
+        int32_t *ids = NEW_ARRAY(arena, int32_t, total);
+        for (int32_t t = 0; t < total; t++)
+            ids[t] = (int32_t)(mix64(seed + 1, (uint64_t)i, (uint64_t)t) % (uint64_t)vocab);
+        p->pair[i] = (Pair){ids, part[0], part[1], part[2], 0, (int32_t)i + 1};
+    }
+    return p;
+}

@@ -28,6 +28,8 @@ bool run_step(Exec *exec, const Plan *plan, const Pack *pack, uint64_t seed, int
 /* The logged value of each of plan->metrics: sum times its denominator's input as `pack` defines it. */
 bool read_metrics(Exec *exec, const Plan *plan, const Pack *pack, int pairs, double *values,
                   Err *err);
+/* n pairs of random ids and unequal lengths that fit the plan, for bench and verify; pairs_free. */
+Pairs *pairs_random(const Plan *plan, int64_t n, uint64_t seed);
 int metric_index(const Plan *plan, const char *name); /* -1: none */
 
 /* ---- evaluate.c ------------------------------------------------------------------------------------- */
