@@ -208,6 +208,31 @@ int diags_errors(const Diags *diags) {
     return diags->errors;
 }
 
+void diags_sort(Diags *diags, uint32_t file) {
+    int from = diags->ndiag;
+    Diag *d = diags->diag;
+    for (int i = from - 1; i >= 0; i--) {
+        if (d[i].severity > DIAG_WARNING) continue;
+        if (d[i].loc.file != file) break;
+        from = i;
+    }
+    /* Insertion of one diagnostic with its notes at a time: few are ever out of place. */
+    for (int i = from, after; i < diags->ndiag; i = after) {
+        for (after = i + 1; after < diags->ndiag && d[after].severity > DIAG_WARNING;) after++;
+        int to = i;
+        for (int j = i - 1; j >= from; j--) {
+            if (d[j].severity > DIAG_WARNING) continue;
+            if (d[j].loc.begin <= d[i].loc.begin) break;
+            to = j;
+        }
+        for (int k = 0; to + k < i && k < after - i; k++) {
+            Diag moved = d[i + k];
+            memmove(&d[to + k + 1], &d[to + k], sizeof *d * (size_t)(i - to));
+            d[to + k] = moved;
+        }
+    }
+}
+
 /* ---- printing ------------------------------------------------------------------------------------------------- */
 
 static const char *const severity_name[] = {"error", "warning", "note", "help"};

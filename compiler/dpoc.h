@@ -38,6 +38,8 @@ void diag(Diags *diags, Severity severity, Loc loc, const char *format, ...) PRI
 /* A warning with a name that -W can silence: "truncated". */
 void diag_warn(Diags *diags, const char *name, Loc loc, const char *format, ...) PRINTF(4, 5);
 int diags_errors(const Diags *diags);
+/* Puts the diagnostics about one file, which end the list, into the order of their places. */
+void diags_sort(Diags *diags, uint32_t file);
 /* file:line:col: error: .. / source line / ^~~~ / notes, in the order they came; at most 20 errors. */
 void diags_print(const Diags *diags, FILE *out, bool color);
 char *diags_json(const Diags *diags); /* malloc: array of {severity,file,line,col,message,notes} */

@@ -62,6 +62,14 @@ int dpo_lex(DPO_STYPE *value, Loc *loc, Parse *p) {
     return p->last = t->kind;
 }
 
+static void say_still_open(Parse *p, const Token *t, int brace) {
+    if (t->kind)
+        diag(p->diags, DIAG_ERROR, t->loc, "expected `}` before `%s`", t->text);
+    else
+        diag(p->diags, DIAG_ERROR, t->loc, "expected `}` before the end of the file");
+    diag(p->diags, DIAG_NOTE, p->token[brace].loc, "this `{` is still open");
+}
+
 /* ---- after an error ---------------------------------------------------------------------------------------- */
 
 /* The partner of the brace at i, or the end of the file. */
@@ -109,9 +117,8 @@ void parse_resync(Parse *p) {
     if (i > p->n - 1) i = p->n - 1;
     p->next = p->synced = i;
     p->last = p->nbracket = 0;
-    while (brace_too_many(p, &p->token[i]) >= 0) {
-        p->nbrace--;
-        p->closing++;
+    for (int brace; (brace = brace_too_many(p, &p->token[i])) >= 0; p->nbrace--) {
+        if (!p->closing++) say_still_open(p, &p->token[i], brace);
     }
 }
 
@@ -154,13 +161,14 @@ static void add_expected(Text *out, const char *const *expected, int n) {
     const char *said[64];
     int count = 0;
     if (value) said[count++] = "a value";
-    if (statement && !operator) said[count++] = "a statement";
     for (int i = 0; i < n && count < 64; i++) {
         if (operator&& among(expected[i], operators, COUNT(operators))) continue;
         if (value && among(expected[i], values, COUNT(values))) continue;
         if (statement && among(expected[i], statements, COUNT(statements))) continue;
         said[count++] = expected[i];
     }
+    if (statement && operator&& !count) said[count++] = "an operator";
+    if (statement) said[count++] = "a statement";
     for (int i = 0; i < count; i++) {
         text_add(out, "%s", i == 0 ? "expected " : i == count - 1 ? " or " : ", ");
         add_name(out, said[i]);
@@ -180,7 +188,24 @@ static void add_seen(Text *out, const Token *t) {
         text_add(out, "`%s`", t->text);
 }
 
-/* Braces and misspelt keywords have messages of their own. */
+/* The word before the error may be the mistake: a keyword or a unit in other letters. */
+static bool misspelt(Parse *p, const Token *word, const Token *t, const char *const *expected,
+                     int n) {
+    static const char *const units[] = {"KiB", "MiB", "GiB", "TiB", "kB", "MB", "GB", "TB"};
+    if (word->kind != T_NAME || !among("'='", expected, n)) return false;
+    bool unit = word[-1].kind == T_NUMBER && !word->first;
+    const char *meant =
+        unit ? closest_name(word->text, units, COUNT(units)) : statement_keyword_near(word->text);
+    if (!meant) return false;
+    diag(p->diags, DIAG_ERROR, word->loc, "unknown %s `%s`", unit ? "unit" : "statement",
+         word->text);
+    diag(p->diags, DIAG_HELP, (Loc){0, 0, 0}, "did you mean `%s`?", meant);
+    if (!unit && p->synced < t - p->token)
+        p->synced = (int)(t - p->token); /* all of it is skipped */
+    return true;
+}
+
+/* Braces and misspelt words have messages of their own. */
 static bool special_error(Parse *p, const Token *t, const char *const *expected, int n) {
     int brace = t->kind ? brace_too_many(p, t) : p->nbrace ? p->brace[p->nbrace - 1] : -1;
     if (brace >= 0 && among("'}'", expected, n)) {
@@ -195,13 +220,7 @@ static bool special_error(Parse *p, const Token *t, const char *const *expected,
         diag(p->diags, DIAG_ERROR, t->loc, "this `}` closes nothing");
         return true;
     }
-    const Token *before = p->next >= 2 ? t - 1 : NULL;
-    if (!before || before->kind != T_NAME || !among("'='", expected, n)) return false;
-    const char *meant = statement_keyword_near(before->text);
-    if (!meant) return false;
-    diag(p->diags, DIAG_ERROR, before->loc, "unknown statement `%s`", before->text);
-    diag(p->diags, DIAG_HELP, (Loc){0, 0, 0}, "did you mean `%s`?", meant);
-    return true;
+    return p->next >= 3 && misspelt(p, t - 1, t, expected, n);
 }
 
 void parse_error(Parse *p, const char *const *expected, int n) {
@@ -209,7 +228,7 @@ void parse_error(Parse *p, const char *const *expected, int n) {
     if (p->too_deep || special_error(p, t, expected, n)) return;
     Text text = {0};
     add_expected(&text, expected, n);
-    text_add(&text, "%s", text.len ? ", saw " : "unexpected ");
+    text_add(&text, ", saw ");
     add_seen(&text, t);
     diag(p->diags, DIAG_ERROR, t->loc, "%s", text.data);
     text_free(&text);
@@ -235,6 +254,7 @@ static Parse *parse(Arena *arena, Diags *diags, uint32_t file, bool setting) {
     int errors = diags_errors(diags);
     scan_source(p);
     if (!setting || diags_errors(diags) == errors) dpo_parse(p);
+    diags_sort(diags, file);
     return p;
 }
 
