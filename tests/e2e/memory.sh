@@ -1,0 +1,21 @@
+#!/bin/sh
+# Memory: a budget that is too small is said before running, a tight one is met with the same bits.
+. tests/e2e/lib.sh
+flags="--set run.steps=3 --set run.tokens=1024 --overwrite"
+peak() { "$dpoc" plan models/dpo-lora.dpo --model $cases/gqa --set pref.rank=4 --set run.tokens=1024 --json "$@" |
+    sed -E 's/.*"peak_bytes": ?([0-9]+).*/\1/'; }
+whole=$(peak --memory=1GiB) || die "plan failed"
+train_case gqa "$work/free" $flags || die "training failed"
+least=$(peak --memory=1MiB)
+[ "$least" -lt "$whole" ] || die "recompute saves nothing: $least of $whole bytes"
+tight=$(((whole + least) / 2))
+train_case gqa "$work/tight" $flags --memory=$tight || die "training in $tight bytes failed"
+plain_metrics "$work/free/metrics.jsonl" | sed -E 's/"(memory_bytes|peak_bytes)":[0-9]+,?//g' > "$work/a"
+plain_metrics "$work/tight/metrics.jsonl" | sed -E 's/"(memory_bytes|peak_bytes)":[0-9]+,?//g' > "$work/b"
+cmp "$work/a" "$work/b" || die "recompute changes bits"
+cmp "$work/free/adapter/adapter_model.safetensors" "$work/tight/adapter/adapter_model.safetensors" || die "recompute changes the adapter"
+train_case gqa "$work/none" $flags --memory=1MiB 2> "$work/err"
+rc=$?
+[ $rc = 4 ] || die "exit status $rc, not 4, where nothing fits: $(cat "$work/err")"
+grep -q '\.dpo' "$work/err" || die "the message names no .dpo line: $(cat "$work/err")"
+[ ! -e "$work/none/metrics.jsonl" ] || die "it began to run"
