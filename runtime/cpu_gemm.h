@@ -1,0 +1,20 @@
+/* cpu_gemm.h: matrix products of the CPU device, by oneDNN (2.x and 3.x). */
+#ifndef DPOC_CPU_GEMM_H
+#define DPOC_CPU_GEMM_H
+
+#include "plan.h"
+
+typedef struct CpuGemm CpuGemm;
+
+CpuGemm *cpu_gemm_open(int threads, Err *err);
+void cpu_gemm_close(CpuGemm *gemm);
+/* Where tiles, packed operands and the library's scratch go: gemm_workspace() bytes suffice. */
+void cpu_gemm_workspace(CpuGemm *gemm, void *p, int64_t bytes);
+/* Makes the primitives a product of these sizes needs. */
+bool cpu_gemm_prepare(CpuGemm *gemm, const Gemm *g, int64_t m, int64_t n, int64_t k, Err *err);
+bool cpu_gemm_run(CpuGemm *gemm, const Gemm *g, void *const *p, int64_t m, int64_t n, int64_t k,
+                  Err *err);
+/* "oneDNN 2.6, bf16 computed in fp32" */
+void cpu_gemm_describe(const CpuGemm *gemm, char text[80]);
+
+#endif
