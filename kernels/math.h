@@ -15,7 +15,7 @@
 #define F32_INF f32_from_bits(0x7f800000u)
 #define F32_NAN f32_from_bits(0x7fc00000u)
 
-FN float f32_sqrt(float x) {
+INLINE float f32_sqrt(float x) {
 #ifdef __CUDACC__
     return __fsqrt_rn(x);
 #else
@@ -23,13 +23,13 @@ FN float f32_sqrt(float x) {
 #endif
 }
 
-FN float f32_rsqrt(float x) {
+INLINE float f32_rsqrt(float x) {
     return 1.0f / f32_sqrt(x);
 }
 
 /* x = n ln 2 + r with |r| <= ln 2 / 2; exp(x) = 2^n exp(r).  The power of two is applied in two
  * steps, so that results below the normal range are rounded once. */
-FN float f32_exp(float x) {
+INLINE float f32_exp(float x) {
     const float low = x < -104.0f ? -104.0f : x; /* exp is 0 there */
     const float y = low > 89.0f ? 89.0f : low;   /* exp is inf there */
     const float shifted = y * 0x1.715476p+0f + 0x1.8p23f;
@@ -48,7 +48,7 @@ FN float f32_exp(float x) {
 
 /* x = 2^k m, m in [sqrt(1/2), sqrt(2)); log m = f - (f^2/2 - s (f^2/2 + R(s^2))), f = m - 1,
  * s = f / (2 + f), where s (2 + R) is the series of log((1 + s) / (1 - s)). */
-FN float f32_log(float x) {
+INLINE float f32_log(float x) {
     const bool tiny = x < 0x1p-126f;
     const uint32_t u = f32_bits(tiny ? x * 0x1p23f : x);
     const int32_t e = (int32_t)(u - 0x3f3504f3u) >> 23;
@@ -66,7 +66,7 @@ FN float f32_log(float x) {
 }
 
 /* log(1 + e) for e in [0, 1], accurate for small e. */
-FN float f32_log1p_unit(float e) {
+INLINE float f32_log1p_unit(float e) {
     const float s = e / (2.0f + e);
     const float z = s * s;
     const float p = 0.220958844f + z * (0.188131556f + z * 0.167623937f);
@@ -77,7 +77,7 @@ FN float f32_log1p_unit(float e) {
  * bits.  Correctly rounded but for rare ties if |x| < 2^21 (positions times frequencies); beyond, the
  * absolute error grows like |x| 2^-53; from 2^40 on x counts as 0, inf and NaN give NaN.
  * Choices are made on bits, because the C compiler would turn conditions into branches here. */
-FN float f32_sin_quarter(float x, uint64_t quarter) {
+INLINE float f32_sin_quarter(float x, uint64_t quarter) {
     const double d = (double)(f32_abs(x) < 0x1p40f ? x : x - x);
     const double shifted = d * 0x1.45f306dc9c883p-1 + 0x1.8p52;
     const double n = shifted - 0x1.8p52;
@@ -97,15 +97,15 @@ FN float f32_sin_quarter(float x, uint64_t quarter) {
     return (float)f64_from_bits(y ^ ((q & 2) << 62));
 }
 
-FN float f32_sin(float x) {
+INLINE float f32_sin(float x) {
     return f32_sin_quarter(x, 0);
 }
 
-FN float f32_cos(float x) {
+INLINE float f32_cos(float x) {
     return f32_sin_quarter(x, 1);
 }
 
-FN float f32_tanh(float x) {
+INLINE float f32_tanh(float x) {
     const float t = f32_abs(x);
     const float z = x * x;
     const float p = 0.021706894f + z * (-0.00819001347f + z * 0.00215268438f);
@@ -116,7 +116,7 @@ FN float f32_tanh(float x) {
 }
 
 /* x (1 + P(x^2)) near 0, else 1 - exp(Q(|x|)) with Q = log(erfc). */
-FN float f32_erf(float x) {
+INLINE float f32_erf(float x) {
     const float a = f32_abs(x);
     const float t = a > 4.0f ? 4.0f : a;
     const float z = t * t;
@@ -129,19 +129,19 @@ FN float f32_erf(float x) {
     return t < 0.92f ? small : f32_sign_of(1.0f - f32_exp(e), x);
 }
 
-FN float f32_sigmoid(float x) {
+INLINE float f32_sigmoid(float x) {
     const float e = f32_exp(-f32_abs(x));
     return (x < 0.0f ? e : 1.0f) / (1.0f + e);
 }
 
 /* min(x, 0) - log(1 + exp(-|x|)) */
-FN float f32_log_sigmoid(float x) {
+INLINE float f32_log_sigmoid(float x) {
     const float low = x > 0.0f ? 0.0f : x;
     return low - f32_log1p_unit(f32_exp(-f32_abs(x)));
 }
 
 /* log2 x for finite x > 0, in double. */
-FN double f64_log2(double x) {
+INLINE double f64_log2(double x) {
     const uint64_t u = f64_bits(x);
     const uint64_t e = (uint64_t)((int64_t)(u - 0x3fe6a09e667f3bcdu) >> 52);
     const double f = f64_from_bits(u - (e << 52)) - 1.0;
@@ -156,7 +156,7 @@ FN double f64_log2(double x) {
 }
 
 /* 2^x for |x| < 1000, in double, relative error 2^-38. */
-FN double f64_exp2(double x) {
+INLINE double f64_exp2(double x) {
     const double shifted = x + 0x1.8p52;
     const double r = x - (shifted - 0x1.8p52);
     const double p7 = 0x1.639652560bd1bp-20 + r * 0x1.864e4af88ab63p-22;
@@ -169,7 +169,7 @@ FN double f64_exp2(double x) {
 
 /* x^y for x >= 0 as 2^(y log2 x), in double inside; x^0 = 1; x < 0 gives NaN.  For objectives: loops
  * over it do not vectorize. */
-FN float f32_pow(float x, float y) {
+INLINE float f32_pow(float x, float y) {
     const float low = x == 0.0f ? -F32_INF : F32_NAN;
     const float special = x == F32_INF ? x : low; /* log2 x where x is not a finite number > 0 */
     const bool finite = (x > 0.0f) & (x < F32_INF);

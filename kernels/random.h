@@ -11,7 +11,7 @@
 #include "types.h"
 
 /* One round: multiplies two words, exchanges halves, mixes in the key. */
-FN void philox_round(uint32_t c[4], uint32_t k0, uint32_t k1) {
+INLINE void philox_round(uint32_t c[4], uint32_t k0, uint32_t k1) {
     const uint64_t a = (uint64_t)0xd2511f53u * c[0];
     const uint64_t b = (uint64_t)0xcd9e8d57u * c[2];
     const uint32_t c1 = c[1], c3 = c[3];
@@ -21,13 +21,13 @@ FN void philox_round(uint32_t c[4], uint32_t k0, uint32_t k1) {
     c[3] = (uint32_t)a;
 }
 
-FN void philox_7(uint32_t c[4], uint32_t k0, uint32_t k1) {
+INLINE void philox_7(uint32_t c[4], uint32_t k0, uint32_t k1) {
     for (uint32_t i = 0; i < 7; i++) philox_round(c, k0 + i * 0x9e3779b9u, k1 + i * 0xbb67ae85u);
 }
 
 /* Uniform in [0, 1): a multiple of 2^-24. */
-FN float random_uniform(int32_t row0, int32_t row1, int32_t seed0, int32_t seed1, int64_t stream,
-                        int64_t column) {
+INLINE float random_uniform(int32_t row0, int32_t row1, int32_t seed0, int32_t seed1,
+                            int64_t stream, int64_t column) {
     uint32_t c[4] = {(uint32_t)row0, (uint32_t)row1, (uint32_t)stream, (uint32_t)column};
     philox_7(c, (uint32_t)seed0, (uint32_t)seed1);
     return (float)(int32_t)(c[0] >> 8) * 0x1p-24f;

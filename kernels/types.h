@@ -1,14 +1,14 @@
 /* types.h: what every kernel text stands on: integer types, bit casts, storage types, comparisons.
  *
  * One text for C (the emitted CPU kernels, the evaluator, tests) and for CUDA through NVRTC, which
- * has no headers.  FN marks a function that is inlined on either side.  Everything is branch-free,
+ * has no headers.  INLINE marks a function that is inlined on either side.  Everything is branch-free,
  * so that loops over these functions vectorize.
  */
 #ifndef KERNEL_TYPES_H
 #define KERNEL_TYPES_H
 
 #ifdef __CUDACC__
-#    define FN static __device__ __forceinline__
+#    define INLINE static __device__ __forceinline__
 typedef signed char int8_t;
 typedef unsigned char uint8_t;
 typedef unsigned short uint16_t;
@@ -20,13 +20,13 @@ typedef unsigned long long uint64_t;
 #    include <stdbool.h>
 #    include <stddef.h>
 #    include <stdint.h>
-#    define FN static inline
+#    define INLINE static inline
 #endif
 
 /* Storage of bf16 values: the upper half of an f32. */
 typedef uint16_t bf16_t;
 
-FN uint32_t f32_bits(float x) {
+INLINE uint32_t f32_bits(float x) {
     union {
         float f;
         uint32_t u;
@@ -35,7 +35,7 @@ FN uint32_t f32_bits(float x) {
     return v.u;
 }
 
-FN float f32_from_bits(uint32_t u) {
+INLINE float f32_from_bits(uint32_t u) {
     union {
         float f;
         uint32_t u;
@@ -44,7 +44,7 @@ FN float f32_from_bits(uint32_t u) {
     return v.f;
 }
 
-FN uint64_t f64_bits(double x) {
+INLINE uint64_t f64_bits(double x) {
     union {
         double f;
         uint64_t u;
@@ -53,7 +53,7 @@ FN uint64_t f64_bits(double x) {
     return v.u;
 }
 
-FN double f64_from_bits(uint64_t u) {
+INLINE double f64_from_bits(uint64_t u) {
     union {
         double f;
         uint64_t u;
@@ -62,39 +62,44 @@ FN double f64_from_bits(uint64_t u) {
     return v.f;
 }
 
-FN float f32_from_bf16(bf16_t b) {
+INLINE float f32_from_bf16(bf16_t b) {
     return f32_from_bits((uint32_t)b << 16);
 }
 
 /* Round to nearest even; NaN stays NaN (quiet), overflow gives inf. */
-FN bf16_t bf16_from_f32(float x) {
+INLINE bf16_t bf16_from_f32(float x) {
     const uint32_t u = f32_bits(x);
     const uint32_t rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
     return (bf16_t)(x != x ? (u >> 16) | 0x40u : rounded);
 }
 
+/* Storage of a value that is a bf16 value already. */
+INLINE bf16_t bf16_exact(float x) {
+    return (bf16_t)(f32_bits(x) >> 16);
+}
+
 /* The value x has after being stored as bf16. */
-FN float f32_round_bf16(float x) {
+INLINE float f32_round_bf16(float x) {
     const uint32_t u = f32_bits(x);
     const uint32_t rounded = (u + 0x7fffu + ((u >> 16) & 1u)) & 0xffff0000u;
     return f32_from_bits(x != x ? (u & 0xffff0000u) | 0x400000u : rounded);
 }
 
 /* Maximum and minimum in which a NaN wins. */
-FN float f32_max(float a, float b) {
+INLINE float f32_max(float a, float b) {
     return (a > b) | (a != a) ? a : b;
 }
 
-FN float f32_min(float a, float b) {
+INLINE float f32_min(float a, float b) {
     return (a < b) | (a != a) ? a : b;
 }
 
-FN float f32_abs(float x) {
+INLINE float f32_abs(float x) {
     return f32_from_bits(f32_bits(x) & 0x7fffffffu);
 }
 
 /* Magnitude of x >= 0 with the sign of s. */
-FN float f32_sign_of(float x, float s) {
+INLINE float f32_sign_of(float x, float s) {
     return f32_from_bits(f32_bits(x) | (f32_bits(s) & 0x80000000u));
 }
 
