@@ -72,6 +72,10 @@ $(BUILD)/tests/%: tests/%.c $(LIB)
 test: all $(TESTS)
 	BUILD=$(BUILD) tests/run $(TESTS)
 
+# Variants of one step against each other, and against PyTorch where python3 has torch, transformers, peft.
+bench: all
+	python3 tests/peers/bench.py --build $(BUILD)
+
 hard:
 	$(MAKE) BUILD=$(BUILD)/hard OPT="-O1 -g" \
 	  EXTRA="-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -DHARD" test
