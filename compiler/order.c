@@ -6,7 +6,7 @@
  * that frees as soon as it can, and one that computes as late as it can.
  * Relies on place.c; counts live bytes as plan.c will lay them out, at the extents' bounds.
  */
-#include "dpoc.h"
+#include "kern.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -95,30 +95,48 @@ static void order_pair(Order *o, const Access *x, const Access *y) {
         edge(o, (x->write ? y : x)->group, (x->write ? x : y)->group);
 }
 
-static bool reads_state(const Graph *g, NodeId id) {
-    return node(g, place_of(g, id).base)->op == OP_state;
+typedef struct Accesses {
+    Access *v;
+    int n, cap;
+} Accesses;
+
+static void add_read(Order *o, Accesses *list, int g, NodeId id) {
+    if (id && node(o->u->g, place_of(o->u->g, id).base)->op == OP_state)
+        PUSH(o->arena, list->v, list->n, list->cap, access_of(o, g, id, false));
+}
+
+/* What a group reads of states, as the views it reads them through. */
+static void add_reads(Order *o, Accesses *list, int i) {
+    const Group *x = group(o, i);
+    if (x->kern) {
+        for (int k = 0; k < x->kern->narg; k++)
+            if (!is_effect(o->u->g, x->kern->arg[k].node) && !x->kern->arg[k].write)
+                add_read(o, list, i, x->kern->arg[k].node);
+    } else if (x->kind == GROUP_GEMM) {
+        add_read(o, list, i, x->a);
+        add_read(o, list, i, x->b);
+        add_read(o, list, i, x->bias);
+    } else {
+        for (int k = 0; k < x->nins; k++) add_read(o, list, i, x->ins[k]);
+    }
 }
 
 /* Readers of a state before what overwrites it in the same phase. */
 static void order_effects(Order *o, Phase phase) {
-    const Graph *g = o->u->g;
-    Access *access = NULL;
-    int n = 0, cap = 0;
+    Accesses list = {0};
     for (int i = 0; i < o->n; i++) {
         const Group *x = group(o, i);
         if (x->phase != phase) continue;
-        for (int k = 0; k < x->nins; k++)
-            if (reads_state(g, x->ins[k]))
-                PUSH(o->arena, access, n, cap, access_of(o, i, x->ins[k], false));
+        add_reads(o, &list, i);
         for (int k = 0; k < x->nouts; k++)
-            if (is_effect(g, x->outs[k]))
-                PUSH(o->arena, access, n, cap, access_of(o, i, x->outs[k], true));
+            if (is_effect(o->u->g, x->outs[k]))
+                PUSH(o->arena, list.v, list.n, list.cap, access_of(o, i, x->outs[k], true));
     }
-    if (n) qsort(access, (size_t)n, sizeof *access, by_state);
-    for (int i = 0; i < n; i++)
-        for (int k = i + 1; k < n && !strcmp(access[k].state, access[i].state); k++) {
-            if (access[k].begin >= access[i].end) break;
-            order_pair(o, &access[i], &access[k]);
+    if (list.n) qsort(list.v, (size_t)list.n, sizeof *list.v, by_state);
+    for (int i = 0; i < list.n; i++)
+        for (int k = i + 1; k < list.n && !strcmp(list.v[k].state, list.v[i].state); k++) {
+            if (list.v[k].begin >= list.v[i].end) break;
+            order_pair(o, &list.v[i], &list.v[k]);
         }
 }
 

@@ -290,14 +290,27 @@ static int64_t arrange_program(Plan *plan, int program, int64_t base, int64_t al
     return height;
 }
 
+/* What the target's library needs beside operands while it multiplies: the greatest of all GEMMs. */
 static void add_workspace(Plan *plan, const Target *target) {
-    bool gemm = false;
-    for (int i = 0; i < plan->nprograms; i++)
-        for (int k = 0; k < plan->programs[i].nsteps; k++)
-            gemm |= plan->programs[i].steps[k].kind == STEP_GEMM;
-    if (!gemm || !target->gemm_workspace) return;
-    const Type *type = type_vec(DT_u8, dim_const(target->gemm_workspace));
-    plan->bufs[buf_add(plan, intern("gemm.workspace"), ROLE_SCRATCH, type, NULL)].persistent = true;
+    int64_t most = 0;
+    for (int i = 0; i < plan->nprograms; i++) {
+        int64_t extent[NEXTENT];
+        memcpy(extent, plan->bound, sizeof extent);
+        for (int k = 0; k < plan->programs[i].nsteps; k++) {
+            const Step *s = &plan->programs[i].steps[k];
+            if (s->kind == STEP_LOOP) extent[X_C] = s->chunk;
+            if (s->kind != STEP_GEMM) continue;
+            int64_t need = target->gemm_workspace;
+            if (!target->cuda)
+                need = gemm_workspace(&s->gemm, dim_eval(s->dims[0], extent),
+                                      dim_eval(s->dims[1], extent), dim_eval(s->dims[2], extent));
+            if (need > most) most = need;
+        }
+    }
+    if (!most) return;
+    int buf = buf_add(plan, intern("gemm.workspace"), ROLE_SCRATCH,
+                      type_vec(DT_u8, dim_const(most)), NULL);
+    plan->bufs[buf].persistent = true;
 }
 
 bool plan_finish(Plan *plan, const Target *target) {
