@@ -93,12 +93,7 @@ void ast_dump(const Ast *ast, Text *out);
  * Parses one source (already added to diags) into an A_FILE.  Syntax errors are diagnostics (several per
  * run); the result is never NULL but holds only what could be understood. */
 Ast *parse_text(Arena *arena, Diags *diags, uint32_t file);
-/* Parses a file from disk.  A relative path is looked up beside the file `from` lies in (nowhere: from the
- * current directory), then, when embedded_too, as models/PATH in the binary.  The source's name is the path
- * it was found at; sources in the binary are named BUILTIN_PREFIX PATH, and look up theirs there alone.
- * NULL and a diagnostic at `from` when it can't be read. */
-#define BUILTIN_PREFIX "built-in:"
-Ast *parse_file(Arena *arena, Diags *diags, const char *path, Loc from, bool embedded_too);
+#define BUILTIN_PREFIX "built-in:" /* sources that came with the program: built-in:llama3.dpo */
 /* Parses "path.to.key=value" of --set: returns A_BIND with text = the dotted path; diagnostics name it
  * `--set #n`.  NULL after an error. */
 Ast *parse_set(Arena *arena, Diags *diags, const char *text, int n);

@@ -1,5 +1,5 @@
 /* parse.c: from tokens to trees: what the grammar reads next, what it says when it cannot go on, and
- * where it goes on then; parse_text, parse_file, parse_set of ast.h.
+ * where it goes on then; parse_text and parse_set of ast.h.
  *
  * Relies on scan.c for tokens.  Promises: one message for one mistake; after it, the rest of the file is
  * read from the next statement on; a forgotten `}` is noticed at the next statement that can only stand
@@ -9,7 +9,6 @@
 
 #include "grammar/dpo.tab.h"
 
-#include <stdlib.h> /* free */
 #include <string.h> /* strcmp */
 
 int dpo_lex(DPO_STYPE *value, Loc *loc, Parse *p);
@@ -275,45 +274,4 @@ Ast *parse_set(Arena *arena, Diags *diags, const char *text, int n) {
     diag(diags, DIAG_HELP, (Loc){0, 0, 0},
          "settings look like run.lr=5e-6 or data.train='\"pairs.jsonl\"'");
     return NULL;
-}
-
-/* ---- files --------------------------------------------------------------------------------------------------------- */
-
-static bool is_builtin(const char *name) {
-    return strncmp(name, BUILTIN_PREFIX, strlen(BUILTIN_PREFIX)) == 0;
-}
-
-/* `path` as seen from the file named `from`. */
-static const char *beside(Arena *arena, const char *from, const char *path) {
-    const char *slash = strrchr(from, '/');
-    return slash ? path_join(arena, arena_strn(arena, from, (size_t)(slash - from)), path) : path;
-}
-
-static Ast *parse_builtin(Arena *arena, Diags *diags, const char *path) {
-    size_t len;
-    const char *text = embedded(arena_printf(arena, "models/%s", path), &len);
-    if (!text) return NULL;
-    const char *name = arena_printf(arena, "%s%s", BUILTIN_PREFIX, path);
-    return parse_text(arena, diags, source_add(diags, name, text, len));
-}
-
-Ast *parse_file(Arena *arena, Diags *diags, const char *path, Loc from, bool embedded_too) {
-    const char *asking = source_name(diags, from.file);
-    Err err = {0};
-    if (is_builtin(asking)) {
-        const char *within = beside(arena, asking + strlen(BUILTIN_PREFIX), path);
-        Ast *ast = parse_builtin(arena, diags, within);
-        return ast ? ast : parse_builtin(arena, diags, path);
-    }
-    const char *found = beside(arena, asking, path);
-    size_t len;
-    char *text = file_read(found, &len, &err);
-    if (text) {
-        char *kept = arena_strn(arena, text, len);
-        free(text);
-        return parse_text(arena, diags, source_add(diags, found, kept, len));
-    }
-    Ast *ast = embedded_too ? parse_builtin(arena, diags, path) : NULL;
-    if (!ast) diag(diags, DIAG_ERROR, from, "%s", err.text);
-    return ast;
 }
