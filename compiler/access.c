@@ -78,7 +78,9 @@ bool access_own(const Space *s, NodeId id, Access *at) {
     if (s->shape == KERN_SUM_ROWS &&
         (sums_rows(s->g, id) || op_info[n->op].kind == KIND_EFFECT)) {
         *at = (Access){.col = s->cols != 1, .div = 1};
-        return dim_equal(count, dim_const(s->cols));
+        Dim in = type_count(node(s->g, n->in[0])->type);
+        bool all = op_info[n->op].kind == KIND_EFFECT || dim_equal(in, elems);
+        return all && dim_equal(count, dim_const(s->cols));
     }
     if (op_info[n->op].kind == KIND_REDUCE) {
         const Type *in = node(s->g, n->in[0])->type;

@@ -342,6 +342,7 @@ typedef struct DumpOptions {
 /* build's graph through all passes; verifies after each.  false after diagnostics. */
 bool unit_run_passes(Unit *u, const DumpOptions *dump);
 void passes_print(FILE *out); /* `dpoc passes`: the table and the order pairs with their reasons */
+void unit_print_groups(const Unit *u, Text *out); /* what dumps show below the graph */
 
 /* ---- build.c (front end): makes u->g, weights, trained, metrics, bounds from the spec ------------------ */
 Unit *unit_new(Arena *arena, const Spec *spec, const Target *target, UnitKind kind);

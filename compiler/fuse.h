@@ -51,4 +51,51 @@ bool access_take(const Space *s, NodeId take, int64_t *ld);
 /* Whether `id` is nothing but reshapes of `base`. */
 bool only_reshaped(const Graph *g, NodeId id, NodeId base);
 
+/* ---- cluster.c: groups while they grow -------------------------------------------------------------------- */
+
+typedef struct Reads { /* by node that is computed somewhere: what its paths end in, stored or not */
+    const int *first;
+    const NodeId *id; /* values and views; id[first[n]] .. id[first[n + 1] - 1] */
+} Reads;
+
+typedef struct Cluster {
+    GroupKind kind;
+    Phase phase;
+    NodeId *nodes; /* ascending */
+    int n, cap;
+    Space space;    /* GROUP_KERN */
+    bool reduces;   /* has a reduction over columns */
+    NodeId sum;     /* its one sum over rows, or 0 */
+    int neffects;
+    int pos;        /* in the order of execution found so far */
+    const Group *gemm; /* GROUP_GEMM: made by the gemm pass */
+} Cluster;
+
+typedef struct Clusters {
+    Arena *arena;
+    const Graph *g;
+    const bool *kept;
+    Reads reads;   /* operands */
+    Reads readers; /* the other way: nodes that read a base */
+    Reads after;   /* by effect: nodes that must run before it, because they read what it overwrites */
+    Cluster *c;
+    int n, cap;
+    int *of;      /* by node id: its cluster, -1: none */
+    int *order;   /* clusters by position; -1: merged away */
+    int norder, caporder;
+    bool *mark;   /* by position, while looking for cycles */
+    int capmark;
+} Clusters;
+
+/* A cluster of these nodes, ordered after all there are. */
+int cluster_add(Clusters *cs, GroupKind kind, const NodeId *nodes, int n, const Group *gemm);
+/* The node that must be stored before `id` can be a kernel of its own in `space`; 0: none; -1: no way. */
+NodeId cluster_misfit(const Clusters *cs, const Space *space, NodeId id);
+/* Whether all nodes of cluster a can run in this space. */
+bool cluster_fits(const Clusters *cs, int a, const Space *space);
+/* Makes one kernel of a and b, called a from then on; NULL, or why not. */
+const char *cluster_merge(Clusters *cs, int a, int b);
+/* Whether two leaves or views of leaves are the same storage, at least in part. */
+bool same_storage(const Graph *g, NodeId a, NodeId b);
+
 #endif

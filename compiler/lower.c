@@ -93,6 +93,21 @@ static int load_at(Lower *l, NodeId id, Access at, bool half) {
     return load(l, v, id);
 }
 
+/* Integers become numbers where the graph casts them; bf16 and f16 are numbers as they are loaded. */
+static int as_float(Lower *l, int val, DType wanted) {
+    const KVal *x = &l->k->val[val];
+    if (wanted != DT_f32 || (x->dtype != DT_i32 && x->dtype != DT_u8)) return val;
+    for (int i = 0; i < l->k->nval; i++)
+        if (l->k->val[i].kop == KOP_OP && l->k->val[i].op == OP_cast && l->k->val[i].a == val &&
+            l->k->val[i].dtype == DT_f32)
+            return i;
+    KVal v = blank(KOP_OP);
+    v.op = OP_cast;
+    v.a = val;
+    v.level = x->level;
+    return push(l, v, x->origin);
+}
+
 /* ---- operands ---------------------------------------------------------------------------------------------- */
 
 static int operand(Lower *l, NodeId id, Access at, bool half);
@@ -131,7 +146,7 @@ static int operand(Lower *l, NodeId id, Access at, bool half) {
     NodeId base = place_of(l->g, read.end).base;
     bool in_ins = false;
     for (int i = 0; i < l->group->nins; i++) in_ins |= l->group->ins[i] == base;
-    if (in_ins) return load_at(l, read.end, read.at, half);
+    if (in_ins) return as_float(l, load_at(l, read.end, read.at, half), node(l->g, id)->type->dtype);
     if (inlined(l->g, read.end)) return scalar(l, read.end);
     int pos = position(l->group, base);
     if (pos < 0 || l->value[pos] < 0 || half) bug(l, id, "is not at hand");

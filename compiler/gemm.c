@@ -1,0 +1,184 @@
+/* gemm.c: every matmul becomes one library call, with what the library does on the way.
+ *
+ * Operands and result keep their layout (views are leading dimensions).  A call takes in, in this order:
+ * a constant factor (alpha), a bias, the sum with another product (beta = 1 in that product's buffer), and
+ * what becomes of the result: rounding to bf16, or a store or accumulation into state.  Only nodes that
+ * nothing else reads are taken in, so no value is lost and every rounding stays where the graph has it:
+ * f32 arithmetic is done in f32.  Relies on place.c.  Promises: one group a matmul, also when switched off
+ * (then of the matmul alone).
+ */
+#include "dpoc.h"
+
+typedef struct Gemms {
+    Unit *u;
+    const Graph *g;
+    Uses uses;
+    bool *ends; /* by node id: the last node of a group made so far */
+    int changes;
+} Gemms;
+
+typedef struct Chain { /* a call under construction */
+    Group group;
+    int cap;
+    NodeId last;
+} Chain;
+
+static void take_in(Gemms *x, Chain *c, NodeId id) {
+    PUSH(x->u->arena, c->group.nodes, c->group.nnodes, c->cap, id);
+    c->last = id;
+    x->changes++;
+}
+
+/* The only reader of `id`, through reshapes; 0: several, or none.  `at`: what it reads. */
+static NodeId only_user(const Gemms *x, NodeId id, NodeId *at) {
+    for (;;) {
+        if (use_count(&x->uses, id) != 1) return 0;
+        NodeId user = x->uses.user[x->uses.first[id]];
+        *at = id;
+        if (node(x->g, user)->op != OP_reshape) return user;
+        id = user;
+    }
+}
+
+/* The constant that fills `id`, through broadcasts. */
+static bool filled(const Graph *g, NodeId id, double *num) {
+    while (node(g, id)->op == OP_bcast || node(g, id)->op == OP_reshape) id = node(g, id)->in[0];
+    *num = node(g, id)->attr.num;
+    return node(g, id)->op == OP_const;
+}
+
+static void fold_alpha(Gemms *x, Chain *c) {
+    NodeId at, user;
+    while ((user = only_user(x, c->last, &at)) && node(x->g, user)->op == OP_mul) {
+        const Node *n = node(x->g, user);
+        double num;
+        if (n->in[0] == n->in[1] || !filled(x->g, n->in[n->in[0] == at], &num)) return;
+        c->group.gemm.alpha *= (float)num;
+        take_in(x, c, user);
+    }
+}
+
+static void fold_bias(Gemms *x, Chain *c) {
+    NodeId at, user = only_user(x, c->last, &at);
+    if (!user || node(x->g, user)->op != OP_add) return;
+    const Node *n = node(x->g, user);
+    NodeId spread = n->in[n->in[0] == at];
+    const Node *b = node(x->g, spread);
+    if (b->op != OP_bcast || b->attr.i0 != 0) return;
+    const Type *t = node(x->g, b->in[0])->type;
+    double num;
+    if (!dim_equal(type_count(t), c->group.n) || filled(x->g, spread, &num)) return;
+    if (!place_dense(x->g, b->in[0])) return;
+    c->group.bias = b->in[0];
+    c->group.gemm.bias = true;
+    take_in(x, c, user);
+}
+
+static void fold_add(Gemms *x, Chain *c) {
+    NodeId at, there, user = only_user(x, c->last, &at);
+    if (!user || node(x->g, user)->op != OP_add || c->group.bias) return;
+    const Node *n = node(x->g, user);
+    NodeId other = place_of(x->g, n->in[n->in[0] == at]).base;
+    const Node *o = node(x->g, other);
+    if (n->in[0] == n->in[1] || !x->ends[other] || o->type->dtype != DT_f32 ||
+        o->phase != n->phase || !dim_equal(type_count(o->type), type_count(n->type)))
+        return;
+    if (only_user(x, other, &there) != user) {
+        unit_refuse(x->u, "gemm", c->last, "not added in place: %%%d is read elsewhere too", other);
+        return;
+    }
+    c->group.inplace = other;
+    c->group.gemm.beta = 1;
+    take_in(x, c, user);
+}
+
+static void fold_result(Gemms *x, Chain *c) {
+    NodeId at, user = only_user(x, c->last, &at);
+    if (!user || c->group.inplace) return;
+    const Node *n = node(x->g, user);
+    if (n->op == OP_cast && n->type->dtype == DT_bf16) {
+        c->group.gemm.c = DT_bf16;
+        take_in(x, c, user);
+    } else if (op_info[n->op].kind == KIND_EFFECT && n->in[1] == at) {
+        Place target = place_of(x->g, n->in[0]);
+        bool rows_kept = n->type == node(x->g, c->group.nodes[0])->type;
+        if (n->type->dtype != DT_f32 || !(rows_kept || place_dense(x->g, n->in[0]))) return;
+        if (rows_kept) c->group.gemm.ldc = target.ld;
+        c->group.gemm.beta = n->op == OP_accumulate ? 1.0f : 0.0f;
+        take_in(x, c, user);
+    }
+}
+
+static void add_in(Unit *u, Group *group, NodeId id) {
+    if (!id) return;
+    NodeId base = place_of(u->g, id).base;
+    for (int i = 0; i < group->nins; i++)
+        if (group->ins[i] == base) return;
+    group->ins[group->nins++] = base;
+}
+
+static Group finish(Gemms *x, Chain *c) {
+    Unit *u = x->u;
+    Group group = c->group;
+    const Node *last = node(u->g, c->last);
+    bool effect = op_info[last->op].kind == KIND_EFFECT;
+    group.c = effect ? last->in[0] : c->last;
+    group.phase = last->phase;
+    group.ins = NEW_ARRAY(u->arena, NodeId, 4);
+    add_in(u, &group, group.a);
+    add_in(u, &group, group.b);
+    add_in(u, &group, group.bias);
+    add_in(u, &group, group.inplace);
+    group.outs = NEW(u->arena, NodeId);
+    group.outs[0] = c->last;
+    group.nouts = 1;
+    return group;
+}
+
+static Group gemm_group(Gemms *x, NodeId id, bool off) {
+    const Graph *g = x->g;
+    const Node *n = node(g, id);
+    const Node *a = node(g, n->in[0]), *b = node(g, n->in[1]);
+    Chain c = {.group = {.kind = GROUP_GEMM,
+                         .a = n->in[0],
+                         .b = n->in[1],
+                         .m = n->type->dim[0],
+                         .n = n->type->dim[1],
+                         .k = a->type->dim[n->attr.i0 ? 0 : 1]}};
+    c.group.gemm = (Gemm){.a = a->type->dtype,
+                          .b = b->type->dtype,
+                          .c = DT_f32,
+                          .ta = n->attr.i0 != 0,
+                          .tb = n->attr.i1 != 0,
+                          .lda = place_of(g, n->in[0]).ld,
+                          .ldb = place_of(g, n->in[1]).ld,
+                          .ldc = type_cols(n->type),
+                          .alpha = 1};
+    take_in(x, &c, id);
+    if (!off) {
+        fold_alpha(x, &c);
+        fold_bias(x, &c);
+        fold_add(x, &c);
+        fold_result(x, &c);
+    }
+    x->ends[c.last] = true;
+    return finish(x, &c);
+}
+
+int pass_gemm(Pass *pass, Unit *u) {
+    Arena *arena = arena_new();
+    Gemms x = {.u = u, .g = u->g, .uses = uses_of(arena, u->g)};
+    bool *live = NEW_ARRAY(arena, bool, u->g->n);
+    x.ends = NEW_ARRAY(arena, bool, u->g->n);
+    graph_live(u->g, live);
+    int cap = 0;
+    u->groups = NULL;
+    u->ngroups = 0;
+    for (NodeId id = 1; id < u->g->n; id++) {
+        if (!live[id] || node(u->g, id)->op != OP_matmul) continue;
+        Group group = gemm_group(&x, id, pass->off);
+        PUSH(u->arena, u->groups, u->ngroups, cap, group);
+    }
+    arena_free(arena);
+    return x.changes;
+}
