@@ -135,7 +135,7 @@ static void rg_outputs(RandomGraph *r) {
     }
 }
 
-static RandomGraph *random_graph(uint64_t seed, int nodes) {
+static inline RandomGraph *random_graph(uint64_t seed, int nodes) {
     Arena *arena = arena_new();
     RandomGraph *r = NEW(arena, RandomGraph);
     r->arena = arena;
@@ -160,7 +160,7 @@ static RandomGraph *random_graph(uint64_t seed, int nodes) {
 }
 
 /* Evaluates a graph with the random inputs; the outputs are read with eval_state. */
-static Eval *rg_eval(const RandomGraph *r, const Graph *g, EvalMode mode) {
+static inline Eval *rg_eval(const RandomGraph *r, const Graph *g, EvalMode mode) {
     Eval *e = eval_new(g, mode, r->extent);
     for (int i = 0; i < r->nleaf; i++) eval_set(e, r->leaf[i], r->data[i], r->count[i]);
     eval_run(e, PHASE_MICRO, false);
@@ -168,7 +168,7 @@ static Eval *rg_eval(const RandomGraph *r, const Graph *g, EvalMode mode) {
 }
 
 /* Largest difference of the outputs of two evaluations; NaN equals NaN, infinity if only one is. */
-static double rg_difference(Eval *a, Eval *b) {
+static inline double rg_difference(Eval *a, Eval *b) {
     double most = 0;
     for (int k = 0; k < RG_OUTS; k++) {
         int64_t n;
