@@ -1,8 +1,8 @@
 /* bpe.c: byte-pair encoding of one word, and the tables it looks things up in (bpe.h).
  *
- * Merge the adjacent pair of lowest rank, leftmost on ties, until none is left.  Short words keep the
- * ranks in an array and scan it; long ones use a heap over a linked list, so a word of a million letters
- * takes n log n.
+ * Merge the adjacent pair of lowest rank, leftmost on ties, until none is left.  Short words keep
+ * the ranks in an array and scan it; long ones use a heap over a linked list, so a word of a
+ * million letters takes n log n.
  */
 #include "bpe.h"
 #include "utf8.h"
@@ -16,7 +16,7 @@ typedef struct Symbol {
     int32_t id, prev, next; /* -1: none; id -1: merged away */
 } Symbol;
 
-/* ---- tables ---------------------------------------------------------------------------------------- */
+/* ---- tables ---------------------------------------------------------------------------------- */
 
 static uint32_t hash_word(const char *bytes, size_t len) {
     uint64_t h = 0x9E3779B97F4A7C15u ^ len;
@@ -95,7 +95,7 @@ static const Merge *find_merge(const Bpe *b, int32_t left, int32_t right) {
     return m->pair == NO_PAIR ? NULL : m;
 }
 
-/* ---- short words: an array of ids and one of the ranks of their pairs ------------------------------- */
+/* ---- short words: an array of ids and one of the ranks of their pairs ------------------------ */
 
 static int32_t rank_of(const Bpe *b, int32_t left, int32_t right) {
     const Merge *m = find_merge(b, left, right);
@@ -123,7 +123,7 @@ static void merge_short(const Bpe *b, const Symbol *symbol, int n, Ids *out) {
     for (int i = 0; i < n; i++) ids_push(out, id[i]);
 }
 
-/* ---- long words: a heap of (rank, position), stale entries are found when they come up --------------- */
+/* ---- long words: a heap of (rank, position), stale entries are found when they come up ------- */
 
 static void *grown(void *v, size_t size, size_t need, size_t *cap) {
     if (need <= *cap) return v;
@@ -187,14 +187,15 @@ static void merge_long(Bpe *b, int32_t n, Ids *out) {
     for (int32_t i = 0; i >= 0; i = s[i].next) ids_push(out, s[i].id);
 }
 
-/* ---- a word ------------------------------------------------------------------------------------------- */
+/* ---- a word ---------------------------------------------------------------------------------- */
 
 static void add_symbol(Bpe *b, size_t *n, int32_t id) {
     b->symbol = grown(b->symbol, sizeof *b->symbol, *n + 1, &b->capsymbol);
     b->symbol[(*n)++] = (Symbol){id, -1, -1};
 }
 
-/* The characters of a byte-fallback vocabulary; what it lacks becomes bytes, or the unknown token. */
+/* The characters of a byte-fallback vocabulary; what it lacks becomes bytes, or the unknown token.
+ * */
 static size_t characters(Bpe *b, const char *word, size_t len) {
     size_t n = 0;
     bool after_unk = false;

@@ -4,8 +4,8 @@
  *   split.c      text -> pieces between added tokens -> normalized -> words
  *   bpe.c        the vocabulary's tables; one word -> ids
  *
- * Vocabulary entries are kept as the bytes they stand for: the printable alphabet of byte-level files
- * never appears at run time.
+ * Vocabulary entries are kept as the bytes they stand for: the printable alphabet of byte-level
+ * files never appears at run time.
  */
 #ifndef DPOC_BPE_H
 #define DPOC_BPE_H
@@ -100,7 +100,7 @@ typedef struct Bpe {
     size_t capsymbol, capheap;
 } Bpe;
 
-/* ---- bpe.c ---------------------------------------------------------------------------------------- */
+/* ---- bpe.c ----------------------------------------------------------------------------------- */
 void bpe_words(Bpe *b, int n);         /* makes the table for n words; before bpe_add_word */
 void bpe_merges(Bpe *b, int n);        /* ... for n merges; before bpe_add_merge and bpe_word */
 void bpe_add_word(Bpe *b, int32_t id); /* entry's bytes become findable */
@@ -109,7 +109,7 @@ int32_t bpe_find(const Bpe *b, const char *bytes, size_t len); /* -1: none */
 void bpe_add_merge(Bpe *b, int32_t left, int32_t right, int32_t rank, int32_t result);
 void bpe_word(Bpe *b, const char *word, size_t len, Ids *out);
 
-/* ---- split.c --------------------------------------------------------------------------------------- */
+/* ---- split.c --------------------------------------------------------------------------------- */
 void trie_add(Arena *arena, Trie *trie, const char *text, size_t len, int32_t added);
 void normalize(const Bpe *b, const char *text, size_t len, Text *out); /* appends */
 void split_encode(Bpe *b, const char *text, size_t len, bool special, Ids *out);

@@ -21,7 +21,7 @@ static int by_name(const void *a, const void *b) {
     return strcmp((*(const SafeTensor *const *)a)->name, (*(const SafeTensor *const *)b)->name);
 }
 
-/* ---- what is there ------------------------------------------------------------------------------- */
+/* ---- what is there --------------------------------------------------------------------------- */
 
 static const char *advice(const char *file) {
     size_t n = strlen(file);
@@ -60,7 +60,7 @@ static void explain_absence(Arena *arena, const char *dir, const char *stem, Err
          help ? help : "");
 }
 
-/* ---- opening ------------------------------------------------------------------------------------- */
+/* ---- opening --------------------------------------------------------------------------------- */
 
 static SafeFile *open_shard(Checkpoint *c, const char *name, Err *err) {
     const char *path = path_join(c->arena, c->dir, name);
@@ -159,7 +159,7 @@ void checkpoint_close(Checkpoint *c) {
     arena_free(c->arena);
 }
 
-/* ---- looking things up ----------------------------------------------------------------------------- */
+/* ---- looking things up ----------------------------------------------------------------------- */
 
 const char *checkpoint_dir(const Checkpoint *c) {
     return c->dir;

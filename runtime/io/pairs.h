@@ -29,8 +29,8 @@ typedef struct Pair {
     int32_t file, line;               /* Pairs.files index, line from 1, for messages */
 } Pair;
 
-/* keep_start: the first max_length tokens of prompt + answer; a pair whose prompt leaves no room for
- * an answer is dropped (TRL).  keep_end: the prompt first loses its beginning, equally for both
+/* keep_start: the first max_length tokens of prompt + answer; a pair whose prompt leaves no room
+ * for an answer is dropped (TRL).  keep_end: the prompt first loses its beginning, equally for both
  * answers; then as above. */
 typedef enum Truncate { TRUNCATE_KEEP_START, TRUNCATE_KEEP_END } Truncate;
 

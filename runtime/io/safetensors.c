@@ -45,7 +45,7 @@ int safe_type_bits(SafeType type) {
     return types[type].bits;
 }
 
-/* ---- the header ---------------------------------------------------------------------------------- */
+/* ---- the header ------------------------------------------------------------------------------ */
 
 static bool parse_shape(SafeTensor *t, const json_t *shape, const char *path, Err *err) {
     if (!json_is_array(shape))
@@ -166,7 +166,7 @@ static bool parse_header(SafeFile *f, json_t *root, Err *err) {
     return true;
 }
 
-/* ---- files ----------------------------------------------------------------------------------------- */
+/* ---- files ----------------------------------------------------------------------------------- */
 
 /* Reads n bytes at a place of the file; false and err when there are fewer. */
 static bool read_at(const SafeFile *f, int64_t at, int64_t n, void *out, const char *what,
@@ -255,7 +255,7 @@ const char *safe_metadata(const SafeFile *f, const char *key) {
     return NULL;
 }
 
-/* ---- data ------------------------------------------------------------------------------------------- */
+/* ---- data ------------------------------------------------------------------------------------ */
 
 bool safe_read(const SafeTensor *t, int64_t begin, int64_t n, void *out, Err *err) {
     if (begin < 0 || n < 0 || begin > t->bytes || n > t->bytes - begin)

@@ -1,7 +1,7 @@
 /* safewrite.c: writing a safetensors file (safetensors.h).
  *
- * Order and padding are Hugging Face's, so the bytes of a file that holds the same tensors are the same.
- * The file grows under PATH.tmp and gets its name when it is complete and synced.
+ * Order and padding are Hugging Face's, so the bytes of a file that holds the same tensors are the
+ * same. The file grows under PATH.tmp and gets its name when it is complete and synced.
  */
 #include "safetensors.h"
 

@@ -16,7 +16,7 @@ typedef struct Encoding { /* one call of split_encode */
     Ids *out;
 } Encoding;
 
-/* ---- added tokens -------------------------------------------------------------------------------------- */
+/* ---- added tokens ---------------------------------------------------------------------------- */
 
 void trie_add(Arena *arena, Trie *trie, const char *text, size_t len, int32_t added) {
     if (trie->n == 0) PUSH(arena, trie->node, trie->n, trie->cap, ((TrieNode){.added = -1}));
@@ -52,14 +52,8 @@ static int32_t trie_match(const Trie *trie, const char *s, size_t len, size_t *n
     return found;
 }
 
-/* Character classes of the flags single_word, lstrip and rstrip. */
-static bool is_space(uint32_t c) {
-    return c == ' ' || (c >= 9 && c <= 13) || c == 0x85 || c == 0xA0 || c == 0x1680 ||
-           (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F ||
-           c == 0x205F || c == 0x3000;
-}
 static bool is_word(uint32_t c) { /* beyond ASCII anything but spaces counts as part of a word */
-    return c >= 0x80 ? !is_space(c)
+    return c >= 0x80 ? !utf8_is_space(c)
                      : (c >= '0' && c <= '9') || ((c | 32) >= 'a' && (c | 32) <= 'z') || c == '_';
 }
 
@@ -84,9 +78,9 @@ static bool accept(const Encoding *e, const Added *a, const char *text, size_t l
                            (*end < len && is_word(char_at(text, *end, len, &n)))))
         return false;
     if (a->lstrip)
-        while (*begin > from && is_space(char_before(text, *begin, &n))) *begin -= n;
+        while (*begin > from && utf8_is_space(char_before(text, *begin, &n))) *begin -= n;
     if (a->rstrip)
-        while (*end < len && is_space(char_at(text, *end, len, &n))) *end += n;
+        while (*end < len && utf8_is_space(char_at(text, *end, len, &n))) *end += n;
     return true;
 }
 
@@ -114,7 +108,7 @@ static void cut_added(Encoding *e, const Trie *trie, const char *text, size_t le
     if (from < len) piece(e, text + from, len - from);
 }
 
-/* ---- normalizer ------------------------------------------------------------------------------------------- */
+/* ---- normalizer ------------------------------------------------------------------------------ */
 
 static void replace_all(const char *s, size_t len, const char *from, const char *to, Text *out) {
     size_t n = strlen(from);
@@ -145,11 +139,12 @@ void normalize(const Bpe *b, const char *text, size_t len, Text *out) {
     text_free(&now);
 }
 
-/* ---- pre-tokenizer ------------------------------------------------------------------------------------------ */
+/* ---- pre-tokenizer --------------------------------------------------------------------------- */
 
 static void split_step(Encoding *e, int step, const char *text, size_t len);
 
-/* A match and the gap before it: isolated pieces; `removed` drops the matches (or, inverted, the gaps). */
+/* A match and the gap before it: isolated pieces; `removed` drops the matches (or, inverted, the
+ * gaps). */
 static void split_regex(Encoding *e, int step, const char *text, size_t len) {
     Bpe *b = e->b;
     const Split *s = &b->split[step];
@@ -220,7 +215,7 @@ static void split_step(Encoding *e, int step, const char *text, size_t len) {
     }
 }
 
-/* ---- all of it ------------------------------------------------------------------------------------------------- */
+/* ---- all of it ------------------------------------------------------------------------------- */
 
 static void piece_words(Encoding *e, const char *text, size_t len) {
     split_step(e, 0, text, len);

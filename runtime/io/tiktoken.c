@@ -1,7 +1,8 @@
 /* tiktoken.c: Llama-3's original tokenizer.model (tokenjson.h): 128000 lines "base64 rank".
  *
- * The rank of a pair is the id of the concatenation, so the merges are all splits of every entry into two
- * entries.  The special tokens are not in the file; these are the ones of Llama 3.1 and later.
+ * The rank of a pair is the id of the concatenation, so the merges are all splits of every entry
+ * into two entries.  The special tokens are not in the file; these are the ones of Llama 3.1 and
+ * later.
  */
 #include "tokenjson.h"
 

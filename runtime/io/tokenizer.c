@@ -1,7 +1,8 @@
 /* tokenizer.c: opening tokenizer.json, and decoding (tokenizer.h).
  *
- * Every kind of normalizer, pre-tokenizer, model and decoder that is understood is a few lines here;
- * any other is refused by its name, since a tokenizer that is nearly right trains a wrong model.
+ * Every kind of normalizer, pre-tokenizer, model and decoder that is understood is a few lines
+ * here; any other is refused by its name, since a tokenizer that is nearly right trains a wrong
+ * model.
  */
 #include "bpe.h"
 #include "tokenjson.h"
@@ -10,7 +11,7 @@
 #include <stdlib.h> /* realloc */
 #include <string.h> /* strcmp */
 
-/* ---- ids ------------------------------------------------------------------------------------------ */
+/* ---- ids ------------------------------------------------------------------------------------- */
 
 void ids_push(Ids *ids, int32_t id) {
     if (ids->n == ids->cap) {
@@ -31,7 +32,7 @@ void ids_free(Ids *ids) {
     *ids = (Ids){0};
 }
 
-/* ---- opening ---------------------------------------------------------------------------------------- */
+/* ---- opening --------------------------------------------------------------------------------- */
 
 /* The name of a bos or eos token: a string, or an object with "content". */
 static int32_t token_of(const Tokenizer *t, const json_t *config, const char *key) {
@@ -67,7 +68,8 @@ static bool companions(Tokenizer *t, Arena *arena, const char *dir, Err *err) {
     if (t->eos < 0) t->eos = token_of(t, map, "eos_token");
     if (t->eos < 0) t->eos = number_of(model, "eos_token_id", t->size);
     if (post_bos >= 0) t->bos = post_bos;
-    /* Llama's own tokenizer class makes its post-processor from these two, whatever the file says. */
+    /* Llama's own tokenizer class makes its post-processor from these two, whatever the file says.
+     * */
     const char *class = json_string_value(json_object_get(config, "tokenizer_class"));
     if (class && strncmp(class, "LlamaTokenizer", 14) == 0) {
         const json_t *bos = json_object_get(config, "add_bos_token");
@@ -131,7 +133,7 @@ void tokenizer_close(Tokenizer *t) {
     arena_free(b->arena);
 }
 
-/* ---- encoding --------------------------------------------------------------------------------------- */
+/* ---- encoding -------------------------------------------------------------------------------- */
 
 void tokenizer_encode(Tokenizer *t, const char *text, size_t len, bool special, Ids *out) {
     if (utf8_valid(text, len) == len) {
@@ -144,9 +146,10 @@ void tokenizer_encode(Tokenizer *t, const char *text, size_t len, bool special, 
     text_free(&good);
 }
 
-/* ---- decoding --------------------------------------------------------------------------------------- */
+/* ---- decoding -------------------------------------------------------------------------------- */
 
-/* Bytes that byte tokens stand for are text only when the whole run is valid; else one U+FFFD each. */
+/* Bytes that byte tokens stand for are text only when the whole run is valid; else one U+FFFD each.
+ * */
 static void flush_bytes(Text *run, Text *out) {
     if (run->len && utf8_valid(run->data, run->len) == run->len)
         text_addn(out, run->data, run->len);
@@ -205,7 +208,7 @@ void tokenizer_decode(const Tokenizer *t, const int32_t *ids, int64_t n, bool sk
     text_free(&all);
 }
 
-/* ---- single tokens -------------------------------------------------------------------------------------- */
+/* ---- single tokens --------------------------------------------------------------------------- */
 
 int32_t tokenizer_id(const Tokenizer *t, const char *token) {
     const Bpe *b = t->bpe;

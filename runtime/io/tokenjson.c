@@ -38,7 +38,7 @@ static const char *type_of_step(const json_t *object) {
     return type ? type : "without a type";
 }
 
-/* ---- entries ---------------------------------------------------------------------------------------- */
+/* ---- entries --------------------------------------------------------------------------------- */
 
 /* Bytes that the alphabet shows as themselves; the others, in order, are U+0100, U+0101, ... */
 static bool printable(int byte) {
@@ -138,7 +138,7 @@ static bool parse_vocab(Tokenizer *t, const json_t *vocab, Err *err) {
     return ok;
 }
 
-/* ---- merges ------------------------------------------------------------------------------------------ */
+/* ---- merges ---------------------------------------------------------------------------------- */
 
 static int32_t find_name(const Bpe *b, const char *name, size_t len, Text *scratch) {
     scratch->len = 0;
@@ -229,7 +229,7 @@ static bool parse_model(Tokenizer *t, const json_t *model, Err *err) {
     return true;
 }
 
-/* ---- normalizer, pre-tokenizer, decoder: lists of steps ----------------------------------------------- */
+/* ---- normalizer, pre-tokenizer, decoder: lists of steps -------------------------------------- */
 
 typedef bool Step(Tokenizer *t, const json_t *step, Err *err);
 
@@ -387,7 +387,7 @@ static bool post_step(Tokenizer *t, const json_t *step, Err *err) {
     return true;
 }
 
-/* ---- added tokens ------------------------------------------------------------------------------------- */
+/* ---- added tokens ---------------------------------------------------------------------------- */
 
 static bool parse_added(Tokenizer *t, const json_t *added, Err *err) {
     Bpe *b = t->bpe;

@@ -7,7 +7,8 @@
 
 /* A whole JSON file; NULL and err (exit 5, file:line) when it can't be read or parsed. */
 json_t *json_file(const char *path, Err *err);
-/* Fills t->bpe from a parsed tokenizer.json; sets bos, adds_bos, adds_eos as its post-processor says. */
+/* Fills t->bpe from a parsed tokenizer.json; sets bos, adds_bos, adds_eos as its post-processor
+ * says. */
 bool tokenizer_parse(Tokenizer *t, const json_t *root, Err *err);
 /* The same from t->path in tiktoken's form: lines "base64 rank", and Llama-3's special tokens. */
 bool tiktoken_parse(Tokenizer *t, Err *err);

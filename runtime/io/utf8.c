@@ -47,6 +47,12 @@ int utf8_encode(uint32_t code, char out[4]) {
     return n;
 }
 
+bool utf8_is_space(uint32_t c) {
+    return c == ' ' || (c >= 9 && c <= 13) || c == 0x85 || c == 0xA0 || c == 0x1680 ||
+           (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F ||
+           c == 0x205F || c == 0x3000;
+}
+
 size_t utf8_valid(const char *s, size_t len) {
     size_t i = 0;
     while (i < len) {
