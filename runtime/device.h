@@ -27,6 +27,8 @@ typedef struct DeviceOps {
     bool (*write)(Device *dev, int64_t offset, const void *host, int64_t bytes, Err *err);
     bool (*read)(Device *dev, int64_t offset, void *host, int64_t bytes, Err *err);
     bool (*sync)(Device *dev, Err *err);
+    /* Bytes of the arena the device's libraries may use while a GEMM runs. */
+    void (*workspace)(Device *dev, int64_t offset, int64_t bytes);
     void (*close)(Device *dev);
 } DeviceOps;
 
@@ -40,6 +42,7 @@ typedef struct DeviceOptions {
     const char *name;      /* "auto", "cpu", "cuda", "cuda:1" */
     int threads;           /* 0: all */
     const char *cache_dir; /* NULL: the default */
+    const char *cc;        /* the C compiler of CPU kernels; NULL: DPOC_CC, or "cc" */
 } DeviceOptions;
 Device *device_open(const DeviceOptions *options, Err *err); /* NULL on failure (exit 3) */
 Device *cpu_open(const DeviceOptions *options, Err *err);

@@ -144,7 +144,7 @@ typedef struct Gemm {
     float alpha, beta;     /* beta is 0 or 1 */
     bool bias;             /* args[3], f32 [n] */
 } Gemm;
-/* Bytes of the buffer "gemm_workspace" (scratch, one per plan, live wherever a GEMM is) with which the CPU
+/* Bytes of the buffer "gemm.workspace" (scratch, one per plan, live wherever a GEMM is) with which the CPU
  * device multiplies matrices of at most these sizes on up to GEMM_THREADS threads; the largest need of a
  * plan's GEMMs is enough for all of them.  More threads than fit are not used: the bits stay the same. */
 #define GEMM_THREADS 16

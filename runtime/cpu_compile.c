@@ -1,0 +1,419 @@
+/* cpu_compile.c: kernel text to code: the system's C compiler, a cache of modules, dlopen.
+ *
+ * In the cache directory stand modules, HASH.so, each holding several kernels, and one small file
+ * HASH.key per kernel: "MODULE.so BYTES CONTENT-HASH SYMBOL".  A kernel's hash covers all that decides
+ * its code: its text, the prelude, flags, the compiler's version and the CPU's features; so a kernel is found
+ * again whatever else its plan holds.  A module is loaded only if its bytes are those its key names: a
+ * damaged one is compiled again.  All files appear by rename.
+ *
+ * Relies on cpu_compile.h, POSIX, a C compiler at run time.  Promises: prints nothing but warnings.
+ */
+#include "cpu_compile.h"
+
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <spawn.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+extern char **environ;
+
+/* No contraction, no -ffast-math: rounding happens where the graph says.  The rest changes no value. */
+#define FLAGS                                                                                      \
+    "-std=gnu11", "-O3", "-march=native", "-ffp-contract=off", "-fno-math-errno",                  \
+        "-fno-trapping-math", "-fopenmp", "-fPIC", "-shared", "-w"
+#define NFLAGS      10
+#define UNIT_BYTES  24576 /* of kernel text in a module, about */
+#define LOG_BYTES   600
+#define THREADS_FUN "dpoc_set_threads"
+
+struct CpuCode {
+    Arena *arena;
+    void **module;
+    const char **name; /* of each module's file */
+    int nmodule, capmodule, capname;
+    CpuKernel *kernel;
+    int nkernels;
+};
+
+typedef struct Compile {
+    const Plan *plan;
+    CpuCode *code;
+    Arena *arena;
+    const char *cc, *dir;
+    bool private; /* dir is ours alone and goes away */
+    bool noexec;  /* the module was whole and could not be mapped */
+    Hash128 seed; /* of what all kernels share */
+    int jobs;
+    Err *err;
+} Compile;
+
+/* ---- what decides the code ------------------------------------------------------------------------------- */
+
+/* Runs argv with its output in the file `log`; its exit status, or -1 with errno. */
+static pid_t start(const char *const *argv, const char *log) {
+    posix_spawn_file_actions_t files;
+    pid_t pid = -1;
+    posix_spawn_file_actions_init(&files);
+    posix_spawn_file_actions_addopen(&files, 0, "/dev/null", O_RDONLY, 0);
+    posix_spawn_file_actions_addopen(&files, 1, log, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+    posix_spawn_file_actions_adddup2(&files, 1, 2);
+    errno = posix_spawnp(&pid, argv[0], &files, NULL, (char **)(uintptr_t)argv, environ);
+    posix_spawn_file_actions_destroy(&files);
+    return errno ? -1 : pid;
+}
+
+static bool finish(pid_t pid) {
+    int status;
+    while (waitpid(pid, &status, 0) < 0)
+        if (errno != EINTR) return false;
+    return WIFEXITED(status) && WEXITSTATUS(status) == 0;
+}
+
+static bool no_compiler(const char *cc, const char *why, Err *err) {
+    return fail(err, EXIT_DEVICE,
+                "no C compiler: `%s` %s\n"
+                "the CPU device compiles its kernels with it; install one (Debian, Ubuntu: "
+                "apt-get install gcc) or name one with DPOC_CC",
+                cc, why);
+}
+
+bool cpu_compiler(const char *cc, char version[120], Err *err) {
+    const char *argv[] = {cc, "--version", NULL};
+    char log[] = "/tmp/dpoc-XXXXXX", text[120] = "";
+    int fd = mkstemp(log);
+    if (fd < 0) return fail(err, EXIT_IO, "%s: %s", log, strerror(errno));
+    pid_t pid = start(argv, log);
+    int reason = errno;
+    bool ok = pid > 0 && finish(pid);
+    ssize_t n = read(fd, text, sizeof text - 1);
+    close(fd);
+    unlink(log);
+    if (!ok) return no_compiler(cc, pid < 0 ? strerror(reason) : "does not answer --version", err);
+    text[n < 0 ? 0 : n] = 0;
+    text[strcspn(text, "\n")] = 0;
+    snprintf(version, 120, "%s", text);
+    return true;
+}
+
+/* -march=native means other things on other machines: model and features of the first CPU. */
+static Hash128 hash_cpu(Hash128 hash) {
+    FILE *f = fopen("/proc/cpuinfo", "r");
+    char *line = NULL;
+    size_t cap = 0;
+    while (f && getline(&line, &cap, f) > 1) /* an empty line ends the first CPU */
+        if (!strncmp(line, "flags", 5) || !strncmp(line, "model", 5) || !strncmp(line, "Feat", 4))
+            hash = hash_bytes(line, strlen(line), hash);
+    free(line);
+    if (f) fclose(f);
+    return hash;
+}
+
+static Hash128 hash_shared(const Plan *plan, const char *version) {
+    static const char *const flags[NFLAGS] = {FLAGS};
+    Hash128 hash = hash_cpu((Hash128){0, 0});
+    for (int i = 0; i < NFLAGS; i++) hash = hash_bytes(flags[i], strlen(flags[i]) + 1, hash);
+    hash = hash_bytes(version, strlen(version), hash);
+    return hash_bytes(plan->prelude, strlen(plan->prelude), hash);
+}
+
+static const char *kernel_key(const Compile *c, int kernel) {
+    const char *text = c->plan->kernels[kernel].text;
+    char hex[33];
+    hash_hex(hash_bytes(text, strlen(text), c->seed), hex);
+    return arena_str(c->arena, hex);
+}
+
+/* ---- files of the cache ---------------------------------------------------------------------------------- */
+
+static char *in_dir(const Compile *c, const char *name) {
+    return path_join(c->arena, c->dir, name);
+}
+
+/* Appears whole or not at all; not synced, for a damaged file is found out and made again. */
+static bool put_file(const Compile *c, const char *name, const char *text) {
+    char *path = in_dir(c, name), *temp = arena_printf(c->arena, "%s.%d.tmp", path, (int)getpid());
+    int fd = open(temp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+    if (fd < 0) return false;
+    bool ok = write(fd, text, strlen(text)) == (ssize_t)strlen(text);
+    ok = !close(fd) && ok && !rename(temp, path);
+    if (!ok) unlink(temp);
+    return ok;
+}
+
+/* The module of that name if it is loaded or can be; its bytes must hash to `want`. */
+static void *find_module(Compile *c, const char *name, size_t bytes, const char *want) {
+    CpuCode *code = c->code;
+    for (int i = 0; i < code->nmodule; i++)
+        if (!strcmp(code->name[i], name)) return code->module[i];
+    Err quiet = {0};
+    size_t len;
+    char hex[33], *path = in_dir(c, name), *data = file_read(path, &len, &quiet);
+    if (!data) return NULL;
+    hash_hex(hash_bytes(data, len, (Hash128){0, 0}), hex);
+    free(data);
+    if (len != bytes || strcmp(hex, want)) return NULL;
+    void *module = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+    if (!module) {
+        c->noexec = true;
+        return NULL;
+    }
+    int n = code->nmodule;
+    PUSH(code->arena, code->module, code->nmodule, code->capmodule, module);
+    PUSH(code->arena, code->name, n, code->capname, arena_str(code->arena, name));
+    return module;
+}
+
+static bool find_kernel(Compile *c, int kernel) {
+    Err quiet = {0};
+    char *path = in_dir(c, arena_printf(c->arena, "%s.key", kernel_key(c, kernel)));
+    char *text = file_exists(path) ? file_read(path, NULL, &quiet) : NULL;
+    char name[64], want[33];
+    size_t bytes;
+    bool ok = text && sscanf(text, "%63s %zu %32s", name, &bytes, want) == 3 && !strchr(name, '/');
+    free(text);
+    void *module = ok ? find_module(c, name, bytes, want) : NULL;
+    void *symbol = module ? dlsym(module, c->plan->kernels[kernel].symbol) : NULL;
+    memcpy(&c->code->kernel[kernel], &symbol, sizeof symbol);
+    return symbol != NULL;
+}
+
+/* ---- compiling ------------------------------------------------------------------------------------------- */
+
+typedef struct Unit { /* kernels compiled into one module */
+    int *kernel;
+    int n, cap;
+    size_t bytes;
+    pid_t pid;
+    const char *name, *source, *object, *log;
+} Unit;
+
+static bool write_source(Compile *c, Unit *u) {
+    Text text = {0};
+    Hash128 hash = c->seed;
+    text_add(&text, "%s\n", c->plan->prelude);
+    for (int i = 0; i < u->n; i++) {
+        const Kernel *k = &c->plan->kernels[u->kernel[i]];
+        text_add(&text, "%s\n", k->text);
+        hash = hash_bytes(k->text, strlen(k->text), hash);
+    }
+    text_add(&text, "void omp_set_num_threads(int);\nvoid " THREADS_FUN
+                    "(int n) { omp_set_num_threads(n); }\n");
+    char hex[33];
+    hash_hex(hash, hex);
+    u->name = arena_printf(c->arena, "%s.so", hex);
+    u->source = in_dir(c, arena_printf(c->arena, "%s.%d.c", hex, (int)getpid()));
+    u->object = in_dir(c, arena_printf(c->arena, "%s.%d.o", hex, (int)getpid()));
+    u->log = in_dir(c, arena_printf(c->arena, "%s.%d.log", hex, (int)getpid()));
+    FILE *f = fopen(u->source, "w");
+    bool ok = f && fwrite(text.data, 1, text.len, f) == text.len;
+    if (f && fclose(f)) ok = false;
+    text_free(&text);
+    return ok || fail(c->err, EXIT_IO, "%s: cannot be written: %s", u->source, strerror(errno));
+}
+
+static pid_t start_unit(const Compile *c, const Unit *u) {
+    static const char *const flags[NFLAGS] = {FLAGS};
+    const char *argv[NFLAGS + 6] = {c->cc};
+    memcpy(argv + 1, flags, sizeof flags);
+    argv[NFLAGS + 1] = "-o";
+    argv[NFLAGS + 2] = u->object;
+    argv[NFLAGS + 3] = u->source;
+    return start(argv, u->log);
+}
+
+static void remove_temps(const Unit *u) {
+    unlink(u->source);
+    unlink(u->object);
+    unlink(u->log);
+}
+
+/* Beginning of what the compiler said. */
+static const char *said(const Compile *c, const char *log) {
+    Err quiet = {0};
+    size_t len = 0;
+    char *text = file_read(log, &len, &quiet);
+    const char *copy = arena_strn(c->arena, text ? text : "", len < LOG_BYTES ? len : LOG_BYTES);
+    free(text);
+    return copy;
+}
+
+/* The compiler failed: is it our text, or can it not make OpenMP modules at all? */
+static bool blame(Compile *c, const Unit *u) {
+    Unit probe = {.source = in_dir(c, "probe.c"),
+                  .object = in_dir(c, "probe.o"),
+                  .log = in_dir(c, "probe.log")};
+    put_file(c, "probe.c",
+             "void omp_set_num_threads(int);\nvoid f(void) {\n#pragma omp parallel\n"
+             "    omp_set_num_threads(1);\n}\n");
+    pid_t pid = start_unit(c, &probe);
+    bool works = pid > 0 && finish(pid);
+    const char *what = said(c, works ? u->log : probe.log);
+    remove_temps(&probe);
+    if (!works) {
+        remove_temps(u);
+        return fail(
+            c->err, EXIT_DEVICE,
+            "`%s` cannot build a module with OpenMP; install gcc (or libomp-dev beside clang), "
+            "or name another compiler with DPOC_CC:\n%s",
+            c->cc, what);
+    }
+    c->private = false; /* the text stays where the message says */
+    return fail(c->err, EXIT_BUG,
+                "bug: the C compiler rejects a kernel; the text is kept in %s:\n%s", u->source,
+                what);
+}
+
+/* The finished module gets its name, and its kernels their keys. */
+static bool adopt(Compile *c, const Unit *u) {
+    size_t len;
+    char hex[33], *data = file_read(u->object, &len, c->err);
+    if (!data) return false;
+    hash_hex(hash_bytes(data, len, (Hash128){0, 0}), hex);
+    free(data);
+    if (rename(u->object, in_dir(c, u->name)))
+        return fail(c->err, EXIT_IO, "%s: %s", u->object, strerror(errno));
+    remove_temps(u);
+    for (int i = 0; i < u->n; i++) {
+        const char *key = arena_printf(c->arena, "%s.key", kernel_key(c, u->kernel[i]));
+        put_file(c, key,
+                 arena_printf(c->arena, "%s %zu %s %s\n", u->name, len, hex,
+                              c->plan->kernels[u->kernel[i]].symbol));
+    }
+    return true;
+}
+
+/* Waits for the first of `n` running units that is not done. */
+static bool wait_unit(Compile *c, Unit *u) {
+    bool ok = finish(u->pid);
+    u->pid = 0;
+    return ok ? adopt(c, u) : blame(c, u);
+}
+
+static bool compile_units(Compile *c, Unit *unit, int n) {
+    bool ok = true;
+    int begun = 0;
+    for (int done = 0; done < n && (ok || done < begun); done++) {
+        for (; ok && begun < n && begun - done < c->jobs; begun++) {
+            ok = write_source(c, &unit[begun]);
+            unit[begun].pid = ok ? start_unit(c, &unit[begun]) : -1;
+            if (ok && unit[begun].pid < 0) ok = no_compiler(c->cc, strerror(errno), c->err);
+        }
+        if (done < begun && unit[done].pid > 0) ok = wait_unit(c, &unit[done]) && ok;
+    }
+    return ok;
+}
+
+/* Kernels not found, spread over modules of like size: at least one per job, none much over UNIT_BYTES. */
+static bool compile_missing(Compile *c, const int *missing, int n) {
+    size_t bytes = 0;
+    for (int i = 0; i < n; i++) bytes += strlen(c->plan->kernels[missing[i]].text);
+    int units = (int)(bytes / UNIT_BYTES) + 1;
+    if (units < c->jobs) units = c->jobs;
+    if (units > n) units = n;
+    Unit *unit = NEW_ARRAY(c->arena, Unit, units);
+    for (int i = 0; i < n; i++) {
+        Unit *least = unit;
+        for (int k = 1; k < units; k++)
+            if (unit[k].bytes < least->bytes) least = &unit[k];
+        PUSH(c->arena, least->kernel, least->n, least->cap, missing[i]);
+        least->bytes += strlen(c->plan->kernels[missing[i]].text);
+    }
+    return compile_units(c, unit, units);
+}
+
+/* ---- the whole ------------------------------------------------------------------------------------------- */
+
+/* Kernels that are not loaded after a look into the cache. */
+static int find_all(Compile *c, int *missing) {
+    int n = 0;
+    for (int i = 0; i < c->plan->nkernels; i++)
+        if (!c->code->kernel[i] && !find_kernel(c, i)) missing[n++] = i;
+    return n;
+}
+
+/* From now on a directory of our own, removed when everything is loaded. */
+static bool go_private(Compile *c, const char *why) {
+    const char *base = getenv("TMPDIR");
+    fprintf(stderr, "dpoc: warning: kernel cache %s %s; kernels are compiled for this run only\n",
+            c->dir, why);
+    char *dir = arena_printf(c->arena, "%s/dpoc-XXXXXX", base && *base ? base : "/tmp");
+    if (!mkdtemp(dir)) return fail(c->err, EXIT_IO, "%s: %s", dir, strerror(errno));
+    c->dir = dir;
+    c->private = true;
+    c->noexec = false;
+    return true;
+}
+
+static void remove_private(Compile *c, int n) {
+    for (int i = 0; i < n; i++)
+        unlink(in_dir(c, arena_printf(c->arena, "%s.key", kernel_key(c, i))));
+    for (int i = 0; i < c->code->nmodule; i++) unlink(in_dir(c, c->code->name[i]));
+    rmdir(c->dir);
+}
+
+static bool usable(Compile *c) {
+    Err quiet = {0};
+    return dir_make(c->dir, &quiet) && !access(c->dir, W_OK | X_OK);
+}
+
+static bool load_all(Compile *c, int *missing) {
+    int n = find_all(c, missing);
+    if (!n) return true;
+    if (c->noexec && !go_private(c, "cannot hold programs (mounted noexec?)")) return false;
+    if (!c->private && !usable(c) && !go_private(c, "cannot be written")) return false;
+    if (!compile_missing(c, missing, n)) return false;
+    if (!(n = find_all(c, missing))) return true;
+    if (!c->private && c->noexec) { /* the cache turned out noexec only now */
+        if (!go_private(c, "cannot hold programs (mounted noexec?)")) return false;
+        if (!compile_missing(c, missing, n)) return false;
+        if (!(n = find_all(c, missing))) return true;
+    }
+    const char *why = dlerror();
+    return fail(c->err, EXIT_DEVICE, "compiled kernels cannot be loaded from %s: %s%s", c->dir,
+                why ? why : "the module lacks a kernel",
+                c->noexec ? "\nname a directory that may hold programs with TMPDIR" : "");
+}
+
+CpuCode *cpu_compile(const Plan *plan, const char *dir, const char *cc, int jobs, Err *err) {
+    Arena *own = arena_new(), *arena = arena_new();
+    CpuCode *code = NEW(own, CpuCode);
+    code->arena = own;
+    code->nkernels = plan->nkernels;
+    code->kernel = NEW_ARRAY(own, CpuKernel, plan->nkernels + 1);
+    Compile c = {
+        .plan = plan, .code = code, .arena = arena, .cc = cc, .dir = dir, .err = err, .jobs = jobs};
+    char version[120];
+    bool ok = !plan->nkernels || cpu_compiler(cc, version, err);
+    if (ok && plan->nkernels) {
+        c.seed = hash_shared(plan, version);
+        ok = load_all(&c, NEW_ARRAY(arena, int, plan->nkernels));
+        if (c.private) remove_private(&c, plan->nkernels);
+    }
+    arena_free(arena);
+    if (ok) return code;
+    cpu_code_free(code);
+    return NULL;
+}
+
+CpuKernel cpu_kernel(const CpuCode *code, int kernel) {
+    return code->kernel[kernel];
+}
+
+void cpu_code_threads(CpuCode *code, int threads) {
+    for (int i = 0; i < code->nmodule; i++) {
+        void (*set)(int) = NULL;
+        void *symbol = dlsym(code->module[i], THREADS_FUN);
+        memcpy(&set, &symbol, sizeof symbol);
+        if (set) set(threads);
+    }
+}
+
+void cpu_code_free(CpuCode *code) {
+    if (!code) return;
+    for (int i = 0; i < code->nmodule; i++) dlclose(code->module[i]);
+    arena_free(code->arena);
+}
