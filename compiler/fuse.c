@@ -49,8 +49,9 @@ static bool computes(const Fuse *f, NodeId id) {
 /* ---- what must be stored although it could be inlined ------------------------------------------------------ */
 
 static bool keep(Fuse *f, NodeId operand) {
+    if (!operand) return false;
     NodeId base = place_of(f->g, operand).base;
-    if (!operand || f->kept[base] || !inlined(f->g, base)) return false;
+    if (f->kept[base] || !inlined(f->g, base)) return false;
     f->kept[base] = true;
     return true;
 }
