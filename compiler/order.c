@@ -25,6 +25,7 @@ typedef struct Order {
     Unit *u;
     Arena *arena;
     int n;      /* groups */
+    bool off;   /* the pass is switched off: the order as written */
     int *owner; /* node -> group that stores it, -1 */
     int *value; /* node -> value (in-place results share one), -1: not a transient of one phase */
     int64_t *bytes; /* by value */
@@ -257,8 +258,12 @@ static int64_t peak_of(const Order *o, const int *order, int n) {
 
 /* ---- schedules --------------------------------------------------------------------------------------------------- */
 
-static int last_node(const Order *o, int g) {
-    return group(o, g)->nodes[group(o, g)->nnodes - 1];
+/* Where the graph would compute a group.  Effects stand at its end and say nothing. */
+static NodeId written_at(const Order *o, int g) {
+    const Group *x = group(o, g);
+    int k = x->nnodes - 1;
+    while (k > 0 && is_effect(o->u->g, x->nodes[k])) k--;
+    return x->nodes[k];
 }
 
 typedef enum Rule { AS_WRITTEN, FREE_FIRST, LEAST_GROWTH } Rule;
@@ -270,7 +275,7 @@ static bool better(const Order *o, const Live *l, Rule rule, int a, int b) {
         if (rule == LEAST_GROWTH && change_a != change_b) return change_a < change_b;
         if ((change_a <= 0) != (change_b <= 0)) return change_a <= 0;
     }
-    return last_node(o, a) < last_node(o, b);
+    return written_at(o, a) < written_at(o, b);
 }
 
 /* Topological order of one phase; the number of groups placed (fewer than there are: a cycle). */
@@ -305,7 +310,7 @@ static int order_phase(Order *o, Phase phase, int *out, int *count) {
     int64_t peak = peak_of(o, out, n);
     int *other = NEW_ARRAY(o->arena, int, n + 1);
     int moved = 0;
-    for (Rule rule = FREE_FIRST; rule <= LEAST_GROWTH; rule++) {
+    for (Rule rule = FREE_FIRST; !o->off && rule <= LEAST_GROWTH; rule++) {
         schedule(o, phase, rule, other);
         int64_t lower = peak_of(o, other, n);
         if (lower >= peak) continue;
@@ -334,9 +339,9 @@ static Order order_new(Unit *u, Arena *arena) {
 }
 
 int pass_order(Pass *pass, Unit *u) {
-    (void)pass;
     Arena *arena = arena_new();
     Order o = order_new(u, arena);
+    o.off = pass->off;
     order_values(&o);
     order_in_place(&o);
     find_values(&o);
