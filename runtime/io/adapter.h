@@ -6,6 +6,7 @@
  * a JSON array of
  *   {"name": "pref", "r": 16, "alpha": 32, "dropout": 0, "rslora": false, "init": "kaiming",
  *    "targets": ["model.layers.0.self_attn.q_proj", ...],  every module, by its full path
+ *    "short": ["q_proj", ...],   where given: names that select just these modules by their endings
  *    "rank_pattern": {module: r, ..}, "alpha_pattern": {module: alpha, ..}}   where they differ
  * Relies on safetensors.h, checkpoint.h and jansson.
  */
@@ -28,6 +29,8 @@ typedef struct Adapter {
     const char *base; /* base_model_name_or_path, or NULL */
     const char **targets;
     int ntargets;
+    const char **names; /* shorter target_modules, or NULL */
+    int nnames;
     AdapterPattern *rank, *alphas; /* rank_pattern, alpha_pattern */
     int nrank, nalphas;
 } Adapter;

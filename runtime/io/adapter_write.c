@@ -1,0 +1,115 @@
+/* adapter_write.c: an adapter as PEFT writes it (adapter.h): the set of configuration keys that all
+ * of its versions know, tensors under "base_model.model.", a README.md. */
+#include "adapter.h"
+
+#include <jansson.h>
+#include <math.h>   /* floor */
+#include <stdlib.h> /* malloc */
+#include <string.h> /* strlen */
+
+static json_t *number(double x) { /* integers without a point, as Python writes ints */
+    return x == floor(x) && x < 1e15 ? json_integer((json_int_t)x) : json_real(x);
+}
+
+static json_t *pattern(const AdapterPattern *p, int n) {
+    json_t *object = json_object();
+    for (int i = 0; i < n; i++) json_object_set_new(object, p[i].module, number(p[i].value));
+    return object;
+}
+
+static json_t *config(const Adapter *a) {
+    json_t *targets = json_array();
+    int n = a->names ? a->nnames : a->ntargets;
+    for (int i = 0; i < n; i++)
+        json_array_append_new(targets, json_string(a->names ? a->names[i] : a->targets[i]));
+    json_t *c = json_object();
+    static const char *const nulls[] = {"auto_mapping",        "revision",       "modules_to_save",
+                                        "layers_to_transform", "layers_pattern", "megatron_config",
+                                        "layer_replication"};
+    for (size_t i = 0; i < COUNT(nulls); i++) json_object_set_new(c, nulls[i], json_null());
+    json_object_set_new(c, "base_model_name_or_path", a->base ? json_string(a->base) : json_null());
+    json_object_set_new(c, "peft_type", json_string("LORA"));
+    json_object_set_new(c, "task_type", json_string("CAUSAL_LM"));
+    json_object_set_new(c, "inference_mode", json_true());
+    json_object_set_new(c, "r", json_integer(a->r));
+    json_object_set_new(c, "lora_alpha", number(a->alpha));
+    json_object_set_new(c, "lora_dropout", json_real(a->dropout));
+    json_object_set_new(c, "target_modules", targets);
+    json_object_set_new(c, "fan_in_fan_out", json_false());
+    json_object_set_new(c, "bias", json_string("none"));
+    json_object_set_new(c, "init_lora_weights", json_true());
+    json_object_set_new(c, "rank_pattern", pattern(a->rank, a->nrank));
+    json_object_set_new(c, "alpha_pattern", pattern(a->alphas, a->nalphas));
+    json_object_set_new(c, "use_rslora", json_boolean(a->rslora));
+    json_object_set_new(c, "use_dora", json_false());
+    json_object_set_new(c, "loftq_config", json_object());
+    json_object_set_new(c, "megatron_core", json_string("megatron.core"));
+    return c;
+}
+
+static bool write_config(Arena *arena, const char *dir, const Adapter *a, Err *err) {
+    json_t *c = config(a);
+    char *text = json_dumps(c, JSON_INDENT(2) | JSON_SORT_KEYS | JSON_REAL_PRECISION(9));
+    json_decref(c);
+    if (!text) return fail(err, EXIT_MEMORY, "%s: no memory for adapter_config.json", dir);
+    bool ok = file_write(path_join(arena, dir, "adapter_config.json"), text, strlen(text), err);
+    free(text);
+    return ok;
+}
+
+static bool write_card(Arena *arena, const char *dir, const Adapter *a, const char *card,
+                       Err *err) {
+    const char *head = a->base ? arena_printf(arena, "base_model: %s\n", a->base) : "";
+    const char *text = arena_printf(
+        arena,
+        "---\n%slibrary_name: peft\npipeline_tag: text-generation\ntags:\n- lora\n- dpo\n---\n\n%s",
+        head,
+        card ? card
+             : "# LoRA adapter\n\nTrained with dpoc. Load it with PEFT:\n"
+               "`PeftModel.from_pretrained(base_model, directory)`.\n");
+    return file_write(path_join(arena, dir, "README.md"), text, strlen(text), err);
+}
+
+/* One tensor, converted piece by piece. */
+static bool put_tensor(SafeWriter *w, int i, const AdapterTensor *t, DType dtype, Err *err) {
+    int64_t n = t->rows * t->cols;
+    if (dtype == DT_f32) return safe_put(w, i, 0, t->data, n * 4, err);
+    uint16_t piece[4096];
+    for (int64_t at = 0; at < n; at += (int64_t)COUNT(piece)) {
+        int64_t m = n - at < (int64_t)COUNT(piece) ? n - at : (int64_t)COUNT(piece);
+        for (int64_t k = 0; k < m; k++)
+            piece[k] =
+                dtype == DT_bf16 ? float_to_bf16(t->data[at + k]) : float_to_f16(t->data[at + k]);
+        if (!safe_put(w, i, at * 2, piece, m * 2, err)) return false;
+    }
+    return true;
+}
+
+static bool write_tensors(Arena *arena, const char *dir, const AdapterTensor *t, int n, DType dtype,
+                          Err *err) {
+    static const char *const metadata[] = {"format", "pt", NULL};
+    SafeTensor *out = NEW_ARRAY(arena, SafeTensor, n + 1);
+    SafeType type = dtype == DT_f32 ? SAFE_F32 : dtype == DT_bf16 ? SAFE_BF16 : SAFE_F16;
+    for (int i = 0; i < n; i++)
+        out[i] = (SafeTensor){.name = arena_printf(arena, ADAPTER_PREFIX "%s", t[i].name),
+                              .type = type,
+                              .rank = 2,
+                              .shape = {t[i].rows, t[i].cols}};
+    SafeWriter *w =
+        safe_create(path_join(arena, dir, "adapter_model.safetensors"), out, n, metadata, err);
+    for (int i = 0; w && i < n; i++)
+        if (!put_tensor(w, i, &t[i], dtype, err)) {
+            safe_abort(w);
+            return false;
+        }
+    return w && safe_commit(w, err);
+}
+
+bool adapter_write(const char *dir, const Adapter *a, const AdapterTensor *tensors, int n,
+                   DType dtype, const char *card, Err *err) {
+    Arena *arena = arena_new();
+    bool ok = dir_make(dir, err) && write_tensors(arena, dir, tensors, n, dtype, err) &&
+              write_config(arena, dir, a, err) && write_card(arena, dir, a, card, err);
+    arena_free(arena);
+    return ok;
+}
