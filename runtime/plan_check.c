@@ -138,7 +138,8 @@ static void check_overlap(Check *c) {
 }
 
 static bool bind_quantized(const Bind *b) {
-    return strcmp(b->transform, "copy") && strcmp(b->transform, "scale");
+    return strcmp(b->transform, "copy") && strcmp(b->transform, "scale") &&
+           strcmp(b->transform, "table");
 }
 
 /* Bytes a bind fills, counted from its offset. */
@@ -156,6 +157,8 @@ static int64_t bind_bytes(Check *c, const Bind *b, DType dtype) {
     }
     if (b->num >= 1 && b->num <= 1 << 20) block = (int64_t)b->num;
     if (!block || b->num != (double)block) bad(c, "\"%s\": block size %g", b->tensor, b->num);
+    if (b->nested && block > 4096)
+        bad(c, "\"%s\": double quantization of blocks of %lld", b->tensor, (long long)block);
     if (b->ld != b->cols) bad(c, "\"%s\": a quantized tensor must be dense", b->tensor);
     if (quant_part_dtype(part, b->nested) != dtype)
         bad(c, "\"%s\": %s does not go into a %s buffer", b->tensor, b->transform,
@@ -181,6 +184,9 @@ static void check_bind(Check *c, const Bind *b) {
     const Buf *buf = &p->bufs[b->buf];
     int64_t most = INT64_C(1) << 40;
     if (!buf->persistent) bad(c, "\"%s\" is not persistent", buf->name);
+    if (!strcmp(b->transform, "table") &&
+        (!b->values || b->nvalues != b->cols || b->rows != 1 || buf->dtype != DT_f32))
+        bad(c, "\"%s\": a table is %lld f32 values", b->tensor, (long long)b->cols);
     if (b->rows < 1 || b->cols < 1 || b->ld < b->cols || b->rows > most || b->ld > most ||
         (b->rank != 1 && b->rank != 2) || (b->rank == 1 && b->rows != 1)) {
         bad(c, "\"%s\": bad shape %lld x %lld, ld %lld, rank %d", b->tensor, (long long)b->rows,

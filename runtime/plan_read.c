@@ -245,6 +245,22 @@ static bool read_buf(Obj *o, void *row) {
     return true;
 }
 
+static bool read_values(Obj *o, Bind *b) {
+    json_t *array = take(o, "values");
+    if (!array) return true;
+    if (!json_is_array(array) || json_array_size(array) > INT32_MAX / 4)
+        return refuse_key(o, "values", "must be an array");
+    b->nvalues = (int)json_array_size(array);
+    float *values = NEW_ARRAY(o->r->plan->arena, float, b->nvalues + 1);
+    b->values = values;
+    for (int i = 0; i < b->nvalues; i++) {
+        json_t *x = json_array_get(array, (size_t)i);
+        if (!json_is_number(x)) return refuse_key(o, "values", "must be numbers");
+        values[i] = (float)json_number_value(x);
+    }
+    return true;
+}
+
 static bool read_bind(Obj *o, void *row) {
     Bind *b = row;
     return get_str(o, "source", &b->source) && get_str(o, "tensor", &b->tensor) &&
@@ -254,7 +270,7 @@ static bool read_bind(Obj *o, void *row) {
            get_int(o, "rank", &b->rank) && get_str(o, "transform", &b->transform) &&
            opt_num(o, "num", &b->num) && opt_bool(o, "nested", &b->nested) &&
            opt_str(o, "init", &b->init) && opt_num(o, "init_num", &b->init_num) &&
-           opt_bool(o, "save", &b->save) && opt_str(o, "where", &b->where);
+           opt_bool(o, "save", &b->save) && read_values(o, b) && opt_str(o, "where", &b->where);
 }
 
 static bool read_kernel(Obj *o, void *row) {

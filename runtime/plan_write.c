@@ -97,6 +97,12 @@ static json_t *from_bind(const Bind *b) {
     set_str(o, "init", b->init);
     set_num(o, "init_num", b->init_num);
     set_bool(o, "save", b->save);
+    if (b->values) {
+        json_t *values = json_array();
+        for (int i = 0; i < b->nvalues; i++)
+            json_array_append_new(values, json_real((double)b->values[i]));
+        json_object_set_new(o, "values", values);
+    }
     set_str(o, "where", b->where);
     return o;
 }
