@@ -1,7 +1,7 @@
 /* cse.c: equal nodes become one.
  *
- * Copies the live graph with interning on, operands of commutative ops in one order.  This alone makes
- * policy and reference a single computation up to the first adapter.  Relies on graph.c.
+ * Copies the live graph with interning on, operands of commutative ops in one order.  This alone
+ * makes policy and reference a single computation up to the first adapter.  Relies on graph.c.
  * Promises: effects and nodes with different inst stay apart; a merged node keeps all its origins.
  */
 #include "dpoc.h"

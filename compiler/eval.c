@@ -1,7 +1,8 @@
-/* eval.c: the truth.  Interprets a graph node by node, in double, or rounding every node to its dtype.
+/* eval.c: the truth.  Interprets a graph node by node, in double, or rounding every node to its
+ * dtype.
  *
- * Slow and obvious: views copy, effects write their leaf's storage after all other nodes of the phase.
- * The ops' meanings are in eval_ops.c and eval_nn.c.  Relies on graph.c.
+ * Slow and obvious: views copy, effects write their leaf's storage after all other nodes of the
+ * phase. The ops' meanings are in eval_ops.c and eval_nn.c.  Relies on graph.c.
  * Promises: a leaf's storage lives until eval_free and is shared by all leaves of that name.
  */
 #include "eval.h"
@@ -40,7 +41,7 @@ double *eval_part_out(Eval *e, NodeId id, int k, int64_t count) {
     return e->part[id][k] = zeros(count);
 }
 
-/* ---- storage ---------------------------------------------------------------------------------------- */
+/* ---- storage --------------------------------------------------------------------------------- */
 
 static EvalStore *find_store(const Eval *e, const char *key) {
     for (int i = 0; i < e->nstores; i++)
@@ -123,7 +124,7 @@ const double *eval_state(Eval *e, const char *leaf, int64_t *count) {
     return s ? s->values : NULL;
 }
 
-/* ---- running -------------------------------------------------------------------------------------------- */
+/* ---- running --------------------------------------------------------------------------------- */
 
 static double rounded(double x, DType t) {
     switch (t) {
@@ -165,7 +166,7 @@ void eval_run(Eval *e, Phase phase, bool only) {
     run_phase(e, phase);
 }
 
-/* ---- leaves and views ---------------------------------------------------------------------------------------- */
+/* ---- leaves and views ------------------------------------------------------------------------ */
 
 void eval_const(Eval *e, NodeId id) {
     double *y = eval_out(e, id);
@@ -215,7 +216,7 @@ void eval_part(Eval *e, NodeId id) {
     memcpy(y, x, sizeof *y * (size_t)eval_count(e, id));
 }
 
-/* ---- effects ---------------------------------------------------------------------------------------------------- */
+/* ---- effects --------------------------------------------------------------------------------- */
 
 void eval_effect(Eval *e, NodeId id) {
     const Node *n = eval_node(e, id);

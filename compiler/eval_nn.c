@@ -12,7 +12,7 @@ void eval_attend_bwd(Eval *e, NodeId id);
 void eval_linear_logprob(Eval *e, NodeId id);
 void eval_linear_logprob_bwd(Eval *e, NodeId id);
 
-/* ---- attention ------------------------------------------------------------------------------------------- */
+/* ---- attention ------------------------------------------------------------------------------- */
 
 typedef struct Attention { /* sizes and operands that forward and backward share */
     int64_t t, m, h, hk, s, window;
@@ -145,7 +145,7 @@ void eval_attend_bwd(Eval *e, NodeId id) {
     free(keys);
 }
 
-/* ---- the head ---------------------------------------------------------------------------------------------- */
+/* ---- the head -------------------------------------------------------------------------------- */
 
 enum { HEAD_LSE = 1, HEAD_MEAN, HEAD_ENTROPY, HEAD_HIT, HEAD_P2 };
 

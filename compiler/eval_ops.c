@@ -26,7 +26,7 @@ void eval_put(Eval *e, NodeId id);
 void eval_sort(Eval *e, NodeId id);
 void eval_dequant(Eval *e, NodeId id);
 
-/* ---- maps ----------------------------------------------------------------------------------------------- */
+/* ---- maps ------------------------------------------------------------------------------------ */
 
 void eval_cast(Eval *e, NodeId id) {
     double *y = eval_out(e, id);
@@ -123,7 +123,7 @@ void eval_uniform(Eval *e, NodeId id) {
     }
 }
 
-/* ---- reductions ------------------------------------------------------------------------------------------- */
+/* ---- reductions ------------------------------------------------------------------------------ */
 
 void eval_sum_cols(Eval *e, NodeId id) {
     double *y = eval_out(e, id);
@@ -150,7 +150,7 @@ void eval_sum_rows(Eval *e, NodeId id) {
     for (int64_t i = 0; i < n; i++) y[i % cols] += x[i];
 }
 
-/* ---- matrix product ------------------------------------------------------------------------------------------ */
+/* ---- matrix product -------------------------------------------------------------------------- */
 
 /* The operand as a dense [rows, cols] array, transposed if asked. */
 static double *dense(const double *x, int64_t rows, int64_t cols, bool transpose) {
@@ -179,7 +179,7 @@ void eval_matmul(Eval *e, NodeId id) {
     free(b);
 }
 
-/* ---- gather, scatter, sort --------------------------------------------------------------------------------------- */
+/* ---- gather, scatter, sort ------------------------------------------------------------------- */
 
 void eval_take(Eval *e, NodeId id) {
     const Type *tx = eval_type_in(e, id, 0);
@@ -233,7 +233,7 @@ void eval_sort(Eval *e, NodeId id) {
     free(r);
 }
 
-/* ---- quantized weights ----------------------------------------------------------------------------------------------- */
+/* ---- quantized weights ----------------------------------------------------------------------- */
 
 void eval_dequant(Eval *e, NodeId id) {
     const Node *n = eval_node(e, id);

@@ -1,9 +1,9 @@
 /* fold.c: constants and identities.
  *
- * Copies the live graph, putting something simpler in place of a node where that gives the same bits:
- * so x + 0 stays (-0 + 0 is +0) while x - 0 and x + -0 go, and only operations that IEEE defines are
- * computed here, in f32.  Runs before and after grad; `stop` goes once nothing will be differentiated.
- * Relies on graph.c.
+ * Copies the live graph, putting something simpler in place of a node where that gives the same
+ * bits: so x + 0 stays (-0 + 0 is +0) while x - 0 and x + -0 go, and only operations that IEEE
+ * defines are computed here, in f32.  Runs before and after grad; `stop` goes once nothing will be
+ * differentiated. Relies on graph.c.
  */
 #include "dpoc.h"
 
@@ -35,7 +35,7 @@ static NodeId inner(const Fold *f, int k, Op op, int j) {
     return in_node(f, k)->op == op ? in_node(f, k)->in[j] : 0;
 }
 
-/* ---- arithmetic on constants: what IEEE defines, in f32 --------------------------------------------------- */
+/* ---- arithmetic on constants: what IEEE defines, in f32 -------------------------------------- */
 
 static bool compute(Op op, float a, float b, float c, float *y) {
     switch (op) {
@@ -100,7 +100,7 @@ static NodeId fold_const(const Fold *f) {
     return g_const(f->g, (double)y, f->n->type);
 }
 
-/* ---- identities ------------------------------------------------------------------------------------------------ */
+/* ---- identities ------------------------------------------------------------------------------ */
 
 static bool exact_cast(DType from, DType to) {
     return from == to || (to == DT_f32 && (from == DT_bf16 || from == DT_f16));

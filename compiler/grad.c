@@ -1,9 +1,11 @@
-/* grad.c: reverse-mode differentiation, and the pass that turns a training graph into a training step.
+/* grad.c: reverse-mode differentiation, and the pass that turns a training graph into a training
+ * step.
  *
- * Walks the graph from the loss to its leaves once; each op's vjp rule (vjp.c) reads the adjoint of its
- * node and adds to those of its operands.  Only nodes between a wanted leaf and the loss are visited.
- * Relies on graph.c, vjp.c, update.c.  Promises: adjoints are f32; a leaf used twice has one summed
- * adjoint, added in a fixed order; backward nodes carry the origin of the node they differentiate.
+ * Walks the graph from the loss to its leaves once; each op's vjp rule (vjp.c) reads the adjoint of
+ * its node and adds to those of its operands.  Only nodes between a wanted leaf and the loss are
+ * visited. Relies on graph.c, vjp.c, update.c.  Promises: adjoints are f32; a leaf used twice has
+ * one summed adjoint, added in a fixed order; backward nodes carry the origin of the node they
+ * differentiate.
  */
 #include "dpoc.h"
 
@@ -39,7 +41,8 @@ Graph *grad_graph(Grad *G) {
     return G->g;
 }
 
-/* What lies on a path from a leaf that is asked for: operands pass it on through differentiable ops. */
+/* What lies on a path from a leaf that is asked for: operands pass it on through differentiable
+ * ops. */
 static void mark_wanted(Grad *G, const NodeId *leaf, int nleaf) {
     for (int i = 0; i < nleaf; i++) G->wanted[leaf[i]] = leaf[i] != 0;
     for (NodeId id = 1; id < G->n; id++) {
@@ -68,7 +71,7 @@ void grad_of(Graph *g, NodeId loss, NodeId seed, const NodeId *leaf, int n, Node
     arena_free(scratch);
 }
 
-/* ---- the pass ------------------------------------------------------------------------------------------ */
+/* ---- the pass -------------------------------------------------------------------------------- */
 
 /* Adds each trained tensor's gradient to its place in "grads"; returns how many have one. */
 static int accumulate_grads(Unit *u, const NodeId *d) {

@@ -1,9 +1,9 @@
 /* graph.c: the graph and the op table.
  *
- * A graph is an append-only array of nodes; an operand's id is smaller than its user's.  Relies on types.c
- * and the rules named in ops.def.  Promises: a node's type and phase follow from its operands; with
- * g->intern two nodes that are equal in op, attributes, operands, type and inst are one, with all origins;
- * effects are never merged; copying from the roots is dead-code elimination.
+ * A graph is an append-only array of nodes; an operand's id is smaller than its user's.  Relies on
+ * types.c and the rules named in ops.def.  Promises: a node's type and phase follow from its
+ * operands; with g->intern two nodes that are equal in op, attributes, operands, type and inst are
+ * one, with all origins; effects are never merged; copying from the roots is dead-code elimination.
  */
 #include "dpoc.h"
 
@@ -35,7 +35,7 @@ bool op_by_name(const char *name, Op *op) {
     return false;
 }
 
-/* ---- interning: open addressing over node ids ------------------------------------------------------- */
+/* ---- interning: open addressing over node ids ------------------------------------------------ */
 
 struct InternTable {
     NodeId *slot;
@@ -80,7 +80,7 @@ static void table_grow(Graph *g) {
         if (old.slot[i]) *table_find(g, &g->node[old.slot[i]]) = old.slot[i];
 }
 
-/* ---- constant tables ----------------------------------------------------------------------------------- */
+/* ---- constant tables ------------------------------------------------------------------------- */
 
 typedef struct FloatTable {
     struct FloatTable *next;
@@ -96,7 +96,7 @@ const float *table_intern(const float *values, int n) {
     uint64_t h = mix((uint64_t)n, values, bytes);
     FloatTable **bucket = &tables[(h ^ h >> 32) % COUNT(tables)];
     for (FloatTable *t = *bucket; t; t = t->next)
-        if (t->n == n && !memcmp(t->values, values, bytes)) return t->values;
+        if (t->n == n && (!n || !memcmp(t->values, values, bytes))) return t->values;
     FloatTable *t = arena_alloc(arena, sizeof *t + bytes);
     t->n = n;
     if (n) memcpy(t->values, values, bytes);
@@ -109,7 +109,7 @@ int table_size(const float *table) {
     return ((const FloatTable *)((const char *)table - offsetof(FloatTable, values)))->n;
 }
 
-/* ---- origins --------------------------------------------------------------------------------------------- */
+/* ---- origins --------------------------------------------------------------------------------- */
 
 const Origin *origin_new(Arena *arena, Loc loc, const char *scope) {
     Origin *o = NEW(arena, Origin);
@@ -150,7 +150,7 @@ static void origin_merge(Graph *g, Node *n, const Origin *more) {
     }
 }
 
-/* ---- appending ----------------------------------------------------------------------------------------------- */
+/* ---- appending ------------------------------------------------------------------------------- */
 
 Graph *graph_new(Arena *arena, Diags *diags) {
     Graph *g = NEW(arena, Graph);
@@ -292,7 +292,7 @@ NodeId graph_find(const Graph *g, Op leaf, const char *name) {
     return 0;
 }
 
-/* ---- short forms ------------------------------------------------------------------------------------------- */
+/* ---- short forms ----------------------------------------------------------------------------- */
 
 NodeId g_op(Graph *g, Op op, NodeId a, NodeId b, NodeId c) {
     return graph_add(g, op, (NodeId[]){a, b, c}, op_info[op].lo, NULL, NULL, 0, NULL);

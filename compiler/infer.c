@@ -1,7 +1,7 @@
 /* infer.c: the type of a node from its operands and attributes, or what is wrong with them.
  *
- * One rule per name in ops.def.  Relies on types.c.  Promises: a rule sets either result or message; at
- * most one axis of a result depends on the extents, so counts stay affine.
+ * One rule per name in ops.def.  Relies on types.c.  Promises: a rule sets either result or
+ * message; at most one axis of a result depends on the extents, so counts stay affine.
  */
 #include "dpoc.h"
 
@@ -74,7 +74,7 @@ static void result(Infer *i, DType dtype, int rank, const Dim *dim) {
     if (!i->message) i->result = type_of(dtype, rank, dim);
 }
 
-/* ---- leaves, views ------------------------------------------------------------------------------------- */
+/* ---- leaves, views --------------------------------------------------------------------------- */
 
 static void given_leaf(Infer *i) {
     const Attr *a = i->attr;
@@ -203,7 +203,7 @@ void infer_part(Infer *i) {
         result(i, t->dtype, t->rank, t->dim);
 }
 
-/* ---- maps, reductions -------------------------------------------------------------------------------------- */
+/* ---- maps, reductions ------------------------------------------------------------------------ */
 
 void infer_cast(Infer *i) {
     const Type *x = i->in[0];
@@ -279,7 +279,7 @@ void infer_matmul(Infer *i) {
     result(i, DT_f32, 2, (Dim[]){a->dim[ta], b->dim[!tb]});
 }
 
-/* ---- gather, scatter, sort ------------------------------------------------------------------------------------- */
+/* ---- gather, scatter, sort ------------------------------------------------------------------- */
 
 void infer_take(Infer *i) {
     const Type *x = i->in[0];
@@ -309,7 +309,7 @@ void infer_sort(Infer *i) {
     if (want(i, 0, DT_f32, 1)) result(i, DT_f32, 1, i->in[0]->dim);
 }
 
-/* ---- attention, the head ----------------------------------------------------------------------------------------- */
+/* ---- attention, the head --------------------------------------------------------------------- */
 
 static bool attention_operands(Infer *i) {
     const Type *q = i->in[0], *k = i->in[1], *v = i->in[2];
@@ -373,7 +373,7 @@ void infer_linear_logprob_bwd(Infer *i) {
     result(i, DT_f32, 2, i->in[0]->dim);
 }
 
-/* ---- effects ------------------------------------------------------------------------------------------------------ */
+/* ---- effects --------------------------------------------------------------------------------- */
 
 void infer_effect(Infer *i) {
     const Graph *g = i->g;

@@ -3,8 +3,8 @@
  *     %7 = matmul %3 %5 tb=1 : f32[T,64] micro "policy/model.layers.0.mlp" ; llama3.dpo:20:9
  *     root %12
  *
- * Attributes that are zero are left out, inst is written where it is not 0, every scope of a merged node
- * is listed; what follows `;` is for people.  Relies on the attrs column of ops.def.
+ * Attributes that are zero are left out, inst is written where it is not 0, every scope of a merged
+ * node is listed; what follows `;` is for people.  Relies on the attrs column of ops.def.
  * Promises: read.c reads it back to a graph that prints the same.
  */
 #include "dpoc.h"

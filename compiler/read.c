@@ -1,8 +1,9 @@
 /* read.c: reads what graph_print writes (print.c has the format).
  *
- * For `--only=PASS file.ir` and for tests.  A line is a node, a root, empty, or a comment after `;`.
- * Relies on graph_add, so a graph that was read has passed inference; every error is a diagnostic with
- * its line.  Promises: no input crashes it; nodes get the line they were read from as their place.
+ * For `--only=PASS file.ir` and for tests.  A line is a node, a root, empty, or a comment after
+ * `;`. Relies on graph_add, so a graph that was read has passed inference; every error is a
+ * diagnostic with its line.  Promises: no input crashes it; nodes get the line they were read from
+ * as their place.
  */
 #include "dpoc.h"
 
@@ -36,7 +37,7 @@ PRINTF(2, 3) static bool wrong(Reader *r, const char *format, ...) {
     return false;
 }
 
-/* ---- words ----------------------------------------------------------------------------------------------- */
+/* ---- words ----------------------------------------------------------------------------------- */
 
 static void skip(Reader *r) {
     while (r->s < r->end && (*r->s == ' ' || *r->s == '\t' || *r->s == '\r')) r->s++;
@@ -101,7 +102,7 @@ static bool id_ref(Reader *r, int64_t *id) {
     return (*id >= 1 && *id < MAX_NODES) || wrong(r, "no such node");
 }
 
-/* ---- attributes ------------------------------------------------------------------------------------------ */
+/* ---- attributes ------------------------------------------------------------------------------ */
 
 static bool read_table(Reader *r, Attr *attr) {
     float *values = NULL;
@@ -154,7 +155,7 @@ static bool read_attr(Reader *r, Op op, Attr *attr) {
     return integer(r, word(r, ""), i);
 }
 
-/* ---- lines --------------------------------------------------------------------------------------------------- */
+/* ---- lines ----------------------------------------------------------------------------------- */
 
 typedef struct Line { /* %id = op in.. attr.. : type phase inst scope.. */
     int64_t id;

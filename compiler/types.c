@@ -1,7 +1,7 @@
 /* types.c: tensor types, interned forever.
  *
- * Relies on runtime/base.h and dim.c.  Promises: equal types are the same pointer; type_parse reads what
- * type_print writes; type_rows x type_cols is always the number of elements.
+ * Relies on runtime/base.h and dim.c.  Promises: equal types are the same pointer; type_parse reads
+ * what type_print writes; type_rows x type_cols is always the number of elements.
  */
 #include "dpoc.h"
 

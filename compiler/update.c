@@ -1,7 +1,7 @@
 /* update.c: gradient clipping and AdamW over the flat state, as nodes of phase update.
  *
- * All trained tensors lie in "params", their gradients in "grads", the moments in "m" and "v", each one
- * flat f32 [nparams], seen here as a matrix of 1024 columns.  The arithmetic is torch's:
+ * All trained tensors lie in "params", their gradients in "grads", the moments in "m" and "v", each
+ * one flat f32 [nparams], seen here as a matrix of 1024 columns.  The arithmetic is torch's:
  *   g *= min(1, clip / (|g| + 1e-6)) if clip > 0;  p *= 1 - lr wd;  m = b1 m + (1 - b1) g;
  *   v = b2 v + (1 - b2) g g;  p -= lr (m c1) / (sqrt(v c2) + eps)   with c = 1 / (1 - b^t), inputs.
  * Padding between tensors is zero in all of them and stays so.  Relies on graph.c.

@@ -1,8 +1,9 @@
 /* verify.c: rules of a well-formed graph, checked after every pass.
  *
- * Operands before users, types as inferred, phases as they follow (a dequantization may be later, its
- * user's), leaves of one name agree, effects are roots and no two of one phase fight over the same
- * elements.  Relies on infer rules.  Promises: looks, never changes; the first broken rule is returned.
+ * Operands before users, types as inferred, phases as they follow (a dequantization may be later,
+ * its user's), leaves of one name agree, effects are roots and no two of one phase fight over the
+ * same elements.  Relies on infer rules.  Promises: looks, never changes; the first broken rule is
+ * returned.
  */
 #include "dpoc.h"
 
@@ -54,7 +55,7 @@ static const char *check_node(const Graph *g, NodeId id, Arena *arena) {
     return message ? message : check_phase(g, id, arena);
 }
 
-/* ---- leaves of one name ---------------------------------------------------------------------------------- */
+/* ---- leaves of one name ---------------------------------------------------------------------- */
 
 /* States of one name share storage, inputs of one name are one array; weights go by source too. */
 static const char *check_leaves(const Graph *g, Arena *arena) {
@@ -77,7 +78,7 @@ static const char *check_leaves(const Graph *g, Arena *arena) {
     return NULL;
 }
 
-/* ---- effects --------------------------------------------------------------------------------------------------- */
+/* ---- effects --------------------------------------------------------------------------------- */
 
 typedef struct Written { /* elements begin .. begin+count of a state */
     const char *name;

@@ -1,8 +1,8 @@
 /* vjp.c: how the adjoint of each op's result becomes adjoints of its operands.
  *
- * One rule per name in ops.def.  dy is f32 of y's shape; so is what is added to an operand.  Rules name
- * only what is wanted; the products behind an unwanted operand are never made, or are dropped as dead.
- * Relies on grad.c and graph.c's short forms.
+ * One rule per name in ops.def.  dy is f32 of y's shape; so is what is added to an operand.  Rules
+ * name only what is wanted; the products behind an unwanted operand are never made, or are dropped
+ * as dead. Relies on grad.c and graph.c's short forms.
  */
 #include "dpoc.h"
 
@@ -71,7 +71,7 @@ static const Type *shape_of(Grad *G, NodeId x) {
     return type_with(grad_graph(G)->node[x].type, DT_f32);
 }
 
-/* ---- views and shapes ----------------------------------------------------------------------------------- */
+/* ---- views and shapes ------------------------------------------------------------------------ */
 
 RULE(reshape) {
     NodeId x = operand(G, y, 0);
@@ -162,7 +162,7 @@ RULE(rotate_half) {
     grad_add(G, operand(G, y, 0), unary(G, OP_neg, unary(G, OP_rotate_half, grad_adjoint(G, y))));
 }
 
-/* ---- maps of one operand ----------------------------------------------------------------------------------- */
+/* ---- maps of one operand --------------------------------------------------------------------- */
 
 RULE(neg) {
     grad_add(G, operand(G, y, 0), unary(G, OP_neg, grad_adjoint(G, y)));
@@ -228,7 +228,7 @@ RULE(log_sigmoid) {
     grad_add(G, x, mul(G, grad_adjoint(G, y), slope));
 }
 
-/* ---- maps of several operands --------------------------------------------------------------------------------- */
+/* ---- maps of several operands ---------------------------------------------------------------- */
 
 RULE(add) {
     grad_add(G, operand(G, y, 0), grad_adjoint(G, y));
@@ -288,7 +288,7 @@ RULE(select) {
     if (grad_wanted(G, b)) grad_add(G, b, g_op(g, OP_select, c, zero, dy));
 }
 
-/* ---- reductions and products -------------------------------------------------------------------------------------- */
+/* ---- reductions and products ----------------------------------------------------------------- */
 
 RULE(sum_cols) {
     NodeId x = operand(G, y, 0);
@@ -320,7 +320,7 @@ RULE(matmul) {
         grad_add(G, b, tb ? g_matmul(g, dy, a, true, ta) : g_matmul(g, a, dy, !ta, false));
 }
 
-/* ---- gather, scatter, sort ------------------------------------------------------------------------------------------- */
+/* ---- gather, scatter, sort ------------------------------------------------------------------- */
 
 static NodeId put(Grad *G, NodeId x, NodeId index, Dim rows) {
     return graph_add(grad_graph(G), OP_put, (NodeId[]){x, index}, 2, &(Attr){.dim = rows}, NULL, 0,
@@ -341,7 +341,7 @@ RULE(sort) {
     grad_add(G, x, put(G, grad_adjoint(G, y), from, shape_of(G, x)->dim[0]));
 }
 
-/* ---- attention, the head ------------------------------------------------------------------------------------------------ */
+/* ---- attention, the head --------------------------------------------------------------------- */
 
 RULE(attend) {
     Graph *g = grad_graph(G);

@@ -1,7 +1,7 @@
 /* dim.c: sizes that are affine in the extents, and the element types' names and widths.
  *
- * Relies on plan.h.  Promises: dim_parse reads exactly what dim_print writes, in either order of terms,
- * and refuses everything else.
+ * Relies on plan.h.  Promises: dim_parse reads exactly what dim_print writes, in either order of
+ * terms, and refuses everything else.
  */
 #include "plan.h"
 

@@ -1,8 +1,9 @@
 /* random_graph.h: random well-formed graphs with random inputs, for fuzzing passes.
  *
  * A graph is grown op by op over values of a few shapes; a few of its values are assigned to states
- * "out0".. so that they are roots.  The same seed gives the same graph.  Values stay within about 1, so
- * that comparisons after many ops are meaningful.  Relies on the compiler's graph.c and eval.c.
+ * "out0".. so that they are roots.  The same seed gives the same graph.  Values stay within about
+ * 1, so that comparisons after many ops are meaningful.  Relies on the compiler's graph.c and
+ * eval.c.
  */
 #ifndef RANDOM_GRAPH_H
 #define RANDOM_GRAPH_H

@@ -1,12 +1,13 @@
 /* test_vjp.c: finite differences for every row of ops.def.
  *
- * For each op that has a vjp, its cases build y from random leaves; loss = sum(y * w) for random w.  The
- * derivative that grad_of appends is compared, element by element, with central differences of the
- * evaluator in double.  The backward ops of attention and the head are reached through their forward.
- * A row of the table without a case fails the test, unless it stands among those without a gradient.
+ * For each op that has a vjp, its cases build y from random leaves; loss = sum(y * w) for random w.
+ *  The derivative that grad_of appends is compared, element by element, with central differences of
+ * the evaluator in double.  The backward ops of attention and the head are reached through their
+ * forward. A row of the table without a case fails the test, unless it stands among those without a
+ * gradient.
  *
- * Tolerance: central differences with step h err by h^2 f'''/6 and by eps |f| / h; at h = 1e-5 and the
- * magnitudes here (|f| < 1e3, |f'''| < 1e3) that is below 1e-7.
+ * Tolerance: central differences with step h err by h^2 f'''/6 and by eps |f| / h; at h = 1e-5 and
+ * the magnitudes here (|f| < 1e3, |f'''| < 1e3) that is below 1e-7.
  */
 #include "compiler/dpoc.h"
 
@@ -112,7 +113,7 @@ static const Type *some_shape(Ctx *c) {
     }
 }
 
-/* ---- cases ------------------------------------------------------------------------------------------------- */
+/* ---- cases ----------------------------------------------------------------------------------- */
 
 typedef struct Case {
     Op op;
@@ -213,8 +214,8 @@ static NodeId sort_case(Ctx *c, const Case *k) {
     return g_op(c->g, OP_sort, real(c, type_vec(DT_f32, dim_extent(X_P)), k->lo, k->hi), 0, 0);
 }
 
-/* A prompt of 4 with two answers that see it, a lone sequence, a query block over a longer cache, and a
- * row that no segment names; keys are more than queries. */
+/* A prompt of 4 with two answers that see it, a lone sequence, a query block over a longer cache,
+ * and a row that no segment names; keys are more than queries. */
 static NodeId attend_case(Ctx *c, const Case *k) {
     static const int segs[] = {0, 4, 0, 0, 0, 4, 4, 3, 0, 4,  4, 3, 7, 2,  0,
                                4, 7, 2, 9, 3, 0, 0, 9, 3, 12, 2, 2, 2, 12, 5};
@@ -320,7 +321,7 @@ static const struct {
     {OP_accumulate, "an effect"},
 };
 
-/* ---- the check --------------------------------------------------------------------------------------------------- */
+/* ---- the check ------------------------------------------------------------------------------- */
 
 /* sum(y * w) for a random w */
 static NodeId weighted_sum(Ctx *c, NodeId y) {
@@ -411,7 +412,7 @@ static void every_row(void **state) {
     }
 }
 
-/* ---- what differences can't see ------------------------------------------------------------------------------------ */
+/* ---- what differences can't see -------------------------------------------------------------- */
 
 static Ctx fresh(void) {
     Ctx c = {.arena = arena_new(), .random = 1};

@@ -1,7 +1,8 @@
-/* test_cse.c: equal nodes become one; policy and reference are one computation below the first adapter,
- * and that trunk has no backward (grad).
+/* test_cse.c: equal nodes become one; policy and reference are one computation below the first
+ * adapter, and that trunk has no backward (grad).
  *
- * The model is a stack of layers h = h + tanh(h W_i); the policy adds (h A_i) B_i from layer `first` on.
+ * The model is a stack of layers h = h + tanh(h W_i); the policy adds (h A_i) B_i from layer
+ * `first` on.
  */
 #include "tests/random_graph.h"
 
@@ -88,7 +89,7 @@ static void identity(void **state) {
     arena_free(arena);
 }
 
-/* ---- policy and reference ------------------------------------------------------------------------------------ */
+/* ---- policy and reference -------------------------------------------------------------------- */
 
 static NodeId weight(Graph *g, int layer) {
     Attr attr = {
@@ -148,7 +149,7 @@ static void trunk_is_shared(void **state) {
         Unit u = train_unit(first);
         assert_int_equal(count(u.g, OP_matmul, PHASE_MICRO), 2 * LAYERS + 2 * adapted);
         pass_cse(NULL, &u);
-        /* the trunk once, then both sides from layer `first` on; at `first` both multiply one input */
+        /* the trunk once, then both sides from `first` on; at `first` both multiply one input */
         int forward = first + 1 + 2 * (adapted - 1) + 2 * adapted;
         assert_int_equal(count(u.g, OP_matmul, PHASE_MICRO), forward);
         assert_int_equal(count(u.g, OP_tanh, PHASE_MICRO), first + 2 * adapted);

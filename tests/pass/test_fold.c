@@ -1,4 +1,5 @@
-/* test_fold.c: constants and identities: each rule, what must stay, and random graphs before and after.
+/* test_fold.c: constants and identities: each rule, what must stay, and random graphs before and
+ * after.
  *
  * In rounding mode the evaluator gives the same bits before and after, because every rule is exact.
  */
@@ -33,8 +34,8 @@ static void random_graphs(void **state) {
     assert_true(changes > 300);
 }
 
-/* The text of a one-output graph before and what its output must be computed by afterwards: the op of the
- * assigned value and the number of nodes left. */
+/* The text of a one-output graph before and what its output must be computed by afterwards: the op
+ * of the assigned value and the number of nodes left. */
 typedef struct Rule {
     const char *text;
     Op op;
@@ -103,7 +104,8 @@ static void each_rule(void **state) {
     }
 }
 
-/* In a graph that will be differentiated `stop` must survive; the seed and the loss keep their places. */
+/* In a graph that will be differentiated `stop` must survive; the seed and the loss keep their
+ * places. */
 static void before_grad(void **state) {
     Arena *arena = arena_new();
     Diags *diags = diags_new(arena);

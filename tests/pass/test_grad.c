@@ -1,8 +1,9 @@
-/* test_grad.c: the training step that grad makes: gradients accumulate in their slots over micro-batches,
- * clipping and AdamW follow torch, what does not train is said.
+/* test_grad.c: the training step that grad makes: gradients accumulate in their slots over
+ * micro-batches, clipping and AdamW follow torch, what does not train is said.
  *
- * The optimizer is compared with a plain loop in double over several steps; the evaluator runs in double
- * too, so agreement is to rounding of double (relative 1e-12 over the few hundred operations of a step).
+ * The optimizer is compared with a plain loop in double over several steps; the evaluator runs in
+ * double too, so agreement is to rounding of double (relative 1e-12 over the few hundred operations
+ * of a step).
  */
 #include "compiler/dpoc.h"
 
@@ -22,7 +23,8 @@ typedef struct Rates { /* what the runtime writes before `update` */
     double lr, beta1, beta2, eps, weight_decay, clip;
 } Rates;
 
-/* loss = sum over rows of sin(x_row . a) + (x_row . b)^2 with a [3] at 0, b [3] at 1024, c [3] unused. */
+/* loss = sum over rows of sin(x_row . a) + (x_row . b)^2 with a [3] at 0, b [3] at 1024, c [3]
+ * unused. */
 static Unit make_unit(bool with_c) {
     Arena *arena = arena_new();
     Unit u = {
@@ -55,7 +57,8 @@ static double sample(int i, int j) {
     return sin(1.7 * i + 0.9 * j + 0.3 * i * j);
 }
 
-/* The optimizer step as torch.optim.AdamW and clip_grad_norm_ do it; returns the norm before clipping. */
+/* The optimizer step as torch.optim.AdamW and clip_grad_norm_ do it; returns the norm before
+ * clipping. */
 static double reference_step(double *p, double *m, double *v, const double *grad, int t, Rates s) {
     double norm = 0;
     for (int i = 0; i < N; i++) norm += grad[i] * grad[i];

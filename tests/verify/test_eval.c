@@ -1,7 +1,8 @@
 /* test_eval.c: the evaluator itself, against plain formulas written out here.
  *
- * Gradients are checked by tests/grad; here: attention over segments with prefixes and windows against a
- * masked softmax, the head's statistics, dequantization against the runtime's, rounding, phases, effects.
+ * Gradients are checked by tests/grad; here: attention over segments with prefixes and windows
+ * against a masked softmax, the head's statistics, dequantization against the runtime's, rounding,
+ * phases, effects.
  */
 #include "compiler/dpoc.h"
 #include "runtime/quantize.h"
@@ -44,7 +45,7 @@ static Eval *run(const Graph *g, EvalMode mode, const char *const *names, double
     return e;
 }
 
-/* ---- attention ------------------------------------------------------------------------------------------- */
+/* ---- attention ------------------------------------------------------------------------------- */
 
 enum { Q = 9, K = 11, H = 4, HK = 2, S = 3 };
 
@@ -104,7 +105,7 @@ static void attention(void **state) {
     check_attention(100, 0.1);
 }
 
-/* ---- the head ---------------------------------------------------------------------------------------------- */
+/* ---- the head -------------------------------------------------------------------------------- */
 
 static void head(void **state) {
     enum { R = 5, V = 7, D = 4 };
@@ -150,7 +151,7 @@ static void head(void **state) {
     arena_free(arena);
 }
 
-/* ---- quantized weights ------------------------------------------------------------------------------------------ */
+/* ---- quantized weights ----------------------------------------------------------------------- */
 
 enum { WEIGHTS = 1090, BLOCK = 32, BLOCKS = (WEIGHTS + BLOCK - 1) / BLOCK };
 
@@ -199,7 +200,7 @@ static void quantized(void **state) {
         for (int nested = 0; nested < 2; nested++) check_format(quant_format_names[f], nested);
 }
 
-/* ---- rounding, phases, effects -------------------------------------------------------------------------------------- */
+/* ---- rounding, phases, effects --------------------------------------------------------------- */
 
 static void rounding(void **state) {
     Arena *arena;

@@ -1,4 +1,5 @@
-/* test_ir.c: the textual IR reads back, its errors name the line; the verifier finds what passes must not do.
+/* test_ir.c: the textual IR reads back, its errors name the line; the verifier finds what passes
+ * must not do.
  */
 #include "tests/random_graph.h"
 
@@ -135,7 +136,8 @@ static void errors(void **state) {
     }
 }
 
-/* Every prefix of a valid text, and the text with one byte changed, ends in a graph or a diagnostic. */
+/* Every prefix of a valid text, and the text with one byte changed, ends in a graph or a
+ * diagnostic. */
 static void damaged_text(void **state) {
     RandomGraph *r = random_graph(3, 25);
     char *text = print(r->arena, r->g);
@@ -155,7 +157,7 @@ static void damaged_text(void **state) {
     arena_free(r->arena);
 }
 
-/* ---- the verifier ------------------------------------------------------------------------------------------------- */
+/* ---- the verifier ---------------------------------------------------------------------------- */
 
 typedef struct Broken { /* a small graph and what breaks it */
     void (*damage)(Graph *g);
