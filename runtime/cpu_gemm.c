@@ -412,6 +412,13 @@ static bool native_for(const CpuGemm *gemm, const Gemm *g) {
     return g->a == DT_f32 || gemm->bf16;
 }
 
+int64_t cpu_gemm_need(CpuGemm *gemm, const Gemm *g, int64_t m, int64_t n, int64_t k) {
+    Err err = {0};
+    Cut cut = cut_of(g, m, n, k, native_for(gemm, g));
+    Prims prims;
+    return prims_of(gemm, &cut, &prims, &err) ? round_up(cut.bytes + prims.scratch, 4096) : -1;
+}
+
 bool cpu_gemm_prepare(CpuGemm *gemm, const Gemm *g, int64_t m, int64_t n, int64_t k, Err *err) {
     if (m < 1 || n < 1 || k < 1) return true;
     Cut cut = cut_of(g, m, n, k, native_for(gemm, g));

@@ -14,6 +14,8 @@ void cpu_gemm_workspace(CpuGemm *gemm, void *p, int64_t bytes);
 bool cpu_gemm_prepare(CpuGemm *gemm, const Gemm *g, int64_t m, int64_t n, int64_t k, Err *err);
 bool cpu_gemm_run(CpuGemm *gemm, const Gemm *g, void *const *p, int64_t m, int64_t n, int64_t k,
                   Err *err);
+/* Bytes of workspace one thread needs for it; -1 where the library has no such product. */
+int64_t cpu_gemm_need(CpuGemm *gemm, const Gemm *g, int64_t m, int64_t n, int64_t k);
 /* "oneDNN 2.6, bf16 computed in fp32" */
 void cpu_gemm_describe(const CpuGemm *gemm, char text[80]);
 
