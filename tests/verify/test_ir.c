@@ -115,6 +115,29 @@ static void errors(void **state) {
         {"%2 = cast %1 to=9 : f32[T] micro", "can't round to that type"},
         {"%2 = cols %1 begin=0 count=1 : f32[1] micro", "has no columns"},
         {"%2 = state name=\"x\" phase=2 role=5 : f32[T] micro", "are both 'x' but differ"},
+        {"%2 = mul %1 %1 : f32[T] micro\n%3 = matmul %2 %2 : f32[T] micro",
+         "matmul(f32[T], f32[T]): both operands must be matrices"},
+        {"%2 = const : f32[3,4] init\n%3 = matmul %2 %2 : f32[3,4] init",
+         "4 columns against 3 rows"},
+        {"%2 = const : f32[5] init\n%3 = add %1 %2 : f32[T] micro", "shapes differ"},
+        {"%2 = const : f32[5] init\n%3 = rotate_half %2 : f32[5] init", "must have an even size"},
+        {"%2 = bcast %1 : f32[3,T] micro\n%3 = bcast %1 : f32[T,3] micro",
+         "does not stretch to f32[T,3]"},
+        {"%2 = reshape %1 : f32[T,2] micro", "can't become f32[T,2]"},
+        {"%2 = const : f32[9] init\n%3 = slot %2 begin=6 : f32[4] init", "do not hold f32[4]"},
+        {"%2 = const : f32[9] init\n%3 = rows %2 begin=6 count=4 : f32[4] init", "rows 6..10 of 9"},
+        {"%2 = take %1 %1 : f32[T] micro", "operand 2 must be i32, not f32"},
+        {"%2 = const : f32[2,3,4] init\n%3 = const : f32[2,2,4] init\n"
+         "%4 = attend %2 %3 %3 %1 : f32[2,3,4] init",
+         "3 query heads are not a multiple of 2"},
+        {"%2 = part %1 k=1 : f32[T] micro", "input has no part 1"},
+        {"%2 = assign %1 %1 : f32[T] micro\nroot %2", "writes something that is not a state"},
+        {"%2 = bcast %1 lead=1 : f32[T,4] micro\n%3 = matmul %2 %2 tb=1 : f32[T,4] micro",
+         "two axes would depend on the size of the batch"},
+        {"%2 = const : f32[64] init\n%3 = dequant %2 %2 format=\"nf5\" : f32[64] init",
+         "unknown format"},
+        {"%2 = const : f32[64] init\n%3 = dequant %2 %2 format=\"nf4\" block=64 : f32[64] init",
+         "operand 1 must be u8[32], not f32[64]"},
         {"root %1", "root %1 is not an effect"},
         {"root %7", "%7 is not defined"},
         {"leaf %1", "expected a node or 'root', not 'leaf'"},
@@ -155,6 +178,47 @@ static void damaged_text(void **state) {
         arena_free(arena);
     }
     arena_free(r->arena);
+}
+
+/* ---- sizes and types ------------------------------------------------------------------------- */
+
+static void sizes(void **state) {
+    static const char *const same[] = {"0", "7", "-3", "T", "2*T+1", "-T+5", "T+3*R-2"};
+    Arena *arena = arena_new();
+    Dim d;
+    for (size_t i = 0; i < COUNT(same); i++) {
+        assert_true(dim_parse(same[i], &d));
+        assert_string_equal(dim_print(arena, d), same[i]);
+    }
+    assert_true(dim_parse("1+T+2", &d) && d.c == 3 && d.x[X_T] == 1);
+    static const char *const bad[] = {"",  "T*2", "TT", "T+T", "2T",
+                                      "+", "2*",  "T+", "x",   "99999999999999999999"};
+    for (size_t i = 0; i < COUNT(bad); i++)
+        if (dim_parse(bad[i], &d)) fail_msg("'%s' is taken for a size", bad[i]);
+    int64_t extent[NEXTENT] = {[X_T] = 10, [X_R] = 4};
+    assert_true(dim_parse("2*T+R-3", &d));
+    assert_int_equal(dim_eval(dim_mul(d, dim_const(2)), extent), 42);
+    arena_free(arena);
+}
+
+static void types(void **state) {
+    static const char *const same[] = {"f32[]", "bf16[2*T,64]", "i32[G,6]", "u8[7]",
+                                       "f32[1,2,3,4]"};
+    Arena *arena = arena_new();
+    const Type *t, *again;
+    for (size_t i = 0; i < COUNT(same); i++) {
+        assert_true(type_parse(same[i], &t) && type_parse(same[i], &again));
+        assert_ptr_equal(t, again);
+        assert_string_equal(type_print(arena, t), same[i]);
+        int64_t extent[NEXTENT] = {3, 4, 5, 6, 7, 8, 9, 10};
+        assert_int_equal(dim_eval(type_rows(t), extent) * type_cols(t),
+                         dim_eval(type_count(t), extent));
+    }
+    static const char *const bad[] = {
+        "", "f32", "[3]", "f32[3", "f32[3]x", "f32[-1]", "f32[1,2,3,4,5]", "f32[T,N]"};
+    for (size_t i = 0; i < COUNT(bad); i++)
+        if (type_parse(bad[i], &t)) fail_msg("'%s' is taken for a type", bad[i]);
+    arena_free(arena);
 }
 
 /* ---- the verifier ---------------------------------------------------------------------------- */
@@ -249,6 +313,7 @@ int main(void) {
         cmocka_unit_test(random_graphs), cmocka_unit_test(every_attribute),
         cmocka_unit_test(errors),        cmocka_unit_test(damaged_text),
         cmocka_unit_test(verifier),      cmocka_unit_test(slots),
+        cmocka_unit_test(sizes),         cmocka_unit_test(types),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
