@@ -103,7 +103,7 @@ int64_t gemm_workspace(const Gemm *g, int64_t m, int64_t n, int64_t k) {
             int64_t bytes = c.bytes + least(scratch, SCRATCH);
             if (bytes > most) most = bytes;
         }
-    return GEMM_THREADS * round_up(most, 4096);
+    return GEMM_THREADS * round_up(most + 1, 4096);
 }
 
 /* ---- primitives ------------------------------------------------------------------------------------------ */
@@ -416,7 +416,7 @@ int64_t cpu_gemm_need(CpuGemm *gemm, const Gemm *g, int64_t m, int64_t n, int64_
     Err err = {0};
     Cut cut = cut_of(g, m, n, k, native_for(gemm, g));
     Prims prims;
-    return prims_of(gemm, &cut, &prims, &err) ? round_up(cut.bytes + prims.scratch, 4096) : -1;
+    return prims_of(gemm, &cut, &prims, &err) ? round_up(cut.bytes + prims.scratch + 1, 4096) : -1;
 }
 
 bool cpu_gemm_prepare(CpuGemm *gemm, const Gemm *g, int64_t m, int64_t n, int64_t k, Err *err) {
@@ -424,7 +424,7 @@ bool cpu_gemm_prepare(CpuGemm *gemm, const Gemm *g, int64_t m, int64_t n, int64_
     Cut cut = cut_of(g, m, n, k, native_for(gemm, g));
     Prims prims;
     if (!prims_of(gemm, &cut, &prims, err)) return false;
-    int64_t need = round_up(cut.bytes + prims.scratch, 4096);
+    int64_t need = round_up(cut.bytes + prims.scratch + 1, 4096);
     if (need <= gemm->work_bytes) return true;
     free(gemm->extra);
     gemm->extra = gemm->work = aligned_alloc(4096, (size_t)need);
@@ -443,12 +443,17 @@ bool cpu_gemm_run(CpuGemm *gemm, const Gemm *g, void *const *p, int64_t m, int64
     r.a = (Operand){cut.swap ? p[1] : p[0], cut.lda, cut.ta};
     r.b = (Operand){cut.swap ? p[0] : p[1], cut.ldb, cut.tb};
     r.bias = g->bias ? p[3] : NULL;
-    r.per_thread = round_up(cut.bytes + prims.scratch, 4096);
+    r.per_thread = round_up(cut.bytes + prims.scratch + 1, 4096);
     int64_t tiles = ((cut.m + cut.tm - 1) / cut.tm) * ((cut.n + cut.tn - 1) / cut.tn);
     int threads = (int)least(least(gemm->threads, tiles), gemm->work_bytes / r.per_thread);
-    int failed = 0;
-#pragma omp parallel for schedule(static) num_threads(threads) reduction(| : failed)
-    for (int64_t t = 0; t < tiles; t++) failed |= !run_tile(&r, t, omp_get_thread_num());
+    int failed = 0, before = omp_get_max_threads();
+#pragma omp parallel num_threads(threads) reduction(| : failed)
+    {
+        omp_set_num_threads(1); /* or a lone tile would be cut by the library for all threads */
+#pragma omp for schedule(static)
+        for (int64_t t = 0; t < tiles; t++) failed |= !run_tile(&r, t, omp_get_thread_num());
+    }
+    omp_set_num_threads(before);
     return !failed || fail(err, EXIT_BUG, "oneDNN failed in a matrix product of %lld x %lld x %lld",
                            (long long)m, (long long)n, (long long)k);
 }
