@@ -1,0 +1,306 @@
+/* Custom ops as steps of a plan: every lower rule, on the CPU device, against the evaluator in rounding mode.
+ *
+ * Extents are smaller than the bounds the plan was made for.  Tolerance: f32 sums of n terms err by at most
+ * n 2^-24 of the sum of magnitudes; n is at most 2 * (64 + 64) here, magnitudes are below 8: 2e-4 absolute.
+ * In bf16 each rounded result adds one unit of its last place, 2^-7 of itself at most. */
+#include "compiler/kern.h"
+#include "compiler/spec.h"
+#include "runtime/exec.h"
+#include "runtime/quantize.h"
+
+#include <math.h>
+#include <setjmp.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+enum { T = 40, R = 37, D = 24, V = 83, H = 4, HK = 2, S = 6, P = 9, MOST = 32 };
+
+typedef struct Case {
+    Unit u;
+    Target target;
+    int64_t extent[NEXTENT]; /* actual */
+    const char *leaf[MOST];
+    const double *value[MOST];
+    int64_t count[MOST];
+    int nleaf, nout;
+} Case;
+
+static uint32_t state;
+static double draw(void) {
+    state = state * 1664525 + 1013904223;
+    return (double)(state >> 8) / (1 << 24) * 2 - 1;
+}
+
+static Case *case_new(Arena *arena) {
+    Case *c = NEW(arena, Case);
+    c->target = *target_by_name("cpu");
+    c->target.chunk_rows = 16; /* R rows are three chunks, the last not full */
+    c->u =
+        (Unit){.kind = UNIT_EVAL, .target = &c->target, .arena = arena, .diags = diags_new(arena)};
+    c->u.g = graph_new(arena, c->u.diags);
+    c->u.g->intern = true;
+    for (int e = 0; e < NEXTENT; e++) c->u.bound[e] = c->extent[e] = 1;
+    c->u.bound[X_T] = 64;
+    c->u.bound[X_R] = 40;
+    c->u.bound[X_P] = 16;
+    c->extent[X_T] = T;
+    c->extent[X_R] = R;
+    c->extent[X_P] = P;
+    state = 1;
+    return c;
+}
+
+/* An input with these values; NULL: random ones, exact in bf16. */
+static NodeId input(Case *c, const char *name, const Type *type, const double *values) {
+    int64_t n = dim_eval(type_count(type), c->extent);
+    double *v = NEW_ARRAY(c->u.arena, double, n);
+    for (int64_t i = 0; i < n; i++)
+        v[i] = values ? values[i] : (double)bf16_to_float(float_to_bf16((float)draw()));
+    c->leaf[c->nleaf] = intern(name);
+    c->value[c->nleaf] = v;
+    c->count[c->nleaf++] = n;
+    return g_input(c->u.g, name, PHASE_MICRO, type);
+}
+
+static void output(Case *c, NodeId value) {
+    const char *name = intern_printf("out%d", c->nout++);
+    NodeId out = g_state(c->u.g, name, PHASE_MICRO, ROLE_OUTPUT, node(c->u.g, value)->type);
+    g_effect(c->u.g, OP_assign, out, value);
+}
+
+static const Type *vec(DType t, Extent e) {
+    return type_vec(t, dim_extent(e));
+}
+static const Type *mat(DType t, Extent e, int64_t cols) {
+    return type_mat(t, dim_extent(e), dim_const(cols));
+}
+static const Type *heads(DType t, int64_t h) {
+    return type_of(t, 3, (Dim[]){dim_extent(X_T), dim_const(h), dim_const(S)});
+}
+
+/* ---- both ways, compared ----------------------------------------------------------------------------------- */
+
+static void must(bool ok, const Err *err) {
+    if (!ok) fail_msg("%s", err->text);
+}
+
+static void device_write(Exec *exec, const Plan *plan, const Case *c, int i) {
+    Err err = {0};
+    int buf = plan_buf(plan, c->leaf[i]);
+    if (buf < 0) return;
+    DType t = plan->bufs[buf].dtype;
+    size_t bytes = (size_t)dtype_bytes(t) * (size_t)c->count[i];
+    char *raw = malloc(bytes + 1);
+    for (int64_t k = 0; k < c->count[i]; k++) {
+        double x = c->value[i][k];
+        float f = (float)x;
+        int32_t n = (int32_t)x;
+        uint16_t h = float_to_bf16(f);
+        uint8_t b = (uint8_t)n;
+        const void *from = t == DT_f32   ? (void *)&f
+                           : t == DT_i32 ? (void *)&n
+                           : t == DT_u8  ? (void *)&b
+                                         : &h;
+        memcpy(raw + k * dtype_bytes(t), from, (size_t)dtype_bytes(t));
+    }
+    must(exec_write(exec, c->leaf[i], raw, bytes, &err), &err);
+    free(raw);
+}
+
+static void compare(Exec *exec, const Plan *plan, Eval *e, const char *name, double tolerance) {
+    Err err = {0};
+    int64_t n;
+    const double *want = eval_state(e, name, &n);
+    DType t = plan->bufs[plan_buf(plan, name)].dtype;
+    char *raw = malloc((size_t)dtype_bytes(t) * (size_t)n + 1);
+    must(exec_read(exec, name, raw, (size_t)dtype_bytes(t) * (size_t)n, &err), &err);
+    for (int64_t i = 0; i < n; i++) {
+        double got = t == DT_f32   ? (double)((float *)(void *)raw)[i]
+                     : t == DT_i32 ? ((int32_t *)(void *)raw)[i]
+                                   : (double)bf16_to_float(((uint16_t *)(void *)raw)[i]);
+        double most = tolerance + (t == DT_bf16 ? fabs(want[i]) / 128 : 0);
+        if (!(fabs(got - want[i]) <= most))
+            fail_msg("%s[%lld]: %.9g, should be %.9g", name, (long long)i, got, want[i]);
+    }
+    free(raw);
+}
+
+static Plan *plan_of(Case *c) {
+    Pass pass = {0};
+    Plan *plan = plan_new();
+    assert_int_equal(diags_errors(c->u.diags), 0);
+    assert_true(pass_gemm(&pass, &c->u) >= 0 && pass_fuse(&pass, &c->u) >= 0);
+    assert_true(pass_order(&pass, &c->u) >= 0);
+    plan->device = "cpu";
+    plan->hash = "test";
+    plan->bucket = 1;
+    plan->prelude = emit_prelude(c->u.target);
+    memcpy(plan->bound, c->u.bound, sizeof plan->bound);
+    plan_unit(plan, &c->u);
+    plan_finish(plan, c->u.target);
+    const char *wrong = plan_check(plan, c->u.arena);
+    if (wrong) fail_msg("%s", wrong);
+    return plan;
+}
+
+static void check(Case *c, double tolerance) {
+    Plan *plan = plan_of(c);
+    Eval *e = eval_new(c->u.g, EVAL_ROUNDING, c->extent);
+    Err err = {0};
+    char cache[] = "/tmp/dpoc-test-XXXXXX";
+    assert_non_null(mkdtemp(cache));
+    Device *dev = cpu_open(&(DeviceOptions){.name = "cpu", .threads = 2, .cache_dir = cache}, &err);
+    must(dev != NULL, &err);
+    Exec *exec = exec_open(plan, dev, &err);
+    must(exec != NULL, &err);
+    for (int i = 0; i < c->nleaf; i++) {
+        eval_set(e, c->leaf[i], c->value[i], c->count[i]);
+        device_write(exec, plan, c, i);
+    }
+    eval_run(e, PHASE_MICRO, false);
+    for (int twice = 0; twice < 2; twice++) must(exec_run(exec, "eval", c->extent, &err), &err);
+    for (int i = 0; i < c->nout; i++) compare(exec, plan, e, intern_printf("out%d", i), tolerance);
+    exec_close(exec);
+    eval_free(e);
+    plan_free(plan);
+}
+
+/* ---- gather, scatter, sort ------------------------------------------------------------------------------------ */
+
+static void take_and_put(void **unused) {
+    Arena *arena = arena_new();
+    for (int t = DT_f32; t <= DT_bf16; t++) {
+        Case *c = case_new(arena);
+        Graph *g = c->u.g;
+        double index[R];
+        for (int i = 0; i < R; i++) index[i] = i % 5 == 3 ? -1 : i * 11 % T;
+        NodeId x = input(c, "x", mat((DType)t, X_T, D), NULL);
+        NodeId v = input(c, "v", vec(DT_f32, X_T), NULL);
+        NodeId i = input(c, "i", vec(DT_i32, X_R), index);
+        NodeId rows = g_op(g, OP_take, x, i, 0);
+        output(c, rows);
+        output(c, g_op(g, OP_take, v, i, 0));
+        Attr back = {.dim = dim_extent(X_T)};
+        NodeId wide = g_cast(g, rows, DT_f32);
+        output(c, graph_add(g, OP_put, (NodeId[]){wide, i}, 2, &back, NULL, 0, NULL));
+        check(c, 1e-5);
+    }
+    arena_free(arena);
+}
+
+static void sorted(void **unused) {
+    Arena *arena = arena_new();
+    Case *c = case_new(arena);
+    double values[P] = {3, -1, 3, 7, -8, 0, -1, 2, 3};
+    NodeId s = g_op(c->u.g, OP_sort, input(c, "x", vec(DT_f32, X_P), values), 0, 0);
+    output(c, s);
+    NodeId y = input(c, "y", vec(DT_f32, X_P), NULL);
+    output(c, g_op(c->u.g, OP_take, y, g_part(c->u.g, s, 1), 0));
+    check(c, 0);
+    arena_free(arena);
+}
+
+/* ---- attention -------------------------------------------------------------------------------------------------- */
+
+/* A pair with a shared prompt: prompt 0..10, answers 10..17 and 17..30; then one sequence of its own. */
+static const double segs[4][6] = {
+    {0, 10, 0, 0, 0, 10}, {10, 7, 0, 10, 10, 7}, {17, 13, 0, 10, 17, 13}, {30, 10, 30, 0, 30, 10}};
+static const double ranges[4][4] = {{0, 10, 0, 3}, {10, 7, 1, 1}, {17, 13, 2, 1}, {30, 10, 3, 1}};
+
+static void attend_case(DType t, int64_t window) {
+    Arena *arena = arena_new();
+    Case *c = case_new(arena);
+    Graph *g = c->u.g;
+    c->u.bound[X_G] = c->u.bound[X_K] = 6;
+    c->extent[X_G] = c->extent[X_K] = 4;
+    NodeId q = input(c, "q", heads(t, H), NULL), k = input(c, "k", heads(t, HK), NULL);
+    NodeId v = input(c, "v", heads(t, HK), NULL);
+    NodeId s = input(c, "segs", mat(DT_i32, X_G, 6), &segs[0][0]);
+    NodeId r = input(c, "ranges", mat(DT_i32, X_K, 4), &ranges[0][0]);
+    Attr attr = {.num = 0.4, .i0 = window};
+    NodeId y = graph_add(g, OP_attend, (NodeId[]){q, k, v, s}, 4, &attr, NULL, 0, NULL);
+    NodeId lse = g_part(g, y, 1);
+    output(c, y);
+    output(c, lse);
+    NodeId dout = g_cast(g, input(c, "dout", heads(DT_f32, H), NULL), t);
+    NodeId in[] = {q, k, v, y, lse, dout, s, r};
+    NodeId back = graph_add(g, OP_attend_bwd, in, 8, &attr, NULL, 0, NULL);
+    output(c, back);
+    output(c, g_part(g, back, 1));
+    output(c, g_part(g, back, 2));
+    check(c, 2e-4);
+    arena_free(arena);
+}
+
+static void attention(void **unused) {
+    attend_case(DT_f32, 0);
+    attend_case(DT_f32, 5);
+    attend_case(DT_bf16, 0);
+}
+
+/* ---- the head ----------------------------------------------------------------------------------------------------- */
+
+static void head_case(DType t, bool parts, bool dw) {
+    Arena *arena = arena_new();
+    Case *c = case_new(arena);
+    Graph *g = c->u.g;
+    double target[R];
+    for (int i = 0; i < R; i++) target[i] = i % 7 == 2 ? -1 : i * 31 % V;
+    NodeId h = input(c, "h", mat(t, X_R, D), NULL);
+    NodeId w = input(c, "w", type_mat(t, dim_const(V), dim_const(D)), NULL);
+    NodeId y = input(c, "target", vec(DT_i32, X_R), target);
+    Attr attr = {.num = 0.5};
+    NodeId logp = graph_add(g, OP_linear_logprob, (NodeId[]){h, w, y}, 3, &attr, NULL, 0, NULL);
+    NodeId lse = g_part(g, logp, 1);
+    output(c, logp);
+    for (int k = 2; parts && k <= 5; k++) output(c, g_part(g, logp, k));
+    NodeId in[] = {h, w, y, lse, input(c, "c", vec(DT_f32, X_R), NULL)};
+    NodeId back = graph_add(g, OP_linear_logprob_bwd, in, 5, &attr, NULL, 0, NULL);
+    output(c, back);
+    if (dw) output(c, g_part(g, back, 1));
+    /* bf16: d(logits), at most |c| times the scale in each of R rows, is rounded on the device only */
+    check(c, t == DT_f32 ? 2e-4 : R * 0.5 / 512);
+    arena_free(arena);
+}
+
+static void head(void **unused) {
+    head_case(DT_f32, true, true);
+    head_case(DT_f32, false, false);
+    head_case(DT_bf16, false, true);
+}
+
+/* ---- quantized weights ------------------------------------------------------------------------------------------- */
+
+static void quantized(void **unused) {
+    enum { ROWS = 6, COLS = 50, N = ROWS * COLS, BLOCK = 64, BLOCKS = (N + BLOCK - 1) / BLOCK };
+    for (QuantFormat format = 0; format < NQUANT; format++) {
+        Arena *arena = arena_new();
+        Case *c = case_new(arena);
+        float x[N], absmax[BLOCKS];
+        uint8_t codes[N];
+        double wide[N], most[BLOCKS];
+        for (int i = 0; i < N; i++) x[i] = (float)draw();
+        quant_blocks(format, x, N, BLOCK, codes, absmax);
+        int bytes = (int)quant_part_count((QuantPart){format, QUANT_CODES}, N, BLOCK, false);
+        for (int i = 0; i < bytes; i++) wide[i] = codes[i];
+        for (int i = 0; i < BLOCKS; i++) most[i] = (double)absmax[i];
+        NodeId q = input(c, "codes", type_vec(DT_u8, dim_const(bytes)), wide);
+        NodeId a = input(c, "absmax", type_vec(DT_f32, dim_const(BLOCKS)), most);
+        Attr attr = {.name = intern(quant_format_names[format]), .i0 = BLOCK};
+        const Type *type = type_mat(DT_f32, dim_const(ROWS), dim_const(COLS));
+        output(c, graph_add(c->u.g, OP_dequant, (NodeId[]){q, a}, 2, &attr, type, 0, NULL));
+        check(c, 1e-6);
+        arena_free(arena);
+    }
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(take_and_put), cmocka_unit_test(sorted),    cmocka_unit_test(attention),
+        cmocka_unit_test(head),         cmocka_unit_test(quantized),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
