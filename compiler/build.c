@@ -1,0 +1,222 @@
+/* build.c: a checked spec -> the graph of one unit.
+ *
+ *   train, eval   policy and reference unrolled, log-probs of the scored rows, objective, metrics, outputs
+ *   ref           the reference's log-probs alone
+ *   logits        the policy's logits on the scored rows (generation)
+ *
+ * Trained tensors have the same offsets in "params" in every unit: they are laid out from the spec, not
+ * from what a unit happens to touch.  Relies on layer.c, weight.c, objective.c.
+ */
+#include "front.h"
+
+#include <string.h>
+
+/* ---- a unit and its bounds ---------------------------------------------------------------------------------- */
+
+static int64_t round_up(int64_t n, int64_t to) {
+    return (n + to - 1) / to * to;
+}
+
+static void set_bounds(Unit *u) {
+    int64_t bucket = u->target->bucket;
+    int64_t tokens = round_up((int64_t)spec_num(u->spec, "run.tokens"), bucket);
+    int64_t pairs = (int64_t)spec_num(u->spec, "run.batch");
+    bool logits = u->kind == UNIT_LOGITS;
+    if (pairs > tokens / 2) pairs = tokens / 2;
+    if (pairs < 1 || logits) pairs = 1;
+    int64_t *bound = u->bound;
+    bound[X_T] = tokens;
+    bound[X_R] = logits ? bucket : tokens;
+    bound[X_P] = pairs;
+    bound[X_N] = 2 * pairs;
+    bound[X_G] = bound[X_K] = 3 * pairs + 1;
+}
+
+/* One more tensor of the flat state; offsets are multiples of 16. */
+static void add_trained(Unit *u, Trained t) {
+    t.offset = u->nparams;
+    u->nparams += round_up(t.rows * t.cols, 16);
+    PUSH(u->arena, u->trained, u->ntrained, u->captrained, t);
+}
+
+static void add_adapter(Unit *u, const AdapterSpec *a) {
+    for (int i = 0; a->trained && i < a->ntarget; i++) {
+        const AdapterTarget *t = &a->target[i];
+        for (int side = 0; side < 2; side++)
+            add_trained(
+                u, (Trained){.source = a->name,
+                             .tensor = intern_printf("%s.lora_%c.weight", t->tensor, "AB"[side]),
+                             .rank = 2,
+                             .rows = side ? t->rows : t->rank,
+                             .cols = side ? t->rank : t->cols,
+                             .init = side ? "zero" : t->init,
+                             .init_num = side ? 0 : t->init_num,
+                             .loc = t->loc});
+    }
+}
+
+static void add_base(Unit *u, const Base *base) {
+    for (int i = 0; i < base->nweight; i++) {
+        const Weight *w = base->weight[i];
+        if (w->tied) continue;
+        int64_t rows = w->rank == 2 ? w->shape[0] : 1, cols = w->shape[w->rank - 1];
+        Trained t = {.source = base->source,
+                     .tensor = intern_printf("%s.weight", w->tensor),
+                     .alias = w->alias ? intern_printf("%s.weight", w->alias) : NULL,
+                     .rank = w->rank,
+                     .rows = rows,
+                     .cols = cols,
+                     .loc = w->loc};
+        add_trained(u, t);
+        if (!w->bias) continue;
+        t.tensor = intern_printf("%s.bias", w->tensor);
+        t.alias = NULL;
+        t.rank = 1;
+        t.rows = 1;
+        t.cols = w->shape[0];
+        add_trained(u, t);
+    }
+}
+
+static void lay_out_trained(Unit *u) {
+    const Spec *spec = u->spec;
+    for (int i = 0; i < spec->nadapters; i++) add_adapter(u, &spec->adapters[i]);
+    for (int i = 0; i < spec->nbases; i++)
+        if (spec->bases[i]->trained) add_base(u, spec->bases[i]);
+    u->nparams = round_up(u->nparams, 1024);
+}
+
+Unit *unit_new(Arena *arena, const Spec *spec, const Target *target, UnitKind kind) {
+    Unit *u = NEW(arena, Unit);
+    u->kind = kind;
+    u->spec = spec;
+    u->target = target;
+    u->arena = arena;
+    u->diags = spec->front.diags;
+    u->compute = spec->compute;
+    u->g = graph_new(arena, u->diags);
+    set_bounds(u);
+    lay_out_trained(u);
+    return u;
+}
+
+void builder_init(Builder *b, Spec *spec, Unit *u) {
+    *b = (Builder){.spec = spec, .front = &spec->front, .u = u, .g = u->g, .round = u->compute};
+    b->training = u->kind == UNIT_TRAIN;
+    b->expr = (Expr){.front = &spec->front,
+                     .self = b,
+                     .name = layer_name,
+                     .call = layer_call,
+                     .tensor = layer_tensor,
+                     .select = layer_select,
+                     .where = "a layer"};
+}
+
+/* ---- log-probs ---------------------------------------------------------------------------------------------- */
+
+static NodeId row_input(Builder *b, const char *name) {
+    return build_input(b, name, DT_i32, 1, dim_extent(X_R), 0);
+}
+
+/* The model's hidden rows that predict something, and its head. */
+static Head scored(Builder *b, const ModelSum *sum, const char *who) {
+    Head head = layer_model(b, sum, who);
+    b->who = who;
+    builder_at(b, sum->base->model->name_loc);
+    head.h = g_op(b->g, OP_take, head.h, head.h ? row_input(b, "row") : 0, 0);
+    return head;
+}
+
+static bool score(Builder *b, const ModelSum *sum, const char *who, Scores *out) {
+    Head head = scored(b, sum, who);
+    if (!head.h || !head.w) return false;
+    NodeId in[3] = {head.h, head.w, row_input(b, "target")};
+    out->logp =
+        graph_add(b->g, OP_linear_logprob, in, 3, &(Attr){.num = head.scale}, NULL, 0, NULL);
+    out->mean_logit = g_part(b->g, out->logp, 2);
+    out->entropy = g_part(b->g, out->logp, 3);
+    out->correct = g_part(b->g, out->logp, 4);
+    out->logsum_p2 = g_part(b->g, out->logp, 5);
+    for (int side = 0; side < 2; side++)
+        if (!side || !b->spec->one_sided) out->side[side] = sum_sequences(b, out->logp, side);
+    return out->logp != 0;
+}
+
+static void cached_reference(Builder *b, Scores *out) {
+    for (int side = 0; side < 2; side++)
+        if (!side || !b->spec->one_sided)
+            out->side[side] =
+                build_input(b, side ? "pair.ref_logp_rejected" : "pair.ref_logp_chosen", DT_f32, 1,
+                            dim_extent(X_P), 0);
+}
+
+/* ---- outputs ------------------------------------------------------------------------------------------------ */
+
+static void output(Builder *b, const char *name, NodeId value) {
+    if (!value) return;
+    NodeId state = g_state(b->g, name, PHASE_MICRO, ROLE_OUTPUT, node(b->g, value)->type);
+    g_effect(b->g, OP_assign, state, value);
+}
+
+static void output_pairs(Builder *b, const char *prefix, const Scores *s) {
+    output(b, intern_printf("%slogp_chosen", prefix), s->side[0]);
+    output(b, intern_printf("%slogp_rejected", prefix), s->side[1]);
+}
+
+static void output_metrics(Builder *b) {
+    const Type *flat = type_vec(DT_f32, dim_const(b->nsums));
+    if (!b->nsums) return;
+    NodeId state = g_state(b->g, "metrics", PHASE_MICRO, ROLE_OUTPUT, flat);
+    for (int i = 0; i < b->nsums; i++)
+        g_effect(b->g, OP_accumulate, g_slot(b->g, state, i, type_scalar(DT_f32)), b->sums[i]);
+}
+
+/* ---- the kinds of units --------------------------------------------------------------------------------------- */
+
+static bool build_loss_unit(Builder *b) {
+    Spec *spec = b->spec;
+    Scores policy = {0}, reference = {0};
+    if (!score(b, &spec->policy, "policy", &policy)) return false;
+    bool has = spec_has_reference(spec), cached = b->u->kind == UNIT_TRAIN && spec_ref_cached(spec);
+    if (has && cached) cached_reference(b, &reference);
+    b->training = false; /* the reference has no dropout */
+    if (has && !cached && !score(b, &spec->reference, "reference", &reference)) return false;
+    if (b->u->kind == UNIT_TRAIN)
+        for (int i = 0; i < b->u->ntrained; i++)
+            trained_leaf(b, b->u->trained[i].source, b->u->trained[i].tensor);
+    if (!objective_build(b, &policy, has ? &reference : NULL)) return false;
+    graph_at(b->g, origin_new(b->g->arena, spec->objective->loc, "outputs"));
+    output_pairs(b, "", &policy);
+    if (has) output_pairs(b, "ref_", &reference);
+    output_metrics(b);
+    return true;
+}
+
+static bool build_ref_unit(Builder *b) {
+    Scores reference = {0};
+    if (!spec_has_reference(b->spec)) return true;
+    if (!score(b, &b->spec->reference, "reference", &reference)) return false;
+    output_pairs(b, "ref_", &reference);
+    return true;
+}
+
+static bool build_logits_unit(Builder *b) {
+    Head head = scored(b, &b->spec->policy, "policy");
+    if (!head.h || !head.w) return false;
+    NodeId logits = g_matmul(b->g, head.h, head.w, false, true);
+    if (head.scale != 1)
+        logits = g_op(b->g, OP_mul, logits, g_const(b->g, head.scale, node(b->g, logits)->type), 0);
+    output(b, "logits", logits);
+    return true;
+}
+
+bool unit_build(Unit *u) {
+    Builder b;
+    builder_init(&b, (Spec *)u->spec, u);
+    int errors = diags_errors(u->diags);
+    bool ok = u->kind == UNIT_REF      ? build_ref_unit(&b)
+              : u->kind == UNIT_LOGITS ? build_logits_unit(&b)
+                                       : build_loss_unit(&b);
+    graph_at(u->g, NULL);
+    return ok && diags_errors(u->diags) == errors;
+}
