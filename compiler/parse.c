@@ -96,8 +96,8 @@ static bool begins_statement(const Parse *p, int i, int depth) {
     return depth == 0 && ((t->kind == T_NAME && kind_at(p, i + 1) == '=') || is_definition(p, i));
 }
 
-void parse_resync(Parse *p) {
-    if (p->too_deep || p->closing) return;
+bool parse_resync(Parse *p) {
+    if (p->too_deep || p->closing) return false;
     int i = p->next - 1; /* the token in error; it may begin a statement itself */
     int depth = p->token[i].first ? 0 : p->nbracket;
     if (i <= p->synced) i = p->synced + 1;
@@ -119,6 +119,7 @@ void parse_resync(Parse *p) {
     for (int brace; (brace = brace_too_many(p, &p->token[i])) >= 0; p->nbrace--) {
         if (!p->closing++) say_still_open(p, &p->token[i], brace);
     }
+    return kind_at(p, i) != 0;
 }
 
 /* ---- what is wrong --------------------------------------------------------------------------------------------- */
@@ -142,8 +143,8 @@ static bool among(const char *name, const char *const *names, int n) {
 
 /* Whole families of tokens have one name, or none: an operator could stand nearly anywhere. */
 static const char *const operators[] = {
-    "'|'", "or",  "and", "==",  "!=",  "<=",  ">=", "'<'",  "'>'",
-    "'+'", "'-'", "'*'", "'/'", "'%'", "'.'", "as", "from", "at"};
+    "'|'", "or",  "and", "==",  "!=",  "<=", ">=",   "'<'", "'>'", "'+'",
+    "'-'", "'*'", "'/'", "'%'", "'.'", "as", "from", "at",  "'('"};
 static const char *const values[] = {"a name", "a string", "a number", "if",  "not",
                                      "true",   "false",    "on",       "off", "none",
                                      "'-'",    "'('",      "'['",      "'{'"};
@@ -187,44 +188,57 @@ static void add_seen(Text *out, const Token *t) {
         text_add(out, "`%s`", t->text);
 }
 
-/* The word before the error may be the mistake: a keyword or a unit in other letters. */
-static bool misspelt(Parse *p, const Token *word, const Token *t, const char *const *expected,
-                     int n) {
+/* A word that was taken for the beginning of a statement, because no `=` follows, is the mistake: a
+ * misspelt keyword or unit, or too much. */
+static bool wrong_word(Parse *p, const Token *word, const char *const *expected, int n) {
     static const char *const units[] = {"KiB", "MiB", "GiB", "TiB", "kB", "MB", "GB", "TB"};
-    if (word->kind != T_NAME || !among("'='", expected, n)) return false;
-    bool unit = word[-1].kind == T_NUMBER && !word->first;
+    if (word->kind != T_NAME || p->nbracket || !among("'='", expected, n)) return false;
+    bool unit = word > p->token && word[-1].kind == T_NUMBER && !word->first;
     const char *meant =
         unit ? closest_name(word->text, units, COUNT(units)) : statement_keyword_near(word->text);
-    if (!meant) return false;
+    if (!meant && word->first) return false;
+    if (!meant) {
+        diag(p->diags, DIAG_ERROR, word->loc,
+             "expected an operator or a statement, saw the name `%s`", word->text);
+        return true;
+    }
     diag(p->diags, DIAG_ERROR, word->loc, "unknown %s `%s`", unit ? "unit" : "statement",
          word->text);
     diag(p->diags, DIAG_HELP, (Loc){0, 0, 0}, "did you mean `%s`?", meant);
-    if (!unit && p->synced < t - p->token)
-        p->synced = (int)(t - p->token); /* all of it is skipped */
+    if (!unit) p->synced = (int)(word + 1 - p->token); /* all of it is skipped */
     return true;
 }
 
-/* Braces and misspelt words have messages of their own. */
+/* A key of a setting without its `=`, which looks like a statement. */
+static bool bare_key(Parse *p, const Token *t) {
+    if (!p->nbrace || !token_begins_top(t->kind) || t->kind == T_USE) return false;
+    int block = kind_at(p, p->brace[p->nbrace - 1] - 1), after = t[1].kind;
+    if (block != T_DATA && block != T_RUN && block != T_GRAPH && block != T_CONFIG) return false;
+    if (t->first && after != T_STRING && after != T_NUMBER) return false;
+    diag(p->diags, DIAG_ERROR, t[1].loc, "expected `=` after `%s`", t->text);
+    p->synced = (int)(t - p->token);
+    return true;
+}
+
+/* Braces and words out of place have messages of their own. */
 static bool special_error(Parse *p, const Token *t, const char *const *expected, int n) {
+    if (bare_key(p, t)) return true;
     int brace = t->kind ? brace_too_many(p, t) : p->nbrace ? p->brace[p->nbrace - 1] : -1;
     if (brace >= 0 && among("'}'", expected, n)) {
-        if (t->kind)
-            diag(p->diags, DIAG_ERROR, t->loc, "expected `}` before `%s`", t->text);
-        else
-            diag(p->diags, DIAG_ERROR, t->loc, "expected `}` before the end of the file");
-        diag(p->diags, DIAG_NOTE, p->token[brace].loc, "this `{` is still open");
+        say_still_open(p, t, brace);
         return true;
     }
     if (t->kind == '}' && !p->nbrace) {
         diag(p->diags, DIAG_ERROR, t->loc, "this `}` closes nothing");
         return true;
     }
-    return p->next >= 3 && misspelt(p, t - 1, t, expected, n);
+    return t > p->token && wrong_word(p, t - 1, expected, n);
 }
 
 void parse_error(Parse *p, const char *const *expected, int n) {
     const Token *t = &p->token[p->next - 1];
-    if (p->too_deep || special_error(p, t, expected, n)) return;
+    bool said = t->after_stray || (t > p->token && t[-1].after_stray);
+    if (p->too_deep || said || special_error(p, t, expected, n)) return;
     Text text = {0};
     add_expected(&text, expected, n);
     text_add(&text, ", saw ");

@@ -17,6 +17,7 @@ typedef struct Token {
     double num;       /* its value, the unit applied */
     bool integer;     /* a number without dot and exponent */
     bool first;       /* first on its line */
+    bool after_stray; /* something before it was no token: what follows from that is not said */
 } Token;
 
 enum { NEST_MAX = 200 }; /* open brackets and braces */
@@ -39,8 +40,8 @@ typedef struct Parse {
     int nbrace, nbracket;
     int synced;    /* the last token at which an error ended */
     int closing;   /* missing `}` still to be made up */
-    bool resync;   /* an error was seen: go on at the next statement */
     bool too_deep; /* said once; the rest of the file is not read */
+    bool stray;    /* while scanning: bytes were left out before the next token */
     bool setting;  /* the text is one path=value */
     Ast *top;      /* A_FILE, or the A_BIND of a setting; grows statement by statement */
 } Parse;
@@ -65,8 +66,8 @@ void scan_stray(Parse *p, uint32_t at, const char *text, size_t n);
 /* ---- for dpo.y -------------------------------------------------------------------------------------- */
 /* Says what is wrong at the token got last; expected: what could stand there, as the grammar names it. */
 void parse_error(Parse *p, const char *const *expected, int n);
-/* Makes the next token the first of a statement. */
-void parse_resync(Parse *p);
+/* Makes the next token the first of a statement; false where none is left. */
+bool parse_resync(Parse *p);
 /* A copy of `fields` in the arena. */
 Ast *ast_make(Parse *p, Ast fields);
 void ast_top(Parse *p, Ast *statement);

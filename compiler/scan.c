@@ -25,6 +25,8 @@ static Loc place(const Parse *p, uint32_t at, size_t n) {
 static void push(Parse *p, Token token) {
     uint32_t from = p->n ? p->token[p->n - 1].loc.end : p->origin;
     token.first = !p->n || memchr(p->text + from, '\n', token.loc.begin - from);
+    token.after_stray = p->stray;
+    p->stray = false;
     PUSH(p->arena, p->token, p->n, p->cap, token);
 }
 
@@ -119,6 +121,7 @@ void scan_stray(Parse *p, uint32_t at, const char *text, size_t n) {
                                       : NULL;
     diag(p->diags, DIAG_ERROR, place(p, at, n), "unexpected character `%.*s`", (int)n, text);
     if (help) diag(p->diags, DIAG_HELP, (Loc){0, 0, 0}, "%s", help);
+    p->stray = true;
 }
 
 /* ---- keywords ------------------------------------------------------------------------------------------- */

@@ -16,6 +16,12 @@ void dpo_error(const Loc *loc, Parse *p, const char *message);
 #define YYLLOC_DEFAULT(at, rhs, n)                                                                     \
     ((at) = (n) ? loc_join(YYRHSLOC(rhs, 1), YYRHSLOC(rhs, n))                                         \
                 : (Loc){YYRHSLOC(rhs, 0).file, YYRHSLOC(rhs, 0).end, YYRHSLOC(rhs, 0).end})
+/* Reads on at the next statement; errors there are said again. */
+#define RESYNC                                                                                         \
+    do {                                                                                               \
+        yyclearin;                                                                                     \
+        if (parse_resync(p)) yyerrok;                                                                  \
+    } while (0)
 #define AST(what, ...)   ast_make(p, (Ast){.kind = (what), .loc = __VA_ARGS__}) /* place, fields */
 #define NAMED(token, at) .text = (token)->text, .name_loc = (at)
 }
@@ -72,7 +78,7 @@ start:
 file:
     %empty
   | file statement              { ast_top(p, $2); }
-  | file error                  { yyclearin; parse_resync(p); }
+  | file error                  { RESYNC; }
   ;
 
 /* ---- statements of a file, and of a variant -------------------------------------------------------- */
@@ -80,7 +86,7 @@ file:
 statements:
     %empty                      { $$ = NULL; }
   | statements statement        { $$ = ast_append($1, $2); }
-  | statements error            { $$ = $1; yyclearin; parse_resync(p); }
+  | statements error            { $$ = $1; RESYNC; }
   ;
 
 statement:
@@ -176,7 +182,7 @@ block:
 items:
     %empty                      { $$ = NULL; }
   | items item                  { $$ = ast_append($1, $2); }
-  | items error                 { $$ = $1; yyclearin; parse_resync(p); }
+  | items error                 { $$ = $1; RESYNC; }
   ;
 
 item:
