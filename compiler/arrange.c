@@ -191,11 +191,11 @@ int64_t arrange(Block *block, int n, int64_t align) {
     Work w = work_new(arena, block, n, align);
     Key *key = NEW_ARRAY(arena, Key, n + 1);
     int *room = NEW_ARRAY(arena, int, n + 1);
-    int64_t bound = arrange_bound(block, n, align), enough = bound + bound / 500, best = INT64_MAX;
+    int64_t bound = arrange_bound(block, n, align), enough = bound + bound / 200, best = INT64_MAX;
     double pairs = 0; /* work done so far; a second or so is enough */
     for (int kind = 0; kind < NORDER && best > enough; kind++) {
         set_order(&w, key, kind);
-        for (int round = 0; round < 40 && best > enough && (best == INT64_MAX || pairs < 4e8);
+        for (int round = 0; round < 40 && best > enough && (best == INT64_MAX || pairs < 1.5e8);
              round++) {
             int64_t height = place_all(&w);
             pairs += 0.5 * n * n;
