@@ -13,7 +13,6 @@ bool inlined(const Graph *g, NodeId id) {
     switch (n->op) {
     case OP_const:
     case OP_bcast:
-    case OP_stop:
         return true;
     case OP_cast:
         return n->type->dtype == DT_f32;
@@ -38,7 +37,7 @@ Space space_of(const Graph *g, NodeId id, const bool *kept) {
     const Node *n = node(g, id);
     const Type *t = n->type;
     Space s = {.g = g, .kept = kept};
-    if (op_info[n->op].kind == KIND_REDUCE || n->op == OP_reshape) t = node(g, n->in[0])->type;
+    if (op_info[n->op].kind == KIND_REDUCE) t = node(g, n->in[0])->type;
     s.rows = type_rows(t);
     s.cols = type_cols(t);
     if (sums_rows(g, id)) {
@@ -75,8 +74,7 @@ bool access_equal(Access a, Access b) {
 bool access_own(const Space *s, NodeId id, Access *at) {
     const Node *n = node(s->g, id);
     Dim count = type_count(n->type), elems = dim_scale(s->rows, s->cols);
-    if (s->shape == KERN_SUM_ROWS &&
-        (sums_rows(s->g, id) || op_info[n->op].kind == KIND_EFFECT)) {
+    if (s->shape == KERN_SUM_ROWS && (sums_rows(s->g, id) || op_info[n->op].kind == KIND_EFFECT)) {
         *at = (Access){.col = s->cols != 1, .div = 1};
         Dim in = type_count(node(s->g, n->in[0])->type);
         bool all = op_info[n->op].kind == KIND_EFFECT || dim_equal(in, elems);
@@ -160,7 +158,7 @@ Read access_read(const Space *s, NodeId id, Access at) {
         const Node *n = node(s->g, id);
         NodeId base = place_of(s->g, id).base;
         if (is_kept(s, base) || !inlined(s->g, base)) return (Read){id, at, true};
-        if (n->op == OP_reshape || n->op == OP_cast || n->op == OP_stop) {
+        if (n->op == OP_reshape || n->op == OP_cast) {
             id = n->in[0];
         } else if (n->op == OP_bcast) {
             if (!access_bcast(s, id, &at)) return (Read){id, at, false};

@@ -176,7 +176,7 @@ void graph_at(Graph *g, const Origin *origin); /* origin of the nodes appended f
 NodeId g_op(Graph *g, Op op, NodeId a, NodeId b, NodeId c); /* unused operands 0 */
 NodeId g_const(Graph *g, double x, const Type *type);
 NodeId g_cast(Graph *g, NodeId x, DType to);                /* x itself when it has that dtype */
-NodeId g_bcast(Graph *g, NodeId x, const Type *shape, bool lead); /* f32, to shape's dims; x itself if same */
+NodeId g_bcast(Graph *g, NodeId x, const Type *shape, int lead); /* f32, to shape's dims; x itself if same */
 NodeId g_reshape(Graph *g, NodeId x, const Type *shape);    /* x itself if same */
 NodeId g_matmul(Graph *g, NodeId a, NodeId b, bool ta, bool tb);
 NodeId g_part(Graph *g, NodeId x, int k);
@@ -330,6 +330,7 @@ int pass_grad(Pass *, Unit *);  /* grad.c: backward and update nodes */
 int pass_slice(Pass *, Unit *); /* slice.c: row gathers move up past row-wise ops */
 int pass_quant(Pass *, Unit *); /* quant.c: dequantization becomes visible */
 int pass_remat(Pass *, Unit *); /* remat.c: recompute instead of keep */
+int pass_layout(Pass *, Unit *); /* layout.c: strided views that a reader can't address become copies */
 int pass_gemm(Pass *, Unit *);  /* gemm.c: matmuls become library calls (groups) */
 int pass_fuse(Pass *, Unit *);  /* fuse.c: all other nodes become Kerns and custom groups */
 int pass_order(Pass *, Unit *); /* order.c: one total order */
@@ -357,7 +358,7 @@ typedef struct Place { /* a value seen through its views */
     Dim offset;        /* elements from base's first */
     int64_t ld;        /* elements between rows (type_rows x type_cols) */
 } Place;
-/* A reshape of a strided value that no single ld describes is its own base: it is computed by copying. */
+/* A reshape of a strided value that no single ld describes is its own base; after layout.c there is none. */
 Place place_of(const Graph *g, NodeId id);
 bool place_dense(const Graph *g, NodeId id); /* rows follow each other without gaps */
 

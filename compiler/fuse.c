@@ -24,7 +24,7 @@ static OpKind kind_of(const Graph *g, NodeId id) {
 }
 
 static bool is_view(const Graph *g, NodeId id) {
-    return kind_of(g, id) == KIND_VIEW && place_of(g, id).base != id;
+    return kind_of(g, id) == KIND_VIEW && node(g, id)->op != OP_part;
 }
 
 /* take of numbers is an indexed load wherever its operands are laid out for one; other takes (row
@@ -89,7 +89,7 @@ static void find_kept(Fuse *f) {
     while (changed) {
         changed = false;
         for (NodeId id = 1; id < f->g->n; id++)
-            if (computes(f, id) && kind_of(f->g, id) != KIND_GEMM && kind_of(f->g, id) != KIND_VIEW)
+            if (computes(f, id) && kind_of(f->g, id) != KIND_GEMM && node(f->g, id)->op != OP_part)
                 changed |= keep_for(f, id);
     }
 }
@@ -189,8 +189,8 @@ static void merge_reads(Fuse *f, NodeId id) {
         if (other < 0 || other == mine || cs->c[other].kind != GROUP_KERN) continue;
         const char *why = cluster_merge(cs, other, mine);
         if (why)
-            unit_refuse(f->u, "fuse", id, "not with %s %%%d: %s", op_info[node(f->g, base)->op].name,
-                        base, why);
+            unit_refuse(f->u, "fuse", id, "not with %s %%%d: %s",
+                        op_info[node(f->g, base)->op].name, base, why);
         else
             f->merged++;
     }
@@ -318,7 +318,8 @@ int pass_fuse(Pass *pass, Unit *u) {
     int n = u->g->n;
     f.live = NEW_ARRAY(f.arena, bool, n);
     f.kept = NEW_ARRAY(f.arena, bool, n);
-    f.cs = (Clusters){.arena = f.arena, .g = u->g, .kept = f.kept, .of = NEW_ARRAY(f.arena, int, n)};
+    f.cs =
+        (Clusters){.arena = f.arena, .g = u->g, .kept = f.kept, .of = NEW_ARRAY(f.arena, int, n)};
     for (NodeId id = 0; id < n; id++) f.cs.of[id] = -1;
     graph_live(u->g, f.live);
     find_kept(&f);

@@ -27,7 +27,7 @@ typedef struct Space {
 } Space;
 
 typedef struct Read { /* where a path ends */
-    NodeId end;       /* const, inlined scalar (follow its operands), or a value or view that is stored */
+    NodeId end; /* const, inlined scalar (follow its operands), or a value or view that is stored */
     Access at;
     bool ok; /* false: a kernel of this space can't read it unless `end` is stored */
 } Read;
@@ -53,7 +53,8 @@ bool only_reshaped(const Graph *g, NodeId id, NodeId base);
 
 /* ---- cluster.c: groups while they grow -------------------------------------------------------------------- */
 
-typedef struct Reads { /* by node that is computed somewhere: what its paths end in, stored or not */
+typedef struct
+    Reads { /* by node that is computed somewhere: what its paths end in, stored or not */
     const int *first;
     const NodeId *id; /* values and views; id[first[n]] .. id[first[n + 1] - 1] */
 } Reads;
@@ -63,11 +64,11 @@ typedef struct Cluster {
     Phase phase;
     NodeId *nodes; /* ascending */
     int n, cap;
-    Space space;    /* GROUP_KERN */
-    bool reduces;   /* has a reduction over columns */
-    NodeId sum;     /* its one sum over rows, or 0 */
+    Space space;  /* GROUP_KERN */
+    bool reduces; /* has a reduction over columns */
+    NodeId sum;   /* its one sum over rows, or 0 */
     int neffects;
-    int pos;        /* in the order of execution found so far */
+    int pos;           /* in the order of execution found so far */
     const Group *gemm; /* GROUP_GEMM: made by the gemm pass */
 } Cluster;
 
@@ -77,13 +78,14 @@ typedef struct Clusters {
     const bool *kept;
     Reads reads;   /* operands */
     Reads readers; /* the other way: nodes that read a base */
-    Reads after;   /* by effect: nodes that must run before it, because they read what it overwrites */
+    Reads
+        after; /* by effect: nodes that must run before it, because they read what it overwrites */
     Cluster *c;
     int n, cap;
-    int *of;      /* by node id: its cluster, -1: none */
-    int *order;   /* clusters by position; -1: merged away */
+    int *of;    /* by node id: its cluster, -1: none */
+    int *order; /* clusters by position; -1: merged away */
     int norder, caporder;
-    bool *mark;   /* by position, while looking for cycles */
+    bool *mark; /* by position, while looking for cycles */
     int capmark;
 } Clusters;
 

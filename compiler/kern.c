@@ -11,7 +11,8 @@ static void print_address(const KVal *v, Text *out) {
     text_add(out, "p%d", v->arg);
     if (v->index >= 0) text_add(out, "[p%d[row]]", v->index);
     if (v->rowdiv != 1) text_add(out, " row/%lld", (long long)v->rowdiv);
-    if (v->level == LEVEL_ROW || v->level == LEVEL_ELEM) text_add(out, " ld=%lld", (long long)v->ld);
+    if (v->level == LEVEL_ROW || v->level == LEVEL_ELEM)
+        text_add(out, " ld=%lld", (long long)v->ld);
     if (v->half) text_add(out, " half");
     if (v->accumulate) text_add(out, " +=");
 }
@@ -49,7 +50,8 @@ void kern_print(const Kern *k, Text *out) {
     text_add(out, "kern %s %s x %lld\n", k->shape == KERN_ROWS ? "rows" : "sum_rows",
              dim_print(arena, k->rows), (long long)k->cols);
     for (int i = 0; i < k->narg; i++)
-        text_add(out, "  p%d %s%s\n", i, dtype_name(k->arg[i].dtype), k->arg[i].write ? " write" : "");
+        text_add(out, "  p%d %s%s\n", i, dtype_name(k->arg[i].dtype),
+                 k->arg[i].write ? " write" : "");
     for (int i = 0; i < k->nval; i++) print_value(k, i, out);
     arena_free(arena);
 }

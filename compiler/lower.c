@@ -126,6 +126,7 @@ static int scalar(Lower *l, NodeId id) {
     for (int i = 0; i < l->nscalar; i++)
         if (l->scalar[i] == id) return l->scalar_val[i];
     const Node *n = node(l->g, id);
+    if (n->op == OP_stop) return operand(l, n->in[0], (Access){.div = 1}, false);
     KVal v = blank(n->op == OP_const ? KOP_CONST : KOP_OP);
     v.op = n->op;
     v.num = n->attr.num;
@@ -146,7 +147,8 @@ static int operand(Lower *l, NodeId id, Access at, bool half) {
     NodeId base = place_of(l->g, read.end).base;
     bool in_ins = false;
     for (int i = 0; i < l->group->nins; i++) in_ins |= l->group->ins[i] == base;
-    if (in_ins) return as_float(l, load_at(l, read.end, read.at, half), node(l->g, id)->type->dtype);
+    if (in_ins)
+        return as_float(l, load_at(l, read.end, read.at, half), node(l->g, id)->type->dtype);
     if (inlined(l->g, read.end)) return scalar(l, read.end);
     int pos = position(l->group, base);
     if (pos < 0 || l->value[pos] < 0 || half) bug(l, id, "is not at hand");
@@ -157,7 +159,8 @@ static int operand(Lower *l, NodeId id, Access at, bool half) {
 
 /* Where node `id` has its own value, as a level: full rows, one per row, or one per column. */
 static KLevel own_level(const Lower *l, NodeId id, Access *at) {
-    if (!access_own(&l->space, id, at)) bug(l, id, "does not fit the rows and columns of its group");
+    if (!access_own(&l->space, id, at))
+        bug(l, id, "does not fit the rows and columns of its group");
     const Node *n = node(l->g, id);
     if (l->space.shape == KERN_SUM_ROWS &&
         (sums_rows(l->g, id) || op_info[n->op].kind == KIND_EFFECT))
@@ -217,7 +220,6 @@ static int lower_node(Lower *l, NodeId id) {
         if (!access_bcast(&l->space, id, &at)) bug(l, id, "can't be spread here");
         return operand(l, n->in[0], at, false);
     case OP_stop:
-    case OP_reshape:
         return operand(l, n->in[0], at, false);
     case OP_cast:
         if (n->type->dtype == DT_f32) return operand(l, n->in[0], at, false);

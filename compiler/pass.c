@@ -20,6 +20,7 @@
     ROW(cse2, cse, false, "equal nodes become one, over both directions")                          \
     ROW(quant, quant, false, "dequantization becomes visible nodes")                               \
     ROW(remat, remat, false, "recompute instead of keep, by FLOPs per byte saved")                 \
+    ROW(layout, layout, true, "strided views that a reader can't address become copies")           \
     ROW(gemm, gemm, true, "matmuls become library calls with layout, factor, bias, sum")           \
     ROW(fuse, fuse, true, "everything else becomes kernels")                                       \
     ROW(order, order, true, "one total order of groups that lowers the peak")
@@ -28,7 +29,7 @@ const Pass pass_table[] = {
 #define ROW(name, function, needed, sentence) {#name, pass_##function, sentence, needed, false},
     PASSES(ROW)
 #undef ROW
-    {0}};
+        {0}};
 
 const OrderPair order_pairs[] = {
     {"fold", "cse", "identities hide equal values from each other"},
@@ -39,7 +40,9 @@ const OrderPair order_pairs[] = {
     {"fold2", "cse2", "as before: identities hide equal values"},
     {"cse2", "quant", "each use of a quantized weight gets its own dequantization, and keeps it"},
     {"quant", "remat", "a dequantized weight is never kept for the backward"},
-    {"remat", "gemm", "a clone is one more product; groups hold node ids, so the graph must be final"},
+    {"fold2", "layout", "a copy is an identity to fold"},
+    {"remat", "layout", "a clone may read a view"},
+    {"layout", "gemm", "groups hold node ids, so the graph must be final; products read places"},
     {"gemm", "fuse", "what a library call does on the way must not become a kernel"},
     {"fuse", "order", "groups are what is ordered"},
     {0}};
@@ -49,8 +52,8 @@ void unit_refuse(Unit *u, const char *pass, NodeId id, const char *format, ...) 
     va_start(args, format);
     const char *why = arena_vprintf(u->arena, format, args);
     va_end(args);
-    const char *line = arena_printf(u->arena, "%s: %%%d %s: %s", pass, id,
-                                    op_info[node(u->g, id)->op].name, why);
+    const char *line =
+        arena_printf(u->arena, "%s: %%%d %s: %s", pass, id, op_info[node(u->g, id)->op].name, why);
     PUSH(u->arena, u->refused, u->nrefused, u->caprefused, line);
 }
 
@@ -106,8 +109,7 @@ static bool dump_after(const Unit *u, int row, const DumpOptions *dump) {
     bool ok = true;
     if (dump->dir) {
         Err err = {0};
-        const char *file =
-            arena_printf(u->arena, "%s.%02d-%s.ir", units[u->kind], row + 1, name);
+        const char *file = arena_printf(u->arena, "%s.%02d-%s.ir", units[u->kind], row + 1, name);
         ok = dir_make(dump->dir, &err) &&
              file_write(path_join(u->arena, dump->dir, file), text.data, text.len, &err);
         if (!ok) diag(u->diags, DIAG_ERROR, (Loc){0}, "%s", err.text);

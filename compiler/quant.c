@@ -15,8 +15,9 @@ typedef struct Quant {
     const Graph *from;
     Graph *to;
     NodeId *map;
-    bool *packed;   /* quantized leaves, and init-phase casts and views of them: made where they are read */
-    uint32_t inst;  /* of the last dequantization */
+    bool *
+        packed; /* quantized leaves, and init-phase casts and views of them: made where they are read */
+    uint32_t inst; /* of the last dequantization */
 } Quant;
 
 static bool find_packed(Quant *q, const bool *live) {
@@ -39,8 +40,7 @@ static NodeId part_leaf(Quant *q, const Node *w, QuantPiece piece, const char *n
     const WeightInfo *info = &q->u->weights[w->attr.i0];
     QuantPart part = {.piece = piece};
     quant_format(info->format, &part.format);
-    int64_t n =
-        quant_part_count(part, type_count(w->type).c, info->block, info->nested);
+    int64_t n = quant_part_count(part, type_count(w->type).c, info->block, info->nested);
     Attr attr = w->attr;
     attr.name = intern_printf("%s#%s", w->attr.name, name);
     const Type *type = type_vec(quant_part_dtype(part, info->nested), dim_const(n));
