@@ -128,7 +128,7 @@ static NodeId fold_bcast(const Fold *f) {
     if (!x) return 0;
     bool scalar = f->g->node[x].type->rank == 0;
     if (!scalar && f->n->attr.i0 != in_node(f, 0)->attr.i0) return 0;
-    return g_bcast(f->g, x, f->n->type, f->n->attr.i0 != 0);
+    return g_bcast(f->g, x, f->n->type, (int)f->n->attr.i0);
 }
 
 static NodeId fold_add(const Fold *f) {

@@ -307,7 +307,7 @@ NodeId g_cast(Graph *g, NodeId x, DType to) {
     return graph_add(g, OP_cast, &x, 1, &(Attr){.i0 = to}, NULL, 0, NULL);
 }
 
-NodeId g_bcast(Graph *g, NodeId x, const Type *shape, bool lead) {
+NodeId g_bcast(Graph *g, NodeId x, const Type *shape, int lead) {
     const Type *type = type_with(shape, DT_f32);
     if (!x || g->node[x].type == type) return x;
     return graph_add(g, OP_bcast, &x, 1, &(Attr){.i0 = lead}, type, 0, NULL);

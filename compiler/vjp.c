@@ -142,19 +142,33 @@ static Dim product(const Type *t, int from, int to) {
     return n;
 }
 
+/* [T,H,S] -> [T,S]: the heads' columns, one after the other. */
+static NodeId sum_middle(Graph *g, NodeId dy, Dim rows, int64_t times, int64_t cols) {
+    NodeId flat = g_reshape(g, dy, type_mat(DT_f32, rows, dim_const(times * cols))), sum = 0;
+    for (int64_t i = 0; i < times; i++) {
+        Attr attr = {.i0 = i * cols, .i1 = cols};
+        NodeId part = graph_add(g, OP_cols, &flat, 1, &attr, NULL, 0, NULL);
+        sum = sum ? g_op(g, OP_add, sum, part, 0) : part;
+    }
+    return sum;
+}
+
 RULE(bcast) {
     Graph *g = grad_graph(G);
-    NodeId x = operand(G, y, 0), dy = grad_adjoint(G, y);
+    NodeId x = operand(G, y, 0), dy = grad_adjoint(G, y), sum;
     const Type *tx = g->node[x].type, *ty = g->node[y].type;
-    bool lead = g->node[y].attr.i0 != 0;
+    int64_t lead = g->node[y].attr.i0;
+    int added = ty->rank - tx->rank;
     if (!tx->rank) {
-        grad_add(G, x, total(g, dy));
-        return;
+        sum = total(g, dy);
+    } else if (lead == 2) {
+        Dim times = product(ty, 1, 1 + added), inner = product(tx, 1, tx->rank);
+        sum = sum_middle(g, dy, tx->dim[0], times.c, inner.c);
+    } else {
+        int at = lead ? tx->rank : added;
+        const Type *matrix = type_mat(DT_f32, product(ty, 0, at), product(ty, at, ty->rank));
+        sum = g_op(g, lead ? OP_sum_cols : OP_sum_rows, g_reshape(g, dy, matrix), 0, 0);
     }
-    Dim inner = product(ty, lead ? tx->rank : ty->rank - tx->rank, ty->rank);
-    Dim outer = product(ty, 0, lead ? tx->rank : ty->rank - tx->rank);
-    NodeId sum = g_op(g, lead ? OP_sum_cols : OP_sum_rows,
-                      g_reshape(g, dy, type_mat(DT_f32, outer, inner)), 0, 0);
     grad_add(G, x, g_reshape(g, sum, tx));
 }
 

@@ -174,6 +174,14 @@ static NodeId bcast_case(Ctx *c, const Case *k) {
     return g_bcast(c->g, real(c, type_of(DT_f32, rank, from), k->lo, k->hi), shape, lead);
 }
 
+static NodeId middle_case(Ctx *c, const Case *k) {
+    bool deep = below(c, 2);
+    NodeId x = real(c, f32(2, T(), num(4), num(0)), k->lo, k->hi);
+    const Type *shape = deep ? type_of(DT_f32, 4, (Dim[]){T(), num(2), num(3), num(4)})
+                             : f32(3, T(), num(3), num(4));
+    return g_bcast(c->g, x, shape, 2);
+}
+
 static NodeId rotate_case(Ctx *c, const Case *k) {
     NodeId x = real(c, f32(3, T(), num(2), num(6)), k->lo, k->hi);
     return g_op(c->g, OP_rotate_half, x, 0, 0);
@@ -260,6 +268,7 @@ static const Case cases[] = {
     {OP_cols, -1, 1, cols_case},
     {OP_cast, -1, 1, cast_case},
     {OP_bcast, -1, 1, bcast_case},
+    {OP_bcast, -1, 1, middle_case},
     {OP_neg, -1, 1, map_case},
     {OP_abs, -1, 1, map_case},
     {OP_exp, -2, 2, map_case},
