@@ -414,17 +414,20 @@ void emit_kern_c(const Kern *k, const char *symbol, Text *out) {
 }
 
 const char *emit_prelude(const Target *target) {
-    static const char *const cpu[] = {"kernels/types.h", "kernels/math.h", "kernels/random.h",
-                                      "kernels/cpu/lanes.h"};
+    static const char *const cpu[] = {"kernels/cpu/vectors.h", "kernels/types.h",
+                                      "kernels/math.h",        "kernels/random.h",
+                                      "kernels/cpu/lanes.h",   "kernels/cpu/tiles.h"};
     static const char *const cuda[] = {"kernels/types.h", "kernels/math.h", "kernels/random.h",
                                        "kernels/cuda/lanes.cuh"};
+    const char *const *parts = target->cuda ? cuda : cpu;
+    const size_t nparts = target->cuda ? COUNT(cuda) : COUNT(cpu);
     static const char *text[2]; /* made once for each */
     const char **made = &text[target->cuda];
     if (*made) return *made;
     Text all = {0};
-    for (size_t i = 0; i < COUNT(cpu); i++) {
+    for (size_t i = 0; i < nparts; i++) {
         size_t len;
-        const char *body = embedded(target->cuda ? cuda[i] : cpu[i], &len);
+        const char *body = embedded(parts[i], &len);
         for (const char *at = body; at && *at;) { /* no quoted includes: all parts are here */
             const size_t n = strcspn(at, "\n") + 1;
             if (strncmp(at, "#include \"", 10)) text_addn(&all, at, n);

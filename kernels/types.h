@@ -23,8 +23,18 @@ typedef unsigned long long uint64_t;
 #    define INLINE static inline
 #endif
 
-/* Storage of bf16 values: the upper half of an f32. */
+/* Element types in memory, each a word that instances of hand-written kernels name (T_X = bf16):
+ * STORAGE(T) is the C type, FROM(T, x) the f32 value of an element, TO(T, y) the element for a value.
+ * A bf16 is stored as the upper half of an f32. */
+typedef float f32_t;
 typedef uint16_t bf16_t;
+typedef int32_t i32_t;
+typedef uint8_t u8_t;
+#define PASTE_(a, b) a##b
+#define PASTE(a, b)  PASTE_(a, b)
+#define STORAGE(T)   PASTE(T, _t)
+#define FROM(T, x)   PASTE(f32_from_, T)(x)
+#define TO(T, y)     PASTE(T, _from_f32)(y)
 
 INLINE uint32_t f32_bits(float x) {
     union {
@@ -64,6 +74,10 @@ INLINE double f64_from_bits(uint64_t u) {
 
 INLINE float f32_from_bf16(bf16_t b) {
     return f32_from_bits((uint32_t)b << 16);
+}
+
+INLINE float f32_from_f32(float x) {
+    return x;
 }
 
 /* Round to nearest even; NaN stays NaN (quiet), overflow gives inf. */

@@ -1,0 +1,149 @@
+/* attend: out[t][h] = sum over the keys j that query t sees of softmax_j(SCALE q[t][h] . k[j][h']) v[j][h'],
+ * h' = h / (HEADS / KV_HEADS); lse[t][h] = log sum exp of the scores.  Never a matrix of all scores.
+ * p: q T_Q [T,HEADS,HEAD_DIM], k, v T_Q [M,KV_HEADS,HEAD_DIM], segs i32 [G,6], out T_Q, [lse f32 [T,HEADS]]
+ * n: T, M, G    defines: T_Q HEADS KV_HEADS HEAD_DIM SCALE WINDOW LD_Q LD_K LD_V LD_O
+ * segs: q begin, q length, prefix begin, prefix length, own begin, own length (ops.def, attend).
+ *
+ * One task is one segment, the heads that share a key-value head, and up to TILE rows (queries times heads).
+ * Rows are the vector axis: q is transposed once, k and v are read as they lie; scores, softmax and
+ * result are kept transposed, [..][TILE].  Keys come in blocks of TILE in order of position, under the
+ * running maximum and sum of an online softmax.  Rows that no segment names give zeros. */
+enum {
+    FN(SHARE) = HEADS / KV_HEADS <= TILE ? HEADS / KV_HEADS : 1, /* heads of a task */
+    FN(QUERIES) = TILE / FN(SHARE)
+};
+
+/* One task while it runs.  Row r is query r / SHARE, head r % SHARE. */
+typedef struct FN(Task) {
+    int64_t query, head;           /* the first ones, in memory */
+    int64_t plen, prefix, own;     /* position p is key prefix + p, from plen on own + p - plen */
+    int64_t first, last;           /* positions of the first and the last query */
+    int64_t rows, width;           /* rows in use; rounded up to whole vectors */
+    int32_t high[TILE], low[TILE]; /* positions that a row sees, inclusive */
+    float most[TILE], sum[TILE];
+    float q[HEAD_DIM * TILE], out[HEAD_DIM * TILE], score[TILE * TILE], room[TILE * HEAD_DIM];
+} FN(Task);
+
+/* Block `block` of segment `seg`, heads `head` ..: limits, transposed q, empty sums. */
+static void FN(begin)(FN(Task) * t, const STORAGE(T_Q) * q, const int32_t *seg, int64_t block,
+                      int64_t head) {
+    const int64_t i0 = block * FN(QUERIES), left = seg[1] - i0;
+    const int64_t queries = left < FN(QUERIES) ? left : FN(QUERIES);
+    t->query = seg[0] + i0, t->head = head;
+    t->prefix = seg[2], t->plen = seg[3], t->own = seg[4];
+    t->first = t->plen + i0 + seg[5] - seg[1];
+    t->last = t->first + queries - 1;
+    t->rows = queries * FN(SHARE);
+    t->width = (t->rows + TILE_WIDTH - 1) / TILE_WIDTH * TILE_WIDTH;
+    for (int64_t r = 0; r < t->width; r++) {
+        const int64_t i = r / FN(SHARE);
+        const STORAGE(T_Q) *const from =
+            q + (t->query + i) * LD_Q + (head + r % FN(SHARE)) * HEAD_DIM;
+        t->high[r] = (int32_t)(t->first + i);
+        t->low[r] = WINDOW ? t->high[r] - WINDOW + 1 : 0;
+        t->most[r] = -1e30f;
+        t->sum[r] = 0.0f;
+        for (int64_t d = 0; d < HEAD_DIM; d++)
+            t->q[d * TILE + r] = r < t->rows ? FROM(T_Q, from[d]) : 0.0f;
+    }
+    for (int64_t i = 0; i < HEAD_DIM * TILE; i++) t->out[i] = 0.0f;
+}
+
+/* Scores become probabilities under the new maximum; what was summed under the old one shrinks. */
+static void FN(softmax)(FN(Task) * t, int64_t position, int64_t keys) {
+    const bool clear = position + keys - 1 <= t->first && (!WINDOW || position > t->last - WINDOW);
+    float most[TILE], shrink[TILE];
+    for (int64_t r = 0; r < t->width; r++) most[r] = t->most[r];
+    for (int64_t j = 0; j < keys; j++) {
+        float *const s = t->score + j * TILE;
+        const int32_t at = (int32_t)(position + j);
+#pragma omp simd
+        for (int64_t r = 0; r < t->width; r++) {
+            const bool seen = clear | ((at <= t->high[r]) & (at >= t->low[r]));
+            s[r] = seen ? SCALE * s[r] : -F32_INF;
+            most[r] = f32_max(most[r], s[r]);
+        }
+    }
+#pragma omp simd
+    for (int64_t r = 0; r < t->width; r++) {
+        shrink[r] = f32_exp(t->most[r] - most[r]);
+        t->most[r] = most[r];
+        t->sum[r] *= shrink[r];
+    }
+    for (int64_t d = 0; d < HEAD_DIM; d++)
+#pragma omp simd
+        for (int64_t r = 0; r < t->width; r++) t->out[d * TILE + r] *= shrink[r];
+    for (int64_t j = 0; j < keys; j++) {
+        float *const s = t->score + j * TILE;
+#pragma omp simd
+        for (int64_t r = 0; r < t->width; r++) {
+            s[r] = f32_exp(s[r] - most[r]);
+            t->sum[r] += s[r];
+        }
+    }
+}
+
+/* Keys at positions begin .. end, which lie at k, v from key number `from` on. */
+static void FN(keys)(FN(Task) * t, const STORAGE(T_Q) * k, const STORAGE(T_Q) * v, int64_t begin,
+                     int64_t end, int64_t from) {
+    const int64_t kv = t->head / (HEADS / KV_HEADS);
+    for (int64_t at = begin; at < end; at += TILE) {
+        const int64_t count = end - at < TILE ? end - at : TILE, key = from + at - begin;
+        int64_t ldk = LD_K, ldv = LD_V;
+        const float *const kf =
+            TILE_ROWS_OF(T_Q, k + key * LD_K + kv * HEAD_DIM, &ldk, count, HEAD_DIM, t->room);
+        tile_product(t->score, false, kf, ldk, 1, t->q, count, HEAD_DIM, t->width);
+        FN(softmax)(t, at, count);
+        const float *const vf =
+            TILE_ROWS_OF(T_Q, v + key * LD_V + kv * HEAD_DIM, &ldv, count, HEAD_DIM, t->room);
+        tile_product(t->out, true, vf, 1, ldv, t->score, HEAD_DIM, count, t->width);
+    }
+}
+
+static void FN(end)(const FN(Task) * t, STORAGE(T_Q) * out, float *lse) {
+    for (int64_t r = 0; r < t->rows; r++) {
+        const int64_t query = t->query + r / FN(SHARE), head = t->head + r % FN(SHARE);
+        const float part = t->sum[r] == 0.0f ? 0.0f : 1.0f / t->sum[r];
+        STORAGE(T_Q) *const to = out + query * LD_O + head * HEAD_DIM;
+        for (int64_t d = 0; d < HEAD_DIM; d++) to[d] = TO(T_Q, t->out[d * TILE + r] * part);
+        if (lse)
+            lse[query * HEADS + head] = t->sum[r] == 0.0f ? 0.0f : t->most[r] + f32_log(t->sum[r]);
+    }
+}
+
+static void FN(task)(void *const *p, const int32_t *seg, int64_t block, int64_t head) {
+    FN(Task) t;
+    FN(begin)(&t, p[0], seg, block, head);
+    const int64_t low = WINDOW && t.low[0] > 0 ? t.low[0] : 0;
+    const int64_t own = low > t.plen ? low : t.plen;
+    if (low < t.plen) FN(keys)(&t, p[1], p[2], low, t.plen, t.prefix + low);
+    FN(keys)(&t, p[1], p[2], own, t.last + 1, t.own + own - t.plen);
+    FN(end)(&t, p[4], p[5]);
+}
+
+/* Zeros, in case rows exist that no segment names. */
+static void FN(clear)(STORAGE(T_Q) * out, float *lse, int64_t rows) {
+    for (int64_t t = 0; t < rows; t++) {
+        for (int64_t j = 0; j < HEADS * HEAD_DIM; j++) out[t * LD_O + j] = 0;
+        for (int64_t h = 0; lse && h < HEADS; h++) lse[t * HEADS + h] = 0.0f;
+    }
+}
+
+void SYMBOL(void *const *p, const int64_t *n) {
+    enum { GROUPS = HEADS / FN(SHARE) };
+    const int32_t *const segs = p[3];
+    int64_t tasks = 0, named = 0;
+    for (int64_t g = 0; g < n[2]; g++) {
+        tasks += (segs[6 * g + 1] + FN(QUERIES) - 1) / FN(QUERIES);
+        named += segs[6 * g + 1];
+    }
+    if (named != n[0]) FN(clear)(p[4], p[5], n[0]);
+#pragma omp parallel for schedule(dynamic)
+    for (int64_t i = 0; i < tasks * GROUPS; i++) {
+        const int32_t *seg = segs;
+        int64_t block = i / GROUPS;
+        for (; block >= (seg[1] + FN(QUERIES) - 1) / FN(QUERIES); seg += 6)
+            block -= (seg[1] + FN(QUERIES) - 1) / FN(QUERIES);
+        FN(task)(p, seg, block, i % GROUPS * FN(SHARE));
+    }
+}

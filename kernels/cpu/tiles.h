@@ -1,0 +1,72 @@
+/* tiles.h: small dense products inside hand-written kernels: TILE columns wide, in registers.
+ *
+ *     c[i][r] (+)= sum over k of x[i * si + k * sk] * b[k][r],   0 <= i < m, 0 <= r < width
+ *
+ * b and c are dense with TILE columns; x is read one element at a time, so it may be a matrix as it lies in
+ * memory or its transpose.  Vectors run over r.  Each element is one chain of fused multiply-adds over k
+ * in order, so bits do not depend on the blocking.  Relies on types.h.
+ */
+enum { TILE = 64 };
+
+#ifdef __AVX512F__
+enum { TILE_ROWS = 8, TILE_WIDTH = 32 }; /* 16 of 32 registers hold results */
+#else
+enum { TILE_ROWS = 6, TILE_WIDTH = 16 }; /* 12 of 16 */
+#endif
+
+#ifdef __FMA__
+#    define TILE_FMA(a, b, c) __builtin_fmaf(a, b, c)
+#else
+#    define TILE_FMA(a, b, c) ((a) * (b) + (c))
+#endif
+
+/* `rows` is a constant at every call: then the block of results stays in registers. */
+static inline __attribute__((always_inline)) void tile_block(float *restrict c, bool add,
+                                                             const float *restrict x, int64_t si,
+                                                             int64_t sk, const float *restrict b,
+                                                             int64_t k, const int rows) {
+    float acc[TILE_ROWS][TILE_WIDTH];
+    for (int i = 0; i < rows; i++)
+        for (int r = 0; r < TILE_WIDTH; r++) acc[i][r] = 0.0f;
+    if (add)
+        for (int i = 0; i < rows; i++)
+            for (int r = 0; r < TILE_WIDTH; r++) acc[i][r] = c[i * TILE + r];
+    for (int64_t j = 0; j < k; j++)
+        for (int i = 0; i < rows; i++) {
+            const float a = x[i * si + j * sk];
+#pragma omp simd
+            for (int r = 0; r < TILE_WIDTH; r++)
+                acc[i][r] = TILE_FMA(a, b[j * TILE + r], acc[i][r]);
+        }
+    for (int i = 0; i < rows; i++)
+        for (int r = 0; r < TILE_WIDTH; r++) c[i * TILE + r] = acc[i][r];
+}
+
+/* width: columns wanted; whole TILE_WIDTHs are computed. */
+static void tile_product(float *restrict c, bool add, const float *restrict x, int64_t si,
+                         int64_t sk, const float *restrict b, int64_t m, int64_t k, int width) {
+    for (int r = 0; r < width; r += TILE_WIDTH) {
+        int64_t i = 0;
+        for (; i + TILE_ROWS <= m; i += TILE_ROWS)
+            tile_block(c + i * TILE + r, add, x + i * si, si, sk, b + r, k, TILE_ROWS);
+        for (; i + 2 <= m; i += 2)
+            tile_block(c + i * TILE + r, add, x + i * si, si, sk, b + r, k, 2);
+        if (i < m) tile_block(c + i * TILE + r, add, x + i * si, si, sk, b + r, k, 1);
+    }
+}
+
+/* Rows of k elements as f32: as they lie, or converted into `room` [m][k]; *ld is then the distance. */
+INLINE const float *tile_rows_f32(const f32_t *x, int64_t *ld, int64_t m, int64_t k, float *room) {
+    (void)ld, (void)m, (void)k, (void)room;
+    return x;
+}
+
+INLINE const float *tile_rows_bf16(const bf16_t *x, int64_t *ld, int64_t m, int64_t k,
+                                   float *room) {
+    for (int64_t i = 0; i < m; i++)
+#pragma omp simd
+        for (int64_t j = 0; j < k; j++) room[i * k + j] = f32_from_bf16(x[i * *ld + j]);
+    *ld = k;
+    return room;
+}
+#define TILE_ROWS_OF(T, x, ld, m, k, room) PASTE(tile_rows_, T)(x, ld, m, k, room)
