@@ -1,7 +1,7 @@
 /* config.c: config.json, and what a `config` block makes of it.
  *
- * In `name = a | b.c | d | 3` the first word is a key of config.json and so is every dotted word; the others
- * are names bound above.  null counts as absent; the first alternative that is present is taken.  Objects
+ * In `name = a | b.c | d | 3` the first word is a key of config.json and so is every dotted word; another
+ * is a name bound above or else a key, too.  null counts as absent; the first alternative that is present is taken.  Objects
  * (rope_scaling) are values with fields.  No key is known to this file but quantization_config, which must
  * not go unnoticed.  Relies on expr.c and jansson.
  */
@@ -123,6 +123,7 @@ static Value config_word(Expr *e, const Ast *ast) {
     }
     if (bound) return *bound;
     if (key) return *key;
+    if (c->quiet) return absent_key(c, ast);
     const char *names[128];
     int n = config_names(c->f, c->base, c->module, names, COUNT(names));
     diag_unknown(c->f, ast->loc, "name", ast->text, names, n);
