@@ -30,6 +30,7 @@ int pass_cse(Pass *pass, Unit *u) {
         map[id] = copy_ordered(to, from, id, map);
     }
     for (int i = 0; i < from->nroot; i++) graph_root(to, map[from->root[i]]);
+    int after = to->n - 1; /* replacing may append the seed */
     unit_replace_graph(u, to, map);
-    return before - (to->n - 1);
+    return before - after;
 }
