@@ -1,6 +1,8 @@
 /* work.c: see work.h. */
 #include "work.h"
 
+#include "report.h"
+
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -133,6 +135,11 @@ int work_open(Work *w) {
 int work_tokenizer(Work *w) {
     const char *dir = w->options->model ? w->options->model : spec_base_path(w->spec);
     if (!dir) return EXIT_OK;
+    static const char *const files[] = {"tokenizer.json", "tokenizer.model"};
+    bool there = false;
+    for (size_t i = 0; i < COUNT(files); i++)
+        there = there || file_exists(path_join(w->arena, dir, files[i]));
+    if (!there) return EXIT_OK;
     w->tokenizer = tokenizer_open(dir, &w->err);
     if (w->tokenizer) return EXIT_OK;
     return work_fail(w);
