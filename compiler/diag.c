@@ -30,7 +30,7 @@ struct Diags {
     bool repeated; /* the last one was said before: its notes are dropped too */
 };
 
-enum { MOST_ERRORS = 20, TAB = 8, WIDEST = 160 };
+enum { MOST_ERRORS = 20, MOST_KEPT = 500, TAB = 8, WIDEST = 160 };
 
 /* ---- sources ------------------------------------------------------------------------------------------ */
 
@@ -187,6 +187,9 @@ static void record(Diags *diags, Diag d, const char *format, va_list args) {
     if (primary) diags->repeated = said_before(diags, &d);
     if (diags->repeated) return;
     diags->errors += d.severity == DIAG_ERROR;
+    if (primary)
+        diags->repeated = diags->ndiag >= MOST_KEPT; /* counted, but nobody reads that far */
+    if (diags->repeated) return;
     PUSH(diags->arena, diags->diag, diags->ndiag, diags->capdiag, d);
 }
 

@@ -119,7 +119,9 @@ void scan_stray(Parse *p, uint32_t at, const char *text, size_t n) {
                        : *text == '&' ? "write `and`"
                        : *text == '!' ? "write `not`"
                                       : NULL;
-    diag(p->diags, DIAG_ERROR, place(p, at, n), "unexpected character `%.*s`", (int)n, text);
+    size_t shown = n;
+    while (shown > 24 || (shown < n && (text[shown] & 0xc0) == 0x80)) shown--; /* whole characters */
+    diag(p->diags, DIAG_ERROR, place(p, at, n), "unexpected character `%.*s`", (int)shown, text);
     if (help) diag(p->diags, DIAG_HELP, (Loc){0, 0, 0}, "%s", help);
     p->stray = true;
 }
@@ -248,7 +250,7 @@ static size_t valid_utf8(const char *text, size_t len) {
     return len;
 }
 
-enum { LARGEST = 16 << 20 };
+enum { LARGEST = 1 << 20 };
 
 static bool readable(Parse *p) {
     if (p->len > LARGEST) {
