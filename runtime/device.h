@@ -34,7 +34,7 @@ typedef struct DeviceOps {
 
 struct Device { /* first member of each device's own struct */
     const DeviceOps *ops;
-    char description[200]; /* "cpu: AMD EPYC ..., 2 threads, oneDNN 2.6, gcc 12.2" */
+    char description[320]; /* "cpu: AMD EPYC ..., 2 threads, oneDNN 2.6, gcc 12.2" */
     char *base;            /* address of the arena as kernels see it */
 };
 

@@ -147,7 +147,8 @@ static void poison(Exec *exec, int program, int from, int to, bool begin) {
         const Buf *b = &exec->plan->bufs[i];
         int step = begin ? b->first : b->last;
         if (b->persistent || b->program != program || step < from || step >= to) continue;
-        memset(exec->dev->base + b->offset, POISON, (size_t)(b->bytes + exec->fence[i]));
+        int64_t bytes = begin ? b->bytes + exec->fence[i] : buf_live(b, step);
+        memset(exec->dev->base + b->offset, POISON, (size_t)bytes);
     }
 }
 
@@ -158,7 +159,7 @@ static bool fences_hold(Exec *exec, int program, int step, Err *err) {
         if (b->persistent || b->program != program || b->last != step) continue;
         const unsigned char *fence = (unsigned char *)exec->dev->base + b->offset + b->bytes;
         for (int64_t k = 0; k < exec->fence[i]; k++)
-            if (fence[k] != POISON)
+            if (!b->nshrink && fence[k] != POISON)
                 return fail(
                     err, EXIT_BUG,
                     "bug: program \"%s\" wrote %lld bytes past buffer \"%s\" (step %d or before)",

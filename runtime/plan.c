@@ -19,6 +19,12 @@ void plan_free(Plan *plan) {
     if (plan) arena_free(plan->arena);
 }
 
+int64_t buf_live(const Buf *b, int step) {
+    int64_t bytes = b->bytes;
+    for (int i = 0; i < b->nshrink && b->shrink[i].step < step; i++) bytes = b->shrink[i].bytes;
+    return bytes;
+}
+
 int plan_buf(const Plan *plan, const char *name) {
     for (int i = 0; i < plan->nbufs; i++)
         if (!strcmp(plan->bufs[i].name, name)) return i;

@@ -238,6 +238,9 @@ Plan *plan_from_json(const char *text, const char *name, Err *err);
  * their buffers at the bounds.  NULL, or what is wrong ("bufs[3] ...", arena text). */
 const char *plan_check(const Plan *plan, Arena *arena);
 
+/* Bytes of a transient buffer that are live in one step of its program. */
+int64_t buf_live(const Buf *b, int step);
+
 int plan_buf(const Plan *plan, const char *name);                /* index or -1 */
 const Program *plan_program(const Plan *plan, const char *name); /* or NULL */
 double plan_num(const Plan *plan, const char *path);             /* 0 when absent */

@@ -99,21 +99,13 @@ static void check_buf(Check *c, const Buf *b) {
     }
 }
 
-/* Bytes of b that are live in one step of its program. */
-static int64_t live_bytes(const Buf *b, int step) {
-    int64_t bytes = b->bytes;
-    for (int i = 0; i < b->nshrink && b->shrink[i].step < step; i++) bytes = b->shrink[i].bytes;
-    return bytes;
-}
-
 /* Whether two transient buffers of one program ever hold a common byte.  What is live changes only
  * where a life begins or right after a shrink. */
 static bool collide(const Buf *a, const Buf *b) {
     int from = a->first > b->first ? a->first : b->first;
     int to = a->last < b->last ? a->last : b->last;
     for (int step = from; step <= to; step++) {
-        if (a->offset < b->offset + live_bytes(b, step) &&
-            b->offset < a->offset + live_bytes(a, step))
+        if (a->offset < b->offset + buf_live(b, step) && b->offset < a->offset + buf_live(a, step))
             return true;
         if (!a->nshrink && !b->nshrink) return false;
     }
@@ -248,7 +240,7 @@ static bool check_arg(Check *c, const Site *at, const Step *s, int k, int64_t *r
         bad(c, "args[%d]: \"%s\" is not live here", k, b->name);
         return false;
     }
-    int64_t bytes = b->persistent ? b->bytes : live_bytes(b, at->step);
+    int64_t bytes = b->persistent ? b->bytes : buf_live(b, at->step);
     if (a->chunk_bytes < 0 || (a->chunk_bytes && !at->loop)) {
         bad(c, "args[%d]: chunk bytes outside a loop", k);
         return false;

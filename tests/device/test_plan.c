@@ -57,7 +57,8 @@ static Eval *truth(Arena *arena) {
     char *text = file_read("tests/device/plan.ir", &len, &err);
     assert_non_null(text);
     Diags *diags = diags_new(arena);
-    Graph *g = graph_read(arena, diags, source_add(diags, "plan.ir", text, len));
+    Graph *g = graph_read(arena, diags, source_add(diags, "plan.ir", arena_str(arena, text), len));
+    free(text);
     diags_print(diags, stderr, false);
     assert_non_null(g);
     int64_t extent[NEXTENT] = {[X_T] = T, [X_R] = R, [X_G] = G};
