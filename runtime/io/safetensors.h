@@ -23,8 +23,10 @@
     X(F8_E5M2FNUZ, 8)                                                                              \
     X(F8_E4M3FNUZ, 8)                                                                              \
     X(F8_E8M0, 8)                                                                                  \
-    X(I16, 16) X(U16, 16) X(F16, 16) X(BF16, 16) X(I32, 32) X(U32, 32) X(F32, 32) X(C64, 64)       \
-        X(F64, 64) X(I64, 64) X(U64, 64)
+    X(I16, 16)                                                                                     \
+    X(U16, 16)                                                                                     \
+    X(F16, 16)                                                                                     \
+    X(BF16, 16) X(I32, 32) X(U32, 32) X(F32, 32) X(C64, 64) X(F64, 64) X(I64, 64) X(U64, 64)
 typedef enum SafeType {
 #define SAFE_TYPE(name, bits) SAFE_##name,
     SAFE_TYPES(SAFE_TYPE)

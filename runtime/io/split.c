@@ -154,15 +154,16 @@ static void split_regex(Encoding *e, int step, const char *text, size_t len) {
                              b->context);
         if (rc < 0) break;
         const PCRE2_SIZE *v = pcre2_get_ovector_pointer(b->match);
-        if (v[1] <= v[0]) { /* an empty match cuts nothing */
-            at = v[0] + (v[0] < len ? (size_t)utf8_length(text + v[0], len - v[0]) : 1);
+        size_t begin = v[0], end = v[1]; /* later steps use the same match data */
+        if (end <= begin) {              /* an empty match cuts nothing */
+            at = begin + (begin < len ? (size_t)utf8_length(text + begin, len - begin) : 1);
             continue;
         }
         bool gaps = s->kind == SPLIT_ISOLATED || !s->invert;
         bool matches = s->kind == SPLIT_ISOLATED || s->invert;
-        if (v[0] > from && gaps) split_step(e, step + 1, text + from, v[0] - from);
-        if (matches) split_step(e, step + 1, text + v[0], v[1] - v[0]);
-        from = at = v[1];
+        if (begin > from && gaps) split_step(e, step + 1, text + from, begin - from);
+        if (matches) split_step(e, step + 1, text + begin, end - begin);
+        from = at = end;
     }
     if (from < len && (s->kind == SPLIT_ISOLATED || !s->invert))
         split_step(e, step + 1, text + from, len - from);

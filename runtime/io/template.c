@@ -304,10 +304,12 @@ bool template_open(Template *out, const char *name, const char *dir, Tokenizer *
     *out = (Template){.tokenizer = tokenizer, .date = date ? date : "26 Jul 2024"};
     if (!name || strcmp(name, "auto") == 0)
         return detect(out, dir, err) && (out->kind == TEMPLATE_NONE || has_tokens(out, err));
+    if (strcmp(name, "none") == 0) return true;
     out->named = true;
     for (size_t i = 1; i < COUNT(template_names); i++)
         if (strcmp(name, template_names[i]) == 0) out->kind = (TemplateKind)i;
     if (out->kind == TEMPLATE_NONE)
-        return fail(err, EXIT_INPUT, "there is no template \"%s\"; known are auto, " CHOICES, name);
+        return fail(err, EXIT_INPUT, "there is no template \"%s\"; known are auto, none, " CHOICES,
+                    name);
     return has_tokens(out, err);
 }

@@ -17,7 +17,7 @@ typedef struct Message {
 } Message;
 
 typedef enum TemplateKind {
-    TEMPLATE_NONE,  /* auto found none: strings only, conversations are an error */
+    TEMPLATE_NONE,  /* asked for, or auto found none: strings only, conversations are an error */
     TEMPLATE_PLAIN, /* no markup: contents, one newline between them, eos at the end */
     TEMPLATE_LLAMA3,
     TEMPLATE_LLAMA31, /* as llama3 with the system preamble and its pinned date */
@@ -34,10 +34,10 @@ typedef struct Template {
     const char *system;   /* chatml: what stands for a missing system message, or NULL */
 } Template;
 
-/* `name` is "auto" (or NULL) or a built-in's name.  auto looks at the checkpoint's chat template
- * (chat_template.jinja or tokenizer_config.json): none gives TEMPLATE_NONE, one that is not known
- * is an error that lists the names (exit 1).  A built-in whose control tokens the tokenizer lacks
- * is an error, too. */
+/* `name` is "auto" (or NULL), "none" or a built-in's name.  auto looks at the checkpoint's chat
+ * template (chat_template.jinja or tokenizer_config.json): none gives TEMPLATE_NONE, one that is
+ * not known is an error that lists the names (exit 1).  A built-in whose control tokens the
+ * tokenizer lacks is an error, too. */
 bool template_open(Template *out, const char *name, const char *dir, Tokenizer *tokenizer,
                    const char *date, Err *err);
 

@@ -266,13 +266,39 @@ static bool normal_step(Tokenizer *t, const json_t *step, Err *err) {
     return true;
 }
 
+/* The pattern with \\w spelt out: the original's engine counts combining marks as part of words,
+ * and PCRE2 does not. */
+static const char *spell_words(Arena *arena, const char *pattern) {
+    static const char word[] = "\\p{L}\\p{M}\\p{N}\\p{Pc}";
+    Text out = {0};
+    bool class = false;
+    for (const char *p = pattern; *p; p++) {
+        if (*p == '\\' && p[1] == 'w')
+            text_add(&out, class ? "%s" : "[%s]", word), p++;
+        else if (*p == '\\' && p[1] == 'W' && !class)
+            text_add(&out, "[^%s]", word), p++;
+        else {
+            if (*p == '\\' && p[1])
+                text_addn(&out, p++, 1);
+            else if (*p == '[')
+                class = true;
+            else if (*p == ']')
+                class = false;
+            text_addn(&out, p, 1);
+        }
+    }
+    const char *spelt = arena_strn(arena, out.len ? out.data : "", out.len);
+    text_free(&out);
+    return spelt;
+}
+
 bool add_regex(Tokenizer *t, const char *pattern, SplitKind kind, bool invert, Err *err) {
     Bpe *b = t->bpe;
     int code;
     PCRE2_SIZE at;
     Split s = {.kind = kind, .invert = invert};
-    s.code = pcre2_compile((PCRE2_SPTR)pattern, PCRE2_ZERO_TERMINATED, PCRE2_UTF | PCRE2_UCP, &code,
-                           &at, NULL);
+    s.code = pcre2_compile((PCRE2_SPTR)spell_words(b->arena, pattern), PCRE2_ZERO_TERMINATED,
+                           PCRE2_UTF | PCRE2_UCP, &code, &at, NULL);
     if (!s.code) {
         unsigned char message[200];
         pcre2_get_error_message(code, message, sizeof message);
