@@ -1,11 +1,11 @@
 /* test_models.c: the gradient of whole training graphs: every objective that ships, several models,
  * LoRA with dropout, full fine-tuning of tied weights.
  *
- * A .dpo file is built, folded and differentiated; weights, trained tensors and pairs are random.  The
- * derivative along a random direction of each trained tensor is compared with differences of the loss
- * in double: D(h) = (f(h) - f(-h)) / 2h at h and h/2, extrapolated, so that the error is h^4 f'''''
- * and the rounding of f over h: below 1e-9 at h = 1e-4 for these losses.  What `stop` guards is held
- * at its value while the parameters move.
+ * A .dpo file is built, folded and differentiated; weights, trained tensors and pairs are random. 
+ * The derivative along a random direction of each trained tensor is compared with differences of
+ * the loss in double: D(h) = (f(h) - f(-h)) / 2h at h and h/2, extrapolated, so that the error is
+ * h^4 f''''' and the rounding of f over h: below 1e-9 at h = 1e-4 for these losses.  What `stop`
+ * guards is held at its value while the parameters move.
  */
 #include "compiler/spec.h"
 #include "runtime/job/pack.h"
@@ -45,7 +45,7 @@ static double sample(int64_t i, int64_t salt) {
     return (double)(x >> 12) * 0x1p-51 - 1;
 }
 
-/* ---- from a .dpo text to a differentiated graph ------------------------------------------------ */
+/* ---- from a .dpo text to a differentiated graph ---------------------------------------------- */
 
 static Spec *check_text(Arena *arena, const char *text, const char *model) {
     char path[] = "/tmp/dpoc-test-XXXXXX.dpo";
@@ -121,7 +121,7 @@ static void make_batch(Model *m, int vocab, bool prefix) {
     m->micro = &pack->micro[0];
 }
 
-/* ---- evaluation ------------------------------------------------------------------------------- */
+/* ---- evaluation ------------------------------------------------------------------------------ */
 
 static void set_input(Model *m, Eval *e, const Node *n) {
     const char *name = n->attr.name;
@@ -221,7 +221,7 @@ static void check_model(Model *m, const char *what, bool each) {
     arena_free(m->arena);
 }
 
-/* ---- the tests ---------------------------------------------------------------------------------- */
+/* ---- the tests ------------------------------------------------------------------------------- */
 
 #define RUN                                                                                        \
     "base = auto\nadapter pref = lora(rank = 2, alpha = 4) on all_linear\n"                        \
