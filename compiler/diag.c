@@ -277,10 +277,12 @@ static void add_snippet(const Source *source, Loc loc, Text *out, const char *on
     text_free(&carets);
 }
 
-static void add_diag(const Diags *diags, const Diag *d, Text *out, bool color) {
+/* `main` is the message a note or help belongs to: the same place is not shown again. */
+static void add_diag(const Diags *diags, const Diag *d, const Diag *main, Text *out, bool color) {
     const char *bold = color ? "\33[1m" : "", *off = color ? "\33[0m" : "";
     const char *on = color ? severity_color[d->severity] : "";
-    const Source *source = source_of(diags, d->loc.file);
+    bool again = main && memcmp(&d->loc, &main->loc, sizeof d->loc) == 0;
+    const Source *source = again ? NULL : source_of(diags, d->loc.file);
     if (source) {
         int line, col;
         loc_line_col(diags, d->loc, &line, &col);
@@ -295,9 +297,14 @@ static void add_diag(const Diags *diags, const Diag *d, Text *out, bool color) {
 void diags_print(const Diags *diags, FILE *out, bool color) {
     Text text = {0};
     int errors = 0;
-    for (int i = 0; i < diags->ndiag && errors <= MOST_ERRORS; i++) {
-        errors += diags->diag[i].severity == DIAG_ERROR;
-        if (errors <= MOST_ERRORS) add_diag(diags, &diags->diag[i], &text, color);
+    const Diag *main = NULL;
+    for (int i = 0; i < diags->ndiag; i++) {
+        const Diag *d = &diags->diag[i];
+        errors += d->severity == DIAG_ERROR;
+        if (errors > MOST_ERRORS) break;
+        bool primary = d->severity <= DIAG_WARNING;
+        add_diag(diags, d, primary ? NULL : main, &text, color);
+        if (primary) main = d;
     }
     if (diags->errors > MOST_ERRORS)
         text_add(&text, "note: %d more errors are not shown\n", diags->errors - MOST_ERRORS);

@@ -45,6 +45,7 @@ static void one_error_with_note_and_help(void **state) {
     diag(f.diags, DIAG_ERROR, place(f, text, "hiden_size"), "no key `%s`", "hiden_size");
     diag(f.diags, DIAG_NOTE, place(f, text, "config"), "in this block");
     diag(f.diags, DIAG_HELP, (Loc){0, 0, 0}, "did you mean `hidden_size`?");
+    diag(f.diags, DIAG_HELP, place(f, text, "hiden_size"), "keys are words");
     assert_int_equal(diags_errors(f.diags), 1);
     expect(f, "a.dpo:2:11: error: no key `hiden_size`\n"
               "    2 |     dim = hiden_size\n"
@@ -52,7 +53,8 @@ static void one_error_with_note_and_help(void **state) {
               "a.dpo:1:1: note: in this block\n"
               "    1 | config {\n"
               "      | ^~~~~~\n"
-              "help: did you mean `hidden_size`?\n");
+              "help: did you mean `hidden_size`?\n"
+              "help: keys are words\n");
 }
 
 static void tabs_wide_and_combining_characters(void **state) {
