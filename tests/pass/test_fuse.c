@@ -7,7 +7,7 @@
 #include <cmocka.h>
 
 #include "group_run.h"
-#include "random_graph.h"
+#include "kernel_graph.h"
 
 static int count_kind(const Unit *u, GroupKind kind) {
     int n = 0;

@@ -1,14 +1,15 @@
-/* random_graph.h: random typed graphs over a small batch, and their leaves' values.
+/* kernel_graph.h: random typed graphs of what kernels must get right, and their leaves' values.
  *
  * Values [T,D], [T,H,S] (D = H*S), [T], [R,..], [D], scalars; maps, broadcasts of every kind, reductions
  * both ways, reshapes, views, casts, products, gathers, scatters, effects into slots of one flat state.
- * Everything depends on the seed alone.  Relies on cmocka.h being included before.
+ * Everything depends on the seed alone.  Relies on cmocka.h, included before.
  */
-#ifndef RANDOM_GRAPH_H
-#define RANDOM_GRAPH_H
+#ifndef KERNEL_GRAPH_H
+#define KERNEL_GRAPH_H
 
 #include "compiler/dpoc.h"
 
+#include <math.h>
 #include <stdlib.h>
 
 enum { RG_H = 2, RG_S = 4, RG_D = 8, RG_F = 6, RG_STATE = 4096, RG_MAX = 400 };
@@ -282,11 +283,48 @@ static inline void rg_free(RandomGraph *r) {
     arena_free(r->arena);
 }
 
+/* Without random steps: the leaves alone, for graphs made by hand. */
+static inline RandomGraph rg_leaves(void) {
+    RandomGraph r = rg_new(1, 0);
+    r.g->nroot = 0;
+    return r;
+}
+
 static inline Unit rg_unit(const RandomGraph *r) {
-    Unit u = {.arena = r->arena, .diags = r->diags, .g = r->g, .compute = DT_bf16};
+    Unit u = {.kind = UNIT_EVAL, .arena = r->arena, .diags = r->diags, .g = r->g};
     for (int i = 0; i < NEXTENT; i++) u.bound[i] = r->extent[i];
     u.target = target_by_name("cpu");
     return u;
+}
+
+static inline int rg_count(const Graph *g, Op op) { /* live nodes */
+    bool *live = calloc((size_t)g->n, sizeof *live);
+    int n = 0;
+    graph_live(g, live);
+    for (NodeId id = 1; id < g->n; id++) n += live[id] && node(g, id)->op == op;
+    free(live);
+    return n;
+}
+
+/* The largest difference of the flat state after both graphs ran; infinite for NaN against a number. */
+static inline double rg_compare(const RandomGraph *r, const Graph *a, const Graph *b,
+                                EvalMode mode) {
+    Eval *x = eval_new(a, mode, r->extent), *y = eval_new(b, mode, r->extent);
+    rg_fill(r, x, a);
+    rg_fill(r, y, b);
+    eval_run(x, PHASE_UPDATE, false);
+    eval_run(y, PHASE_UPDATE, false);
+    int64_t n = 0, m = 0;
+    const double *u = eval_state(x, "flat", &n), *v = eval_state(y, "flat", &m);
+    double most = n == m ? 0 : INFINITY;
+    for (int64_t i = 0; n == m && i < n; i++) {
+        if (isnan(u[i]) != isnan(v[i])) most = INFINITY;
+        if (fabs(u[i] - v[i]) / (1 + fabs(u[i])) > most)
+            most = fabs(u[i] - v[i]) / (1 + fabs(u[i]));
+    }
+    eval_free(x);
+    eval_free(y);
+    return most;
 }
 
 #endif
