@@ -383,6 +383,9 @@ Kern *lower_kern(Unit *u, const Group *group);
  * A weight leaf whose name is "TENSOR#PART" is one part of a quantized tensor ("codes", "absmax", "absmax2",
  * "offset", "map"); its WeightInfo (attr.i0) has the format.  Other weights are bound whole. */
 void plan_unit(Plan *plan, Unit *u);
+/* reuse.c: over[out] = the value whose place `out` takes, for results of kernels that write over an operand;
+ * rewrites those kernels.  Called by plan_unit on the ordered groups. */
+void reuse_storage(Unit *u, NodeId *over);
 bool plan_finish(Plan *plan, const Target *target);
 const char *plan_leaf_name(const Node *n); /* name of the buffer that a leaf lies in (interned) */
 /* Everything: units of the wanted kinds, passes, remat under the budget, plan, emit.  NULL after diagnostics. */

@@ -166,6 +166,7 @@ static Role value_role(const Node *n) {
 typedef struct Planner {
     Emit e;
     Hash128 *hash; /* of init values, by node */
+    NodeId *over;  /* by result: the value it is written over, or 0 */
     int old;       /* buffers below this number belong to earlier units */
 } Planner;
 
@@ -208,8 +209,8 @@ static bool give_bufs(Planner *p, const Group *group) {
             news = true;
             continue;
         }
-        p->e.buf[out] =
-            group->inplace ? p->e.buf[place_of(g, group->inplace).base] : value_buf(p, out);
+        NodeId over = group->inplace ? place_of(g, group->inplace).base : p->over[out];
+        p->e.buf[out] = over ? p->e.buf[over] : value_buf(p, out);
         news |= p->e.buf[out] >= p->old;
     }
     return news || group->phase != PHASE_INIT;
@@ -227,6 +228,8 @@ void plan_unit(Plan *plan, Unit *u) {
     Planner p = {.e = {.plan = plan, .u = u}, .old = plan->nbufs};
     p.e.buf = NEW_ARRAY(u->arena, int, u->g->n);
     p.hash = NEW_ARRAY(u->arena, Hash128, u->g->n);
+    p.over = NEW_ARRAY(u->arena, NodeId, u->g->n);
+    reuse_storage(u, p.over);
     for (int i = 0; i < u->g->n; i++) p.e.buf[i] = -1;
     for (Phase phase = PHASE_INIT; phase < NPHASE; phase++)
         program_index(plan, program_name(u->kind, phase));
