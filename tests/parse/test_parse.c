@@ -47,6 +47,23 @@ static void every_construct(void **state) {
     arena_free(p.arena);
 }
 
+/* The model and the run shown in the language's description. */
+static void examples_of_the_readme(void **state) {
+    Err err = {0};
+    char *text = file_read("grammar/README.md", NULL, &err);
+    char *block = text;
+    for (int i = 0; i < 2; i++) {
+        block = strstr(block, "\n```\n") + 5;
+        char *end = strstr(block, "\n```\n");
+        *end = '\0';
+        Parsed p = parse(block);
+        assert_non_null(p.ast->list->next->next);
+        arena_free(p.arena);
+        block = end + 5;
+    }
+    free(text);
+}
+
 /* An expression with every operation in parentheses. */
 static void show(const Ast *e, Text *out) {
     switch (e->kind) {
@@ -281,6 +298,7 @@ static void deep_is_an_error_and_wide_is_not(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_construct),
+        cmocka_unit_test(examples_of_the_readme),
         cmocka_unit_test(operators_bind),
         cmocka_unit_test(keywords_are_words),
         cmocka_unit_test(numbers_and_units),
