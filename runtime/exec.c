@@ -181,18 +181,18 @@ static bool fences_hold(Exec *exec, int program, int step, Err *err) {
 #endif
 
 /* A step at its place in the program. */
-static bool run_step(Exec *exec, int program, int step, const Frame *f, Err *err) {
+static bool exec_step(Exec *exec, int program, int step, const Frame *f, Err *err) {
     const Step *s = &exec->plan->programs[program].steps[step];
     return timed_step(exec, s, f, err) && fences_hold(exec, program, step, err);
 }
 
-static bool run_loop(Exec *exec, int program, int step, Frame *f, Err *err) {
+static bool exec_loop(Exec *exec, int program, int step, Frame *f, Err *err) {
     const Step *s = &exec->plan->programs[program].steps[step];
     int64_t rows = dim_eval(s->dims[0], f->extent);
     for (f->begin = 0; f->begin < rows; f->begin += s->chunk) {
         f->extent[X_C] = rows - f->begin < s->chunk ? rows - f->begin : s->chunk;
         for (int i = 1; i <= s->body; i++)
-            if (!run_step(exec, program, step + i, f, err)) return false;
+            if (!exec_step(exec, program, step + i, f, err)) return false;
     }
     f->begin = 0;
     f->extent[X_C] = 0;
@@ -259,7 +259,7 @@ bool exec_run(Exec *exec, const char *program, const int64_t extent[NEXTENT], Er
         bool loop = prog->steps[i].kind == STEP_LOOP;
         next = i + 1 + (loop ? prog->steps[i].body : 0);
         poison(exec, index, i, next, true);
-        if (loop ? !run_loop(exec, index, i, &f, err) : !run_step(exec, index, i, &f, err))
+        if (loop ? !exec_loop(exec, index, i, &f, err) : !exec_step(exec, index, i, &f, err))
             return false;
         poison(exec, index, i, next, false);
     }
