@@ -274,12 +274,40 @@ static void full_fine_tuning(void **state) {
     }
 }
 
+/* LoRA from layer 1 on: layer 0 is computed once for policy and reference and has no backward. */
+static void trunk(void **state) {
+    Model *m =
+        open_model("use \"objectives/dpo.dpo\"\nbase = auto\n"
+                   "adapter pref = lora(rank = 2, alpha = 4) on \"model.layers[1].**.*_proj\"\n"
+                   "policy = base + pref\nreference = base\ntrain pref\n",
+                   CASES "gqa");
+    const Graph *g = m->u->g;
+    int matmuls = 0, attends = 0, both = 0, backward = 0;
+    for (NodeId id = 1; id < g->n; id++) {
+        const Node *n = &g->node[id];
+        bool policy = false, reference = false;
+        for (const Origin *o = n->origin; o; o = o->next) {
+            policy |= o->scope && strstr(o->scope, "policy/model.layers.0");
+            reference |= o->scope && strstr(o->scope, "reference/model.layers.0");
+        }
+        if (!policy && !reference) continue;
+        matmuls += n->op == OP_matmul;
+        attends += n->op == OP_attend;
+        backward += n->op == OP_attend_bwd || n->op == OP_put;
+        both += policy && reference && (n->op == OP_matmul || n->op == OP_attend);
+    }
+    assert_int_equal(matmuls, 7); /* q k v o gate up down */
+    assert_int_equal(attends, 1);
+    assert_int_equal(both, 8);
+    assert_int_equal(backward, 0);
+    make_batch(m, 97, true);
+    check_model(m, "trunk", true);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(objectives),
-        cmocka_unit_test(models),
-        cmocka_unit_test(dropout),
-        cmocka_unit_test(full_fine_tuning),
+        cmocka_unit_test(objectives),       cmocka_unit_test(models), cmocka_unit_test(dropout),
+        cmocka_unit_test(full_fine_tuning), cmocka_unit_test(trunk),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
