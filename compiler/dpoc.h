@@ -190,7 +190,7 @@ NodeId graph_find(const Graph *g, Op leaf, const char *name);           /* first
 /* Rules of a well-formed graph: operands before users, types as inferred, phases, one effect order.
  * Returns NULL or a message naming the node (a bug of the pass that made it). */
 const char *graph_verify(const Graph *g, Arena *arena);
-/* One line a node: `%7 = matmul %3 %5 tb=1 : f32[T,64] micro inst=0 "scope"`; roots at the end. */
+/* One line a node: `%7 = matmul %3 %5 tb=1 : f32[T,64] micro "scope"`; roots at the end (print.c). */
 void graph_print(const Graph *g, Text *out);
 Graph *graph_read(Arena *arena, Diags *diags, uint32_t file); /* what graph_print writes; NULL after errors */
 
