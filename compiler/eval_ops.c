@@ -37,10 +37,11 @@ void eval_bcast(Eval *e, NodeId id) {
     double *y = eval_out(e, id);
     const double *x = eval_in(e, id, 0);
     int64_t n = eval_count(e, id), m = eval_count(e, eval_node(e, id)->in[0]);
-    int64_t times = m ? n / m : 0;
-    int64_t lead = eval_node(e, id)->attr.i0;
-    int64_t tail = lead == 2 ? eval_row(e, eval_type_in(e, id, 0)) : 1; /* first axis and last ones */
-    for (int64_t i = 0; i < n; i++) y[i] = lead ? x[i / (times * tail) * tail + i % tail] : x[i % m];
+    int64_t times = m ? n / m : 0, lead = eval_node(e, id)->attr.i0;
+    /* lead 2: the first axis, then `times` copies of the others */
+    int64_t tail = lead == 2 ? eval_row(e, eval_type_in(e, id, 0)) : 1;
+    for (int64_t i = 0; i < n; i++)
+        y[i] = lead ? x[i / (times * tail) * tail + i % tail] : x[i % m];
 }
 
 /* One element; b and c are unused where the op has fewer operands. */
