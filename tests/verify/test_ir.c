@@ -90,7 +90,7 @@ static void every_attribute(void **state) {
 
 static const struct {
     const char *line, *message;
-} bad[] = {
+} mistakes[] = {
     {"%2 = foo %1 : f32[T] micro", "no op 'foo'"},
     {"%2 = exp %3 : f32[T] micro", "%3 is not defined above"},
     {"%2 = exp %1 : f32[T,] micro", "'f32[T,]' is not a type"},
@@ -142,18 +142,18 @@ static const struct {
 };
 
 static void errors(void **state) {
-    for (size_t i = 0; i < COUNT(bad); i++) {
+    for (size_t i = 0; i < COUNT(mistakes); i++) {
         Arena *arena = arena_new();
         Diags *diags = diags_new(arena);
-        char *text =
-            arena_printf(arena, "%%1 = input name=\"x\" phase=2 : f32[T] micro\n%s\n", bad[i].line);
+        char *text = arena_printf(arena, "%%1 = input name=\"x\" phase=2 : f32[T] micro\n%s\n",
+                                  mistakes[i].line);
         assert_null(read_text(arena, diags, text));
-        char *said = diags_json(diags), *want = arena_str(arena, bad[i].message);
+        char *said = diags_json(diags), *want = arena_str(arena, mistakes[i].message);
         /* JSON escapes quotes */
         char *quote = strchr(want, '"');
         if (quote) *quote = 0;
         if (!strstr(said, want))
-            fail_msg("%s\nsaid %s\nwant %s", bad[i].line, said, bad[i].message);
+            fail_msg("%s\nsaid %s\nwant %s", mistakes[i].line, said, mistakes[i].message);
         free(said);
         arena_free(arena);
     }
