@@ -138,12 +138,9 @@ static bool next_element(Records *r, bool first, Err *err) {
         r->done = true;
         return false;
     }
-    if (!first && c == ',') {
+    if (!first && c >= 0) { /* an element ends at a comma or bracket, so this is a comma */
         advance(r, 1);
         c = skip_space(r, err);
-    } else if (!first && c >= 0) {
-        return fail(err, EXIT_IO, "%s:%d: expected a comma or the end of the array", r->path,
-                    r->line);
     }
     if (c < 0) fail(err, EXIT_IO, "%s:%d: the array is cut off", r->path, r->line);
     return c >= 0;
