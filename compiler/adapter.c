@@ -113,7 +113,7 @@ void nothing_matched(Spec *spec, const Ast *selector, const Base *base, const ch
         diag(d, DIAG_NOTE, other->loc, "it matches %s, which is no such weight", other->tensor);
         return;
     }
-    const char *close = closest_name(word, last, n);
+    const char *close = strpbrk(word, "*{[") ? NULL : closest_name(word, last, n);
     if (close && strcmp(close, word) != 0)
         diag(d, DIAG_HELP, selector->loc, "did you mean \"%.*s%s\"?", (int)(word - pattern),
              pattern, close);
@@ -150,8 +150,7 @@ static bool lora_arguments(Spec *spec, const Ast *call, Record *out) {
 }
 
 /* Numbers that --set may change; an adapter's clauses share them once they are set. */
-static const char *const adapter_params[] = {"rank", "alpha", "dropout", "shared_dropout",
-                                             "rslora"};
+static const char *const adapter_params[] = {"rank", "alpha", "dropout"};
 
 static void adapter_settings(Spec *spec, const char *name, const Record *args, Loc loc) {
     for (size_t i = 0; i < COUNT(adapter_params); i++) {
@@ -163,7 +162,7 @@ static void adapter_settings(Spec *spec, const char *name, const Record *args, L
 }
 
 static const char *load_path(const Spec *spec, const Ast *clause, const Module *home) {
-    return intern(path_join(spec->front.arena, home->dir, clause->text));
+    return tidy_path(spec->front.arena, home->dir, clause->text);
 }
 
 void adapters_declare(Spec *spec) {
@@ -224,8 +223,7 @@ static AdapterTarget target_of(const Spec *spec, const AdapterSpec *a, const Ast
                            .loc = clause->loc};
 }
 
-static bool params_in_range(Spec *spec, const AdapterSpec *a) {
-    bool ok = true;
+static void params_in_range(Spec *spec, const AdapterSpec *a) {
     for (size_t i = 0; i < COUNT(lora_keys); i++) {
         const Key *k = &lora_keys[i];
         const char *path = intern_printf("%s.%s", a->name, k->name);
@@ -235,9 +233,11 @@ static bool params_in_range(Spec *spec, const AdapterSpec *a) {
         diag(spec->front.diags, DIAG_ERROR, spec_loc(spec, path),
              "%s is %.10g; it must be %s between %.10g and %.10g", path, x,
              k->whole ? "a whole number" : "a number", k->min, k->max);
-        ok = false;
     }
-    return ok;
+}
+
+void adapters_range(Spec *spec) {
+    for (int i = 0; i < spec->nadapters; i++) params_in_range(spec, &spec->adapters[i]);
 }
 
 static void select_targets(Spec *spec, AdapterSpec *a, const Ast *statement, const Base *base) {
@@ -334,17 +334,28 @@ void adapters_options(Spec *spec) {
     for (int i = 0; i < spec->options.nadapter; i++) option_adapter(spec, spec->options.adapter[i]);
 }
 
+/* The settings say what the adapter came out as: `alpha` follows `rank`, a loaded one follows its file. */
+static void settings_follow(Spec *spec, const AdapterSpec *a) {
+    if (!a->ntarget) return;
+    const double value[] = {(double)a->target->rank, a->target->alpha, a->target->dropout};
+    for (size_t i = 0; i < COUNT(adapter_params); i++) {
+        SettingValue *v =
+            settings_find(spec->settings, intern_printf("%s.%s", a->name, adapter_params[i]));
+        if (v) v->s.num = value[i];
+    }
+}
+
 void adapters_resolve(Spec *spec, const Base *base) {
     for (int i = 0; i < spec->nadapters; i++) {
         AdapterSpec *a = &spec->adapters[i];
         const Ast *s = adapter_statement(spec, a->name);
         bool selected = false;
         for (const Ast *c = s ? s->list : NULL; c; c = c->next) selected |= c->a != NULL;
-        if (!params_in_range(spec, a)) continue;
         if (selected)
             select_targets(spec, a, s, base);
         else
             loaded_targets(spec, a, base);
+        settings_follow(spec, a);
         for (int k = 0; k < a->ntarget && selected; k++)
             if (a->target[k].rank > a->target[k].rows && a->target[k].rank > a->target[k].cols) {
                 diag_warn(spec->front.diags, "rank", a->target[k].loc,

@@ -212,6 +212,11 @@ static bool build_logits_unit(Builder *b) {
 
 bool unit_build(Unit *u) {
     Builder b;
+    const Base *base = u->spec->policy.base;
+    if (!base || !base->config) {
+        diag(u->diags, DIAG_ERROR, (Loc){0}, "no checkpoint is named: nothing can be built");
+        return false;
+    }
     builder_init(&b, (Spec *)u->spec, u);
     int errors = diags_errors(u->diags);
     bool ok = u->kind == UNIT_REF      ? build_ref_unit(&b)

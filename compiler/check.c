@@ -132,6 +132,10 @@ static void list_variants(Spec *spec) {
         VariantSpec v = {.name = s->text, .from = s->text2, .same_loss = true, .loc = s->name_loc};
         differ(spec, &v, s, 0);
         PUSH(spec->front.arena, spec->variants, spec->nvariants, spec->capvariants, v);
+        if (s->text2 && !variant_find(spec, s->text2)) unknown_variant(spec, s->name_loc, s->text2);
+        Settings *scratch = settings_new(spec->front.arena); /* its keys are right, chosen or not */
+        for (const Ast *block = s->list; block; block = block->next)
+            if (is_block(block)) settings_block(scratch, &spec->front, block, spec->module->dir);
     }
 }
 
@@ -281,11 +285,38 @@ static void check_parts(Spec *spec) {
             diag_warn(d, "name", s->name_loc, "'%s' is not used; did you mean '%s'?", s->text,
                       close);
     }
+}
+
+static void check_named(Spec *spec) {
+    Diags *d = spec->front.diags;
     if (!spec->options.needs_model || spec->options.model) return;
     bool named = spec->policy.base && spec->policy.base->dir;
     if (named || diags_errors(d)) return;
     diag(d, DIAG_ERROR, (Loc){0}, "no checkpoint is named");
     diag(d, DIAG_HELP, (Loc){0}, "give --model DIR, or write `base = llama from \"DIR\"`");
+}
+
+/* The objective alone, on log-probs from nowhere: its own mistakes are found without a checkpoint. */
+static void check_objective(Spec *spec) {
+    if (!spec->objective) return;
+    Arena *arena = arena_new();
+    Unit *u = unit_new(arena, spec, target_by_name("cpu"), UNIT_EVAL);
+    Builder b;
+    builder_init(&b, spec, u);
+    Scores s[2] = {{0}, {0}};
+    for (int i = 0; i < 2; i++) {
+        s[i].logp = build_input(&b, i ? "reference" : "policy", DT_f32, 1, dim_extent(X_R), 0);
+        s[i].mean_logit = s[i].entropy = s[i].correct = s[i].logsum_p2 = s[i].logp;
+        for (int side = 0; side < 2; side++) s[i].side[side] = sum_sequences(&b, s[i].logp, side);
+        if (i && spec_ref_cached(spec)) s[i].logp = 0;
+    }
+    bool none = false;
+    for (int i = 0; i < spec->nstatement; i++) {
+        const Ast *bind = spec->statement[i];
+        none |= bind->kind == A_BIND && !strcmp(bind->text, "reference") && bind->a->kind == A_NONE;
+    }
+    objective_build(&b, &s[0], none ? NULL : &s[1]);
+    arena_free(arena);
 }
 
 /* Builds the units once: what is wrong with shapes is said now. */
@@ -301,7 +332,6 @@ static void check_units(Spec *spec) {
     }
 }
 
-/* The file's own models, where nothing says which one is meant: each can be unrolled if config.json is there. */
 static void list_sources(Spec *spec) {
     Arena *arena = spec->front.arena;
     for (int i = 0; i < spec->nbases; i++) {
@@ -324,8 +354,10 @@ static void list_sources(Spec *spec) {
 
 static void check_model_parts(Spec *spec) {
     Diags *d = spec->front.diags;
-    models_resolve(spec);
     check_parts(spec);
+    models_resolve(spec);
+    check_named(spec);
+    check_objective(spec);
     if (diags_errors(d)) return;
     models_weights(spec);
     if (diags_errors(d)) return;
@@ -366,11 +398,12 @@ Spec *check_file(Arena *arena, Diags *diags, const CheckOptions *options) {
     spec->options = *options;
     spec->settings = settings_new(arena);
     if (!load_files(spec)) return NULL;
-    bool library = !has_bind(spec, "policy") && !spec->objective;
-    if (library && (options->model || options->needs_model)) library_policy(spec);
     adapters_declare(spec);
     declare_objective(spec);
+    bool library = !has_bind(spec, "policy") && !spec->objective;
+    if (library && (options->model || options->needs_model)) library_policy(spec);
     read_settings(spec);
+    adapters_range(spec);
     check_data(spec);
     check_model_parts(spec);
     flatten_settings(spec);

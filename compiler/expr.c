@@ -36,7 +36,7 @@ const char *value_kind(const Value *v) {
 }
 
 char *value_print(Arena *arena, const Value *v) {
-    switch (v->kind) {
+    switch (v->known ? V_NUM : v->kind) {
     case V_NUM:
         return arena_printf(arena, "%.10g", v->num);
     case V_BOOL:

@@ -37,6 +37,8 @@ Module *module_load(Front *f, const char *path, const Module *beside, Loc from);
 Ast *module_find(Front *f, Module *from, AstKind kind, const char *name, Module **home);
 /* Names of all definitions of a kind visible from a module, for suggestions. */
 int module_names(Front *f, Module *from, AstKind kind, const char **out, int max);
+/* A path that starts at `dir` (or NULL): "a/./b/../c" is "a/c", so that one file has one name. Interned. */
+const char *tidy_path(Arena *arena, const char *dir, const char *path);
 /* Whether one statement stands in place of the other: same kind and, where it has one, same name. */
 bool same_statement(const Ast *a, const Ast *b);
 /* Two definitions of one kind and name in one file are errors. */
@@ -259,6 +261,7 @@ struct Spec {
 
 /* ---- adapters and quantization: adapter.c, quantize.c, select.c ---------------------------------------------- */
 void adapters_declare(Spec *spec); /* names, and their numbers as settings: before --set */
+void adapters_range(Spec *spec);   /* what --set made of them */
 void adapters_options(Spec *spec); /* --adapter, once it is known what is trained */
 void adapters_resolve(Spec *spec, const Base *base); /* targets, once the weights are known */
 char *adapters_json(const Spec *spec);
@@ -291,6 +294,7 @@ void models_weights(Spec *spec);
 
 /* ---- building (layer.c, builtin.c, lora.c, build.c, objective.c) ------------------------------------------------ */
 typedef struct Frame { /* one running layer */
+    const Ast *call;   /* NULL: a model */
     Module *module;
     const Ast *layer;
     const char *scope; /* "model.layers.3.self_attn" */

@@ -31,7 +31,9 @@ Value builder_error(Builder *b, Loc loc, const char *format, ...) {
     diag(b->front->diags, DIAG_ERROR, loc, "%s", arena_vprintf(b->front->arena, format, args));
     va_end(args);
     const char *scope = builder_scope(b);
-    if (*scope) diag(b->front->diags, DIAG_NOTE, loc, "in %s", scope);
+    if (*scope && b->sum) diag(b->front->diags, DIAG_NOTE, loc, "in %s", scope);
+    for (const Frame *f = b->frame; f && f->module == b->front->prelude; f = f->up)
+        if (f->call) diag(b->front->diags, DIAG_NOTE, f->call->loc, "called here");
     return value_bad();
 }
 
@@ -381,8 +383,12 @@ static bool bind_arguments(Builder *b, Frame *f, const Ast *call, const Value *a
 
 static Value layer_run(Builder *b, const Ast *layer, Module *home, const Ast *call,
                        const Value *args, const char **keys, int nargs, const char *scope) {
-    Frame f = {
-        .module = home, .layer = layer, .scope = scope, .up = b->frame, .result = value_bad()};
+    Frame f = {.call = call,
+               .module = home,
+               .layer = layer,
+               .scope = scope,
+               .up = b->frame,
+               .result = value_bad()};
     f.depth = b->frame ? b->frame->depth + 1 : 0;
     if (f.depth > DEEPEST)
         return builder_error(b, call->loc, "layers call each other without end (%d deep)", DEEPEST);
@@ -471,7 +477,7 @@ static void model_head(Builder *b, const Ast *ast, Head *head) {
         builder_error(b, h->next->loc, "the weight that makes the logits can't have a bias");
         return;
     }
-    ((Weight *)w.weight)->head = true;
+    ((Weight *)w.weight)->head = ((Weight *)w.weight)->linear = true;
     head->w = lora_head(b, ast, w.weight);
     head->h = g_cast(b->g, value_node(b, h->a, &x), b->round);
     const Type *t = head->h ? node(b->g, head->h)->type : NULL;

@@ -59,14 +59,44 @@ static bool find_auto(Spec *spec, Base *b) {
     return false;
 }
 
+static int bind_find(const Spec *spec, const char *name) {
+    for (int i = 0; i < spec->nstatement; i++)
+        if (spec->statement[i]->kind == A_BIND && !strcmp(spec->statement[i]->text, name)) return i;
+    return -1;
+}
+
+/* The built-in file that describes a model of this name, or NULL. */
+static const char *builtin_named(Front *f, const char *name) {
+    for (int i = 0; i < embedded_count(); i++) {
+        const char *file = embedded_name(i);
+        if (strncmp(file, "models/", 7) != 0 || strchr(file + 7, '/')) continue;
+        Module *m = module_load(f, file, NULL, (Loc){0});
+        for (const Ast *s = m ? m->ast->list : NULL; s; s = s->next)
+            if (s->kind == A_MODEL && !strcmp(s->text, name)) return file + 7;
+    }
+    return NULL;
+}
+
+static bool unknown_value(Spec *spec, const Ast *ast) {
+    const char *names[128], *file = builtin_named(&spec->front, ast->text);
+    int n = 0;
+    if (file) {
+        error_at(spec, ast->loc, "model '%s' is not known here", ast->text);
+        diag(spec->front.diags, DIAG_HELP, ast->loc, "write `use \"%s\"`", file);
+        return false;
+    }
+    names[n++] = "auto";
+    for (int i = 0; i < spec->nstatement && n < 60; i++)
+        if (spec->statement[i]->kind == A_BIND) names[n++] = spec->statement[i]->text;
+    for (int i = 0; i < spec->nadapters && n < 100; i++) names[n++] = spec->adapters[i].name;
+    if (spec->module) n += module_names(&spec->front, spec->module, A_MODEL, names + n, 20);
+    diag_unknown(&spec->front, ast->loc, "model or adapter", ast->text, names, n);
+    return false;
+}
+
 static bool find_named(Spec *spec, Base *b, const Ast *name, Module *home) {
     b->model = module_find(&spec->front, home, A_MODEL, name->text, &b->module);
-    if (b->model) return true;
-    const char *names[64];
-    int n = module_names(&spec->front, home, A_MODEL, names, COUNT(names));
-    names[n < 64 ? n++ : 63] = "auto";
-    diag_unknown(&spec->front, name->loc, "model", name->text, names, n);
-    return false;
+    return b->model || unknown_value(spec, name);
 }
 
 /* The base of a model word (`auto`, a model's name) over a directory (NULL: none named). */
@@ -99,12 +129,6 @@ static int adapter_find(const Spec *spec, const char *name) {
     return -1;
 }
 
-static int bind_find(const Spec *spec, const char *name) {
-    for (int i = 0; i < spec->nstatement; i++)
-        if (spec->statement[i]->kind == A_BIND && !strcmp(spec->statement[i]->text, name)) return i;
-    return -1;
-}
-
 /* A model value under evaluation; `main`: the bind whose checkpoint --model replaces. */
 typedef struct Sum {
     Spec *spec;
@@ -114,17 +138,6 @@ typedef struct Sum {
 } Sum;
 
 static bool sum_of(Sum s, const Ast *ast, ModelSum *out);
-
-static bool unknown_value(Spec *spec, const Ast *ast) {
-    const char *names[128];
-    int n = 0;
-    for (int i = 0; i < spec->nstatement && n < 60; i++)
-        if (spec->statement[i]->kind == A_BIND) names[n++] = spec->statement[i]->text;
-    for (int i = 0; i < spec->nadapters && n < 100; i++) names[n++] = spec->adapters[i].name;
-    if (spec->module) n += module_names(&spec->front, spec->module, A_MODEL, names + n, 20);
-    diag_unknown(&spec->front, ast->loc, "model or adapter", ast->text, names, n);
-    return false;
-}
 
 static bool sum_name(Sum s, const Ast *ast, ModelSum *out) {
     Spec *spec = s.spec;
@@ -154,7 +167,7 @@ static bool sum_name(Sum s, const Ast *ast, ModelSum *out) {
 
 static bool sum_from(Sum s, const Ast *ast, ModelSum *out) {
     Spec *spec = s.spec;
-    const char *dir = path_join(spec->front.arena, s.home->dir, ast->text);
+    const char *dir = tidy_path(spec->front.arena, s.home->dir, ast->text);
     if (s.main && spec->options.model) dir = spec->options.model;
     out->base = base_get(spec, ast->a, intern(dir), s.home);
     return out->base != NULL;
@@ -299,6 +312,7 @@ static void resolve_one(Spec *spec, const char *name, ModelSum *out) {
 void models_resolve(Spec *spec) {
     resolve_one(spec, "policy", &spec->policy);
     resolve_one(spec, "reference", &spec->reference);
+    if (!spec->policy.base) return; /* said why, or a file of layers only */
     resolve_train(spec);
     check_reference(spec);
 }

@@ -14,8 +14,8 @@ static const char *dir_of(Arena *arena, const char *path) {
     return slash ? arena_strn(arena, path, (size_t)(slash - path)) : ".";
 }
 
-/* "a/./b/../c" -> "a/c", so that one file has one name. */
-static const char *tidy(Arena *arena, const char *path) {
+const char *tidy_path(Arena *arena, const char *dir, const char *path) {
+    if (dir) path = path_join(arena, dir, path);
     char *out = arena_str(arena, path), *to = out;
     const char *from = path;
     if (*from == '/') *to++ = *from++;
@@ -93,11 +93,11 @@ static Module *from_program(Front *f, const char *path) {
 
 Module *module_load(Front *f, const char *path, const Module *beside, Loc from) {
     const char *dir = beside ? beside->dir : NULL;
-    const char *full = tidy(f->arena, dir ? path_join(f->arena, dir, path) : path);
+    const char *full = tidy_path(f->arena, dir, path);
     bool disk = !beside || !beside->embedded;
     if (disk && file_exists(full)) return from_disk(f, full, from);
     Module *m = from_program(f, full);
-    if (!m) m = from_program(f, tidy(f->arena, path_join(f->arena, "models", path)));
+    if (!m) m = from_program(f, tidy_path(f->arena, "models", path));
     if (m) return m;
     if (!beside) return from_disk(f, full, from); /* says why it can't be read */
     diag(f->diags, DIAG_ERROR, from, "can't find \"%s\" beside %s or among the built-in models",

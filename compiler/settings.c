@@ -93,6 +93,7 @@ static bool set_word(Front *f, const SettingDef *d, const Ast *value, const Valu
         return false;
     }
     out->s.str = intern(text);
+    out->s.num = 0;
     for (size_t i = 0; i < COUNT(cards); i++)
         if (!strcmp(cards[i].name, text)) out->s.num = floor(cards[i].gib * 1073741824.0);
     return true;
@@ -140,10 +141,6 @@ static const char *free_text(Front *f, const Ast *value) {
     return intern_n(text + value->loc.begin, value->loc.end - value->loc.begin);
 }
 
-static const char *path_from(Arena *arena, const char *dir, const char *path) {
-    return intern(dir ? path_join(arena, dir, path) : path);
-}
-
 static bool set_files(Settings *s, Front *f, const SettingDef *d, const Ast *value, const char *dir,
                       SettingValue *out) {
     const Ast *first = value->kind == A_LIST ? value->list : value;
@@ -169,7 +166,7 @@ static bool set_files(Settings *s, Front *f, const SettingDef *d, const Ast *val
                  d->path);
             return false;
         }
-        s->file[s->nfile++] = (DataFile){path_from(s->arena, dir, text), weight};
+        s->file[s->nfile++] = (DataFile){tidy_path(s->arena, dir, text), weight};
     }
     if (!n) {
         diag(f->diags, DIAG_ERROR, value->loc, "%s names no file", d->path);
@@ -186,7 +183,7 @@ static bool set_text(Settings *s, Front *f, const SettingDef *d, const Ast *valu
         diag(f->diags, DIAG_ERROR, value->loc, "%s must be text in quotes", d->path);
         return false;
     }
-    out->s.str = d->type == SET_EVAL ? path_from(s->arena, dir, text) : intern(text);
+    out->s.str = d->type == SET_EVAL ? tidy_path(s->arena, dir, text) : intern(text);
     out->s.num = 0;
     return true;
 }
@@ -199,6 +196,11 @@ static bool set_value(Settings *s, Front *f, const SettingDef *d, const Ast *val
         return set_text(s, f, d, value, dir, out);
     Value v = expr_const(f, value);
     if (v.kind == V_BAD) return false;
+    if (d->type == SET_EVAL && v.kind == V_NONE) {
+        out->s.num = 0;
+        out->s.str = NULL;
+        return true;
+    }
     if (d->type == SET_BOOL) {
         if (v.kind != V_BOOL) return refuse_kind(f, d, value, &v, "on or off");
         out->s.num = v.num;
