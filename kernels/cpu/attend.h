@@ -21,7 +21,8 @@ typedef struct FN(Task) {
     int64_t rows, width;           /* rows in use; rounded up to whole vectors */
     int32_t high[TILE], low[TILE]; /* positions that a row sees, inclusive */
     float most[TILE], sum[TILE];
-    float q[HEAD_DIM * TILE], out[HEAD_DIM * TILE], score[TILE * TILE], room[TILE * HEAD_DIM];
+    _Alignas(64) float q[HEAD_DIM * TILE], out[HEAD_DIM * TILE], score[TILE * TILE],
+        room[TILE * HEAD_DIM];
 } FN(Task);
 
 /* Block `block` of segment `seg`, heads `head` ..: limits, transposed q, empty sums. */
@@ -49,38 +50,41 @@ static void FN(begin)(FN(Task) * t, const STORAGE(T_Q) * q, const int32_t *seg, 
     for (int64_t i = 0; i < HEAD_DIM * TILE; i++) t->out[i] = 0.0f;
 }
 
-/* Scores become probabilities under the new maximum; what was summed under the old one shrinks. */
-static void FN(softmax)(FN(Task) * t, int64_t position, int64_t keys) {
-    const bool clear = position + keys - 1 <= t->first && (!WINDOW || position > t->last - WINDOW);
-    float most[TILE], shrink[TILE];
-    for (int64_t r = 0; r < t->width; r++) most[r] = t->most[r];
+/* Sixteen rows: scores become probabilities under the new maximum; what was summed under the old one shrinks.
+ * (Loops over a constant count of lanes: the compiler adds no scalar ends.) */
+static void FN(softmax)(FN(Task) * t, int64_t r, int64_t position, int64_t keys, bool clear) {
+    float *const score = t->score + r, *const out = t->out + r;
+    const int32_t *const high = t->high + r, *const low = t->low + r;
+    float most[16], shrink[16], sum[16];
+    for (int l = 0; l < 16; l++) most[l] = t->most[r + l];
     for (int64_t j = 0; j < keys; j++) {
-        float *const s = t->score + j * TILE;
+        float *const s = score + j * TILE;
         const int32_t at = (int32_t)(position + j);
 #pragma omp simd
-        for (int64_t r = 0; r < t->width; r++) {
-            const bool seen = clear | ((at <= t->high[r]) & (at >= t->low[r]));
-            s[r] = seen ? SCALE * s[r] : -F32_INF;
-            most[r] = f32_max(most[r], s[r]);
+        for (int l = 0; l < 16; l++) {
+            const bool seen = clear | ((at <= high[l]) & (at >= low[l]));
+            s[l] = seen ? SCALE * s[l] : -F32_INF;
+            most[l] = f32_max(most[l], s[l]);
         }
     }
 #pragma omp simd
-    for (int64_t r = 0; r < t->width; r++) {
-        shrink[r] = f32_exp(t->most[r] - most[r]);
-        t->most[r] = most[r];
-        t->sum[r] *= shrink[r];
+    for (int l = 0; l < 16; l++) {
+        shrink[l] = tile_exp(t->most[r + l] - most[l]);
+        t->most[r + l] = most[l];
+        sum[l] = t->sum[r + l] * shrink[l];
     }
     for (int64_t d = 0; d < HEAD_DIM; d++)
 #pragma omp simd
-        for (int64_t r = 0; r < t->width; r++) t->out[d * TILE + r] *= shrink[r];
+        for (int l = 0; l < 16; l++) out[d * TILE + l] *= shrink[l];
     for (int64_t j = 0; j < keys; j++) {
-        float *const s = t->score + j * TILE;
+        float *const s = score + j * TILE;
 #pragma omp simd
-        for (int64_t r = 0; r < t->width; r++) {
-            s[r] = f32_exp(s[r] - most[r]);
-            t->sum[r] += s[r];
+        for (int l = 0; l < 16; l++) {
+            s[l] = tile_exp(s[l] - most[l]);
+            sum[l] += s[l];
         }
     }
+    for (int l = 0; l < 16; l++) t->sum[r + l] = sum[l];
 }
 
 /* Keys at positions begin .. end, which lie at k, v from key number `from` on. */
@@ -89,14 +93,12 @@ static void FN(keys)(FN(Task) * t, const STORAGE(T_Q) * k, const STORAGE(T_Q) * 
     const int64_t kv = t->head / (HEADS / KV_HEADS);
     for (int64_t at = begin; at < end; at += TILE) {
         const int64_t count = end - at < TILE ? end - at : TILE, key = from + at - begin;
-        int64_t ldk = LD_K, ldv = LD_V;
-        const float *const kf =
-            TILE_ROWS_OF(T_Q, k + key * LD_K + kv * HEAD_DIM, &ldk, count, HEAD_DIM, t->room);
-        tile_product(t->score, false, kf, ldk, 1, t->q, count, HEAD_DIM, t->width);
-        FN(softmax)(t, at, count);
-        const float *const vf =
-            TILE_ROWS_OF(T_Q, v + key * LD_V + kv * HEAD_DIM, &ldv, count, HEAD_DIM, t->room);
-        tile_product(t->out, true, vf, 1, ldv, t->score, HEAD_DIM, count, t->width);
+        TILE_ROWS_OF(T_Q)(k + key * LD_K + kv * HEAD_DIM, LD_K, count, HEAD_DIM, t->room);
+        tile_product(t->score, false, t->room, HEAD_DIM, 1, t->q, count, HEAD_DIM, t->width);
+        const bool clear = at + count - 1 <= t->first && (!WINDOW || at > t->last - WINDOW);
+        for (int64_t r = 0; r < t->width; r += 16) FN(softmax)(t, r, at, count, clear);
+        TILE_ROWS_OF(T_Q)(v + key * LD_V + kv * HEAD_DIM, LD_V, count, HEAD_DIM, t->room);
+        tile_product(t->out, true, t->room, 1, HEAD_DIM, t->score, HEAD_DIM, count, t->width);
     }
 }
 

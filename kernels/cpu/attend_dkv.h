@@ -10,7 +10,8 @@
  * range give zeros. */
 typedef struct FN(Task) {
     int64_t key, kv, keys, width; /* first key and head in memory; keys in use, in whole vectors */
-    float k[HEAD_DIM * TILE], v[HEAD_DIM * TILE], dk[HEAD_DIM * TILE], dv[HEAD_DIM * TILE];
+    _Alignas(64) float k[HEAD_DIM * TILE], v[HEAD_DIM * TILE], dk[HEAD_DIM * TILE],
+        dv[HEAD_DIM * TILE];
     float score[TILE * TILE], dp[TILE * TILE], q[TILE * HEAD_DIM], dout[TILE * HEAD_DIM];
 } FN(Task);
 
@@ -28,20 +29,23 @@ static void FN(begin)(FN(Task) * t, void *const *p) {
     for (int64_t i = 0; i < HEAD_DIM * TILE; i++) t->dk[i] = t->dv[i] = 0.0f;
 }
 
-/* Scores become p, dp becomes ds.  Key r stands at `position` + r, query i at `first` + i. */
+/* Scores become p, dp becomes ds.  Key r stands at `position` + r, query i at `first` + i.  (Loops over 16
+ * lanes: the compiler adds no scalar ends.) */
 static void FN(slopes)(FN(Task) * t, int64_t position, int64_t first, int64_t queries,
                        const float *lse, const float *delta) {
-    for (int64_t i = 0; i < queries; i++) {
-        float *const s = t->score + i * TILE, *const dp = t->dp + i * TILE;
-        const float l = lse[i * HEADS], d = delta[i * HEADS];
-        const int32_t high = (int32_t)(first + i - position), low = WINDOW ? high - WINDOW + 1 : 0;
+    for (int64_t i = 0; i < queries; i++)
+        for (int64_t r = 0; r < t->width; r += 16) {
+            float *const s = t->score + i * TILE + r, *const dp = t->dp + i * TILE + r;
+            const float shift = lse[i * HEADS], d = delta[i * HEADS];
+            const int high = (int)(first + i - position - r),
+                      low = WINDOW ? high - WINDOW + 1 : -16;
 #pragma omp simd
-        for (int32_t r = 0; r < (int32_t)t->width; r++) {
-            const float e = (r <= high) & (r >= low) ? f32_exp(SCALE * s[r] - l) : 0.0f;
-            s[r] = e;
-            dp[r] = SCALE * e * (dp[r] - d);
+            for (int l = 0; l < 16; l++) {
+                const float e = tile_exp(SCALE * s[l] - shift);
+                s[l] = (l <= high) & (l >= low) ? e : 0.0f;
+                dp[l] = SCALE * s[l] * (dp[l] - d);
+            }
         }
-    }
 }
 
 /* Queries begin .. end of a segment, one head: query i lies in row `row` + i - begin at position `first` + i. */
@@ -52,16 +56,15 @@ static void FN(queries)(FN(Task) * t, void *const *p, int64_t head, int64_t posi
         const STORAGE(T_Q) *const q = (const STORAGE(T_Q) *)p[0] + at * LD_Q + head * HEAD_DIM;
         const STORAGE(T_DO) *const dout =
             (const STORAGE(T_DO) *)p[4] + at * LD_DO + head * HEAD_DIM;
-        int64_t ldq = LD_Q, ldo = LD_DO;
-        const float *const qf = TILE_ROWS_OF(T_Q, q, &ldq, m, HEAD_DIM, t->q);
-        const float *const df = TILE_ROWS_OF(T_DO, dout, &ldo, m, HEAD_DIM, t->dout);
-        tile_product(t->score, false, qf, ldq, 1, t->k, m, HEAD_DIM, t->width);
-        tile_product(t->dp, false, df, ldo, 1, t->v, m, HEAD_DIM, t->width);
+        TILE_ROWS_OF(T_Q)(q, LD_Q, m, HEAD_DIM, t->q);
+        TILE_ROWS_OF(T_DO)(dout, LD_DO, m, HEAD_DIM, t->dout);
+        tile_product(t->score, false, t->q, HEAD_DIM, 1, t->k, m, HEAD_DIM, t->width);
+        tile_product(t->dp, false, t->dout, HEAD_DIM, 1, t->v, m, HEAD_DIM, t->width);
         FN(slopes)
         (t, position, first + i, m, (const float *)p[3] + at * HEADS + head,
          (const float *)p[7] + at * HEADS + head);
-        if (p[9]) tile_product(t->dv, true, df, 1, ldo, t->score, HEAD_DIM, m, t->width);
-        if (p[8]) tile_product(t->dk, true, qf, 1, ldq, t->dp, HEAD_DIM, m, t->width);
+        if (p[9]) tile_product(t->dv, true, t->dout, 1, HEAD_DIM, t->score, HEAD_DIM, m, t->width);
+        if (p[8]) tile_product(t->dk, true, t->q, 1, HEAD_DIM, t->dp, HEAD_DIM, m, t->width);
     }
 }
 

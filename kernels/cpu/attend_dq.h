@@ -16,8 +16,8 @@ typedef struct FN(Task) {
     int64_t rows, width;           /* rows in use; rounded up to whole vectors */
     int32_t high[TILE], low[TILE]; /* positions that a row sees, inclusive */
     float lse[TILE], delta[TILE];
-    float q[HEAD_DIM * TILE], dout[HEAD_DIM * TILE], dq[HEAD_DIM * TILE];
-    float score[TILE * TILE], dp[TILE * TILE], keys[TILE * HEAD_DIM], room[TILE * HEAD_DIM];
+    _Alignas(64) float q[HEAD_DIM * TILE], dout[HEAD_DIM * TILE], dq[HEAD_DIM * TILE];
+    float score[TILE * TILE], dp[TILE * TILE], room[TILE * HEAD_DIM];
 } FN(Task);
 
 /* Row r of the task: its limits, statistics, and q and dout as a column. */
@@ -50,18 +50,20 @@ static void FN(begin)(FN(Task) * t, void *const *p, const int32_t *seg, int64_t 
     for (int64_t i = 0; i < HEAD_DIM * TILE; i++) t->dq[i] = 0.0f;
 }
 
-/* Scores and dp become ds. */
+/* Scores and dp become ds.  (Loops over 16 lanes: the compiler adds no scalar ends.) */
 static void FN(slopes)(FN(Task) * t, int64_t position, int64_t keys) {
-    for (int64_t j = 0; j < keys; j++) {
-        float *const s = t->score + j * TILE;
-        const float *const dp = t->dp + j * TILE;
-        const int32_t at = (int32_t)(position + j);
+    for (int64_t j = 0; j < keys; j++)
+        for (int64_t r = 0; r < t->width; r += 16) {
+            float *const s = t->score + j * TILE + r;
+            const float *const dp = t->dp + j * TILE + r;
+            const int32_t at = (int32_t)(position + j);
 #pragma omp simd
-        for (int64_t r = 0; r < t->width; r++) {
-            const float e = SCALE * f32_exp(SCALE * s[r] - t->lse[r]) * (dp[r] - t->delta[r]);
-            s[r] = (at <= t->high[r]) & (at >= t->low[r]) ? e : 0.0f;
+            for (int l = 0; l < 16; l++) {
+                const float e = SCALE * tile_exp(SCALE * s[l] - t->lse[r + l]);
+                const bool seen = (at <= t->high[r + l]) & (at >= t->low[r + l]);
+                s[l] = seen ? e * (dp[l] - t->delta[r + l]) : 0.0f;
+            }
         }
-    }
 }
 
 /* Keys at positions begin .. end, which lie in memory from key number `from` on. */
@@ -71,13 +73,12 @@ static void FN(keys)(FN(Task) * t, void *const *p, int64_t begin, int64_t end, i
         const int64_t count = end - at < TILE ? end - at : TILE, key = from + at - begin;
         const STORAGE(T_Q) *const k = (const STORAGE(T_Q) *)p[1] + key * LD_K + kv * HEAD_DIM;
         const STORAGE(T_Q) *const v = (const STORAGE(T_Q) *)p[2] + key * LD_V + kv * HEAD_DIM;
-        int64_t ldk = LD_K, ldv = LD_V;
-        const float *const kf = TILE_ROWS_OF(T_Q, k, &ldk, count, HEAD_DIM, t->keys);
-        const float *const vf = TILE_ROWS_OF(T_Q, v, &ldv, count, HEAD_DIM, t->room);
-        tile_product(t->score, false, kf, ldk, 1, t->q, count, HEAD_DIM, t->width);
-        tile_product(t->dp, false, vf, ldv, 1, t->dout, count, HEAD_DIM, t->width);
+        TILE_ROWS_OF(T_Q)(v, LD_V, count, HEAD_DIM, t->room);
+        tile_product(t->dp, false, t->room, HEAD_DIM, 1, t->dout, count, HEAD_DIM, t->width);
+        TILE_ROWS_OF(T_Q)(k, LD_K, count, HEAD_DIM, t->room);
+        tile_product(t->score, false, t->room, HEAD_DIM, 1, t->q, count, HEAD_DIM, t->width);
         FN(slopes)(t, at, count);
-        tile_product(t->dq, true, kf, 1, ldk, t->score, HEAD_DIM, count, t->width);
+        tile_product(t->dq, true, t->room, 1, HEAD_DIM, t->score, HEAD_DIM, count, t->width);
     }
 }
 

@@ -20,6 +20,21 @@ enum { TILE_ROWS = 6, TILE_WIDTH = 16 }; /* 12 of 16 */
 #    define TILE_FMA(a, b, c) ((a) * (b) + (c))
 #endif
 
+/* exp for softmax, x <= 0 or little more: about 1 ulp, 0 below -87; NaN stays NaN. */
+INLINE float tile_exp(float x) {
+    const float y = x < -87.0f ? -87.0f : x;
+    const float shifted = TILE_FMA(y, 0x1.715476p+0f, 0x1.8p23f);
+    const float n = shifted - 0x1.8p23f;
+    const float r = TILE_FMA(n, -0x1.7f7d1cp-20f, TILE_FMA(n, -0x1.62e4p-1f, y));
+    float p = TILE_FMA(r, 0.00140361872f, 0.00837245397f);
+    p = TILE_FMA(r, p, 0.0416655429f);
+    p = TILE_FMA(r, p, 0.166664869f);
+    p = TILE_FMA(r, p, 0.5f);
+    p = TILE_FMA(r * r, p, r) + 1.0f;
+    const float power = f32_from_bits((f32_bits(shifted) + 127u) << 23);
+    return x < -87.0f ? 0.0f : p * power;
+}
+
 /* `rows` is a constant at every call: then the block of results stays in registers. */
 static inline __attribute__((always_inline)) void tile_block(float *restrict c, bool add,
                                                              const float *restrict x, int64_t si,
@@ -55,18 +70,17 @@ static void tile_product(float *restrict c, bool add, const float *restrict x, i
     }
 }
 
-/* Rows of k elements as f32: as they lie, or converted into `room` [m][k]; *ld is then the distance. */
-INLINE const float *tile_rows_f32(const f32_t *x, int64_t *ld, int64_t m, int64_t k, float *room) {
-    (void)ld, (void)m, (void)k, (void)room;
-    return x;
-}
-
-INLINE const float *tile_rows_bf16(const bf16_t *x, int64_t *ld, int64_t m, int64_t k,
-                                   float *room) {
+/* Rows of k elements as f32, side by side in `room` [m][k]: apart, as they lie, they would compete for the
+ * same places in the cache. */
+INLINE void tile_rows_f32(const f32_t *x, int64_t ld, int64_t m, int64_t k, float *room) {
     for (int64_t i = 0; i < m; i++)
 #pragma omp simd
-        for (int64_t j = 0; j < k; j++) room[i * k + j] = f32_from_bf16(x[i * *ld + j]);
-    *ld = k;
-    return room;
+        for (int64_t j = 0; j < k; j++) room[i * k + j] = x[i * ld + j];
 }
-#define TILE_ROWS_OF(T, x, ld, m, k, room) PASTE(tile_rows_, T)(x, ld, m, k, room)
+
+INLINE void tile_rows_bf16(const bf16_t *x, int64_t ld, int64_t m, int64_t k, float *room) {
+    for (int64_t i = 0; i < m; i++)
+#pragma omp simd
+        for (int64_t j = 0; j < k; j++) room[i * k + j] = f32_from_bf16(x[i * ld + j]);
+}
+#define TILE_ROWS_OF(T) PASTE(tile_rows_, T)
