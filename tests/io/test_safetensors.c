@@ -4,8 +4,6 @@
 #include "runtime/io/checkpoint.h"
 #include "tests/io/io.h"
 
-
-
 #define GOLDEN "tests/io/golden/hf.safetensors"
 
 static void read_golden(void **state) {
