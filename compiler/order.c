@@ -34,6 +34,7 @@ typedef struct Order {
     Edge *edge;
     int nedge, capedge;
     int *succ, *npred; /* by group: first edge, number of predecessors */
+    int *waits;        /* by group: first edge to a group that only waits for its readers */
     Use *use;
     int nuse, capuse;
     int *uses; /* by group: first use */
@@ -278,26 +279,73 @@ static bool better(const Order *o, const Live *l, Rule rule, int a, int b) {
     return written_at(o, a) < written_at(o, b);
 }
 
+/* A group that reads nothing but leaves can wait for the first that needs it. */
+static bool can_wait(const Order *o, int g) {
+    return o->npred[g] == 0 && o->succ[g] >= 0;
+}
+
+static void find_waits(Order *o, Phase phase) {
+    for (int i = 0; i < o->n; i++) {
+        if (group(o, i)->phase != phase || !can_wait(o, i)) continue;
+        for (int e = o->succ[i]; e >= 0; e = o->edge[e].next) {
+            int to = o->edge[e].to;
+            Edge item = {i, o->waits[to]};
+            PUSH(o->arena, o->edge, o->nedge, o->capedge, item);
+            o->waits[to] = o->nedge - 1;
+        }
+    }
+}
+
+typedef struct Schedule { /* under construction */
+    const Order *o;
+    Live live;
+    int *left;    /* by group: predecessors not yet placed */
+    bool *placed; /* by group */
+    int *ready, nready;
+    int *out, n;
+} Schedule;
+
+static void place(Schedule *s, int g) {
+    const Order *o = s->o;
+    s->placed[g] = true;
+    live_step(o, &s->live, g);
+    s->out[s->n++] = g;
+    for (int e = o->succ[g]; e >= 0; e = o->edge[e].next)
+        if (--s->left[o->edge[e].to] == 0 && !s->placed[o->edge[e].to])
+            s->ready[s->nready++] = o->edge[e].to;
+}
+
+/* Its successors do not count it among what they wait for. */
+static void place_waiting(Schedule *s, int g) {
+    s->placed[g] = true;
+    live_step(s->o, &s->live, g);
+    s->out[s->n++] = g;
+}
+
 /* Topological order of one phase; the number of groups placed (fewer than there are: a cycle). */
 static int schedule(const Order *o, Phase phase, Rule rule, int *out) {
-    Live l = live_new(o);
-    int *left = NEW_ARRAY(o->arena, int, o->n), *ready = NEW_ARRAY(o->arena, int, o->n);
-    int nready = 0, n = 0;
-    memcpy(left, o->npred, sizeof *left * (size_t)o->n);
-    for (int i = 0; i < o->n; i++)
-        if (group(o, i)->phase == phase && !left[i]) ready[nready++] = i;
-    while (nready) {
-        int best = 0;
-        for (int k = 1; k < nready; k++)
-            if (better(o, &l, rule, ready[k], ready[best])) best = k;
-        int g = ready[best];
-        ready[best] = ready[--nready];
-        live_step(o, &l, g);
-        out[n++] = g;
-        for (int e = o->succ[g]; e >= 0; e = o->edge[e].next)
-            if (--left[o->edge[e].to] == 0) ready[nready++] = o->edge[e].to;
+    Schedule s = {.o = o, .live = live_new(o), .out = out};
+    s.left = NEW_ARRAY(o->arena, int, o->n);
+    s.placed = NEW_ARRAY(o->arena, bool, o->n);
+    s.ready = NEW_ARRAY(o->arena, int, o->n);
+    memcpy(s.left, o->npred, sizeof *s.left * (size_t)o->n);
+    for (int i = 0; i < o->n; i++) {
+        if (group(o, i)->phase != phase || o->npred[i]) continue;
+        if (!can_wait(o, i)) s.ready[s.nready++] = i;
+        for (int e = o->succ[i]; can_wait(o, i) && e >= 0; e = o->edge[e].next)
+            if (--s.left[o->edge[e].to] == 0) s.ready[s.nready++] = o->edge[e].to;
     }
-    return n;
+    while (s.nready) {
+        int best = 0;
+        for (int k = 1; k < s.nready; k++)
+            if (better(o, &s.live, rule, s.ready[k], s.ready[best])) best = k;
+        int g = s.ready[best];
+        s.ready[best] = s.ready[--s.nready];
+        for (int e = o->waits[g]; e >= 0; e = o->edge[e].next)
+            if (!s.placed[o->edge[e].to]) place_waiting(&s, o->edge[e].to);
+        place(&s, g);
+    }
+    return s.n;
 }
 
 /* The phase's groups from out[0] on; the number of groups that moved, < 0: they wait for each other. */
@@ -306,6 +354,7 @@ static int order_phase(Order *o, Phase phase, int *out, int *count) {
     for (int i = 0; i < o->n; i++) n += group(o, i)->phase == phase;
     *count = n;
     order_effects(o, phase);
+    find_waits(o, phase);
     if (schedule(o, phase, AS_WRITTEN, out) < n) return -1;
     int64_t peak = peak_of(o, out, n);
     int *other = NEW_ARRAY(o->arena, int, n + 1);
@@ -332,9 +381,10 @@ static Order order_new(Unit *u, Arena *arena) {
     o.readers = NEW_ARRAY(arena, int, outs + 1);
     o.succ = NEW_ARRAY(arena, int, o.n + 1);
     o.npred = NEW_ARRAY(arena, int, o.n + 1);
+    o.waits = NEW_ARRAY(arena, int, o.n + 1);
     o.uses = NEW_ARRAY(arena, int, o.n + 1);
     for (int i = 0; i < u->g->n; i++) o.owner[i] = o.value[i] = -1;
-    for (int i = 0; i < o.n; i++) o.succ[i] = o.uses[i] = -1;
+    for (int i = 0; i < o.n; i++) o.succ[i] = o.waits[i] = o.uses[i] = -1;
     return o;
 }
 
