@@ -301,16 +301,41 @@ static Group group_of(Fuse *f, int c) {
     return group;
 }
 
+/* Nothing but leaves is needed: a dequantization, a table of angles. */
+static bool floats(const Fuse *f, int c) {
+    const Cluster *x = &f->cs.c[c];
+    if (x->neffects) return false;
+    for (int i = 0; i < x->n; i++)
+        for (int k = f->cs.reads.first[x->nodes[i]]; k < f->cs.reads.first[x->nodes[i] + 1]; k++)
+            if (f->cs.of[place_of(f->g, f->cs.reads.id[k]).base] != c &&
+                f->cs.of[place_of(f->g, f->cs.reads.id[k]).base] >= 0)
+                return false;
+    return true;
+}
+
+/* In the order found; but what needs only leaves just before its first reader, so that it does not
+ * take memory earlier. */
+static void place_group(Fuse *f, int c, bool *done, int *cap) {
+    if (done[c]) return;
+    done[c] = true;
+    const Cluster *x = &f->cs.c[c];
+    for (int i = 0; i < x->n; i++)
+        for (int k = f->cs.reads.first[x->nodes[i]]; k < f->cs.reads.first[x->nodes[i] + 1]; k++) {
+            int other = f->cs.of[place_of(f->g, f->cs.reads.id[k]).base];
+            if (other >= 0) place_group(f, other, done, cap);
+        }
+    Group group = group_of(f, c);
+    PUSH(f->u->arena, f->u->groups, f->u->ngroups, *cap, group);
+}
+
 static void make_groups(Fuse *f) {
-    Group *groups = NULL;
-    int n = 0, cap = 0;
-    for (int p = 0; p < f->cs.norder; p++) {
-        if (f->cs.order[p] < 0) continue;
-        Group group = group_of(f, f->cs.order[p]);
-        PUSH(f->u->arena, groups, n, cap, group);
-    }
-    f->u->groups = groups;
-    f->u->ngroups = n;
+    bool *done = NEW_ARRAY(f->arena, bool, f->cs.n);
+    int cap = 0;
+    f->u->groups = NULL;
+    f->u->ngroups = 0;
+    for (int p = 0; p < f->cs.norder; p++)
+        if (f->cs.order[p] >= 0 && !floats(f, f->cs.order[p]))
+            place_group(f, f->cs.order[p], done, &cap);
 }
 
 int pass_fuse(Pass *pass, Unit *u) {
