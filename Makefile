@@ -67,7 +67,7 @@ $(BUILD)/embed.o: $(BUILD)/embed.S
 $(BUILD)/tests/%: tests/%.c $(LIB)
 	@mkdir -p $(@D)
 	$(call say,cc $<)
-	$(Q)$(CC) $(CFLAGS) -Wno-unused-parameter -MMD -MP -o $@ $< $(LIB) -lcmocka $(LDLIBS)
+	$(Q)$(CC) $(CFLAGS) -Wno-unused-parameter -Wno-format-truncation -MMD -MP -o $@ $< $(LIB) -lcmocka $(LDLIBS)
 
 test: all $(TESTS)
 	BUILD=$(BUILD) tests/run $(TESTS)

@@ -3,7 +3,7 @@
 . tests/e2e/lib.sh
 flags="--set run.steps=3 --set run.tokens=1024 --overwrite"
 peak() { "$dpoc" plan models/dpo-lora.dpo --model $cases/gqa --set pref.rank=4 --set run.tokens=1024 --json "$@" |
-    sed -E 's/.*"peak_bytes": ?([0-9]+).*/\1/'; }
+    grep -oE '"peak_bytes": ?[0-9]+' | grep -oE '[0-9]+$'; }
 whole=$(peak --memory=1GiB) || die "plan failed"
 train_case gqa "$work/free" $flags || die "training failed"
 least=$(peak --memory=1MiB)

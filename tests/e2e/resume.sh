@@ -1,7 +1,7 @@
 #!/bin/sh
 # A run killed at arbitrary moments and resumed ends as the unbroken one: adapter, moments, cursor, metrics.
 . tests/e2e/lib.sh
-flags="--set run.steps=30 --set run.save_every=4 --set pref.dropout=0.1 --set run.tokens=96"
+flags="--set run.steps=400 --set run.save_every=23 --set pref.dropout=0.1 --set run.tokens=96"
 train_case gqa "$work/whole" $flags || die "the unbroken run failed"
 plain_metrics "$work/whole/metrics.jsonl" > "$work/want"
 for signal in KILL TERM INT; do
@@ -11,7 +11,7 @@ for signal in KILL TERM INT; do
     tries=0
     while [ $tries -lt 40 ]; do
         tries=$((tries + 1))
-        sleep 0.$((tries % 4 + 1))
+        sleep 0.$((tries * 7 % 10))
         kill -$signal $pid 2>/dev/null || break
         wait $pid
         rc=$?
@@ -24,7 +24,7 @@ for signal in KILL TERM INT; do
     [ -f "$run/adapter/adapter_model.safetensors" ] || train_case gqa "$run" --resume $flags || die "the last resume failed"
     plain_metrics "$run/metrics.jsonl" > "$work/got"
     cmp "$work/want" "$work/got" || die "metrics differ after $signal"
-    for f in adapter/adapter_model.safetensors checkpoint-30/state.safetensors checkpoint-30/trainer_state.json; do
+    for f in adapter/adapter_model.safetensors checkpoint-400/state.safetensors checkpoint-400/trainer_state.json; do
         cmp "$work/whole/$f" "$run/$f" || die "$f differs after $signal"
     done
 done
