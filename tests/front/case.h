@@ -28,7 +28,7 @@ typedef struct Batch { /* the inputs of one micro-batch */
     int t, r, g, n, p;
 } Batch;
 
-static int ids_of(json_t *pair, const char *key, int *out) {
+static inline int ids_of(json_t *pair, const char *key, int *out) {
     json_t *list = json_object_get(pair, key);
     for (size_t i = 0; i < json_array_size(list); i++)
         out[i] = (int)json_integer_value(json_array_get(list, i));
@@ -62,7 +62,7 @@ static void add_scores(Batch *b, const int *answer, int n, int before, int own) 
     b->len[b->n++] = n;
 }
 
-static void add_pair(Batch *b, json_t *pair, bool share) {
+static inline void add_pair(Batch *b, json_t *pair, bool share) {
     int prompt[MOST], answer[MOST], np = ids_of(pair, "prompt_ids", prompt);
     int shared = share ? add_rows(b, prompt, np, 0) : 0;
     if (share) add_segment(b, shared, np, 0, 0);
@@ -80,7 +80,7 @@ static void add_pair(Batch *b, json_t *pair, bool share) {
     }
 }
 
-static double *widen(Arena *arena, const SafeTensor *t) {
+static inline double *widen(Arena *arena, const SafeTensor *t) {
     Err err = {0};
     float *data = NEW_ARRAY(arena, float, t->count);
     double *out = NEW_ARRAY(arena, double, t->count);
@@ -89,7 +89,7 @@ static double *widen(Arena *arena, const SafeTensor *t) {
     return out;
 }
 
-static void set_weights(Arena *arena, Eval *e, const Unit *u, const char *dir) {
+static inline void set_weights(Arena *arena, Eval *e, const Unit *u, const char *dir) {
     Err err = {0};
     Checkpoint *c = checkpoint_open(dir, "model", &err);
     if (!c) die("%s", err.text);
@@ -102,7 +102,7 @@ static void set_weights(Arena *arena, Eval *e, const Unit *u, const char *dir) {
     checkpoint_close(c);
 }
 
-static void set_params(Arena *arena, Eval *e, const Unit *u, const char *dir) {
+static inline void set_params(Arena *arena, Eval *e, const Unit *u, const char *dir) {
     Err err = {0};
     Checkpoint *c = checkpoint_open(dir, "adapter_model", &err);
     if (!c) die("%s", err.text);
@@ -120,7 +120,7 @@ static void set_params(Arena *arena, Eval *e, const Unit *u, const char *dir) {
 }
 
 /* Numbers of the objective, by path: "dpo.beta". */
-static void set_parameters(Eval *e, const Spec *spec) {
+static inline void set_parameters(Eval *e, const Spec *spec) {
     int n;
     const Setting *s = spec_settings(spec, &n);
     for (int i = 0; i < n; i++) {
@@ -130,7 +130,7 @@ static void set_parameters(Eval *e, const Spec *spec) {
     }
 }
 
-static void set_batch(Eval *e, const Batch *b) {
+static inline void set_batch(Eval *e, const Batch *b) {
     double tokens[2] = {0, 0}, inv = 1.0 / b->p;
     for (int i = 0; i < b->p; i++) tokens[0] += b->len[2 * i], tokens[1] += b->len[2 * i + 1];
     double of_chosen = 1 / tokens[0], of_rejected = 1 / tokens[1],
@@ -162,7 +162,7 @@ typedef struct Case {
 
 /* Checks `file` with the case's checkpoint and adapter (rank 4, alpha 8), builds UNIT_EVAL and evaluates it on
  * all pairs in one micro-batch. */
-static Case case_run(const char *name, const char *file, bool share) {
+static inline Case case_run(const char *name, const char *file, bool share) {
     Case c = {.arena = arena_new()};
     c.dir = arena_printf(c.arena, CASES "/%s", name);
     const char *adapter = arena_printf(c.arena, "%s/adapter", c.dir);
@@ -200,7 +200,7 @@ static Case case_run(const char *name, const char *file, bool share) {
     return c;
 }
 
-static void case_free(Case *c) {
+static inline void case_free(Case *c) {
     eval_free(c->e);
     arena_free(c->arena);
 }
