@@ -25,7 +25,7 @@ static double *gradients(const Unit *u, int64_t *count) {
     eval_set(e, "tokens", tokens, MLP_T);
     eval_set(e, "inv_pairs", &one, 1);
     fill(e, "base/embed", MLP_V * MLP_D, 1);
-    for (int i = 0; i < MLP_LAYERS; i++)
+    for (int i = 0; i < mlp_layers; i++)
         fill(e, intern_printf("base/down%d", i), MLP_D * MLP_F, 0.2);
     fill(e, "params", u->nparams, 0.2);
     eval_run(e, PHASE_MICRO, false);

@@ -10,6 +10,8 @@
 
 enum { MLP_T = 96, MLP_D = 64, MLP_F = 160, MLP_V = 50, MLP_LAYERS = 5 };
 
+static int mlp_layers = MLP_LAYERS; /* at most MLP_LAYERS */
+
 static inline NodeId mlp_weight(Unit *u, const char *name, int64_t rows, int64_t cols) {
     WeightInfo w = {
         .source = intern("base"), .tensor = intern(name), .rank = 2, .rows = rows, .cols = cols};
@@ -53,12 +55,12 @@ static inline NodeId mlp_silu(Unit *u, NodeId x) {
 /* The forward graph: sum over rows and columns of the last residual, squared. */
 static inline void mlp_forward(Unit *u) {
     Graph *g = u->g;
-    int64_t flat = (int64_t)MLP_LAYERS * MLP_F * MLP_D; /* a multiple of 1024 */
+    int64_t flat = (int64_t)mlp_layers * MLP_F * MLP_D; /* a multiple of 1024 */
     NodeId params =
         g_state(g, "params", PHASE_STEP, ROLE_ADAPTER, type_vec(DT_f32, dim_const(flat)));
     NodeId tokens = g_input(g, "tokens", PHASE_MICRO, type_vec(DT_i32, dim_extent(X_T)));
     NodeId x = g_op(g, OP_take, mlp_weight(u, "embed", MLP_V, MLP_D), tokens, 0);
-    for (int i = 0; i < MLP_LAYERS; i++) {
+    for (int i = 0; i < mlp_layers; i++) {
         graph_at(g, origin_new(u->arena, (Loc){0}, intern_printf("layers.%d", i)));
         NodeId up = mlp_trained(u, params, intern_printf("up%d", i), MLP_F, MLP_D);
         NodeId down = mlp_weight(u, intern_printf("down%d", i), MLP_D, MLP_F);
