@@ -2,7 +2,7 @@
  *
  * Copies the live graph, putting something simpler in place of a node where that gives the same
  * bits: so x + 0 stays (-0 + 0 is +0) while x - 0 and x + -0 go, and only operations that IEEE
- * defines are computed here, in f32.  Runs before and after grad; `stop` goes once nothing will be
+ * defines are computed here, in f32.  Powers of two move past products.  Runs before and after grad; `stop` goes once nothing will be
  * differentiated. Relies on graph.c.
  */
 #include "dpoc.h"
@@ -128,7 +128,7 @@ static NodeId fold_bcast(const Fold *f) {
     if (!x) return 0;
     bool scalar = f->g->node[x].type->rank == 0;
     if (!scalar && f->n->attr.i0 != in_node(f, 0)->attr.i0) return 0;
-    return g_bcast(f->g, x, f->n->type, (int)f->n->attr.i0);
+    return graph_add(f->g, OP_bcast, &x, 1, &f->n->attr, f->n->type, 0, NULL);
 }
 
 static NodeId fold_add(const Fold *f) {
@@ -144,6 +144,83 @@ static NodeId fold_mul(const Fold *f) {
     for (int k = 0; k < 2; k++) {
         if (const_is(f, k, 1)) return f->in[!k];
         if (const_is(f, k, -1)) return g_op(f->g, OP_neg, f->in[!k], 0, 0);
+    }
+    return 0;
+}
+
+/* ---- what moves past products and rotations ----------------------------------------------------- */
+
+/* The node below reshapes and roundings. */
+static NodeId below(const Graph *g, NodeId id) {
+    while (g->node[id].op == OP_reshape || g->node[id].op == OP_cast) id = g->node[id].in[0];
+    return id;
+}
+
+/* x * 2^k, or 2^k * x: the place of the constant; -1: something else, or x is a product, whose call takes
+ * the factor in. */
+static int power_of_two(const Graph *g, NodeId id) {
+    const Node *n = &g->node[id];
+    if (n->op != OP_mul) return -1;
+    for (int k = 0; k < 2; k++) {
+        const Node *c = &g->node[n->in[k]];
+        int exponent;
+        if (c->op != OP_const || fabs(frexp(c->attr.num, &exponent)) != 0.5) continue;
+        return g->node[below(g, n->in[!k])].op == OP_matmul ? -1 : k;
+    }
+    return -1;
+}
+
+/* `id` with `x` in place of the node `at` below it. */
+static NodeId rebuilt(const Fold *f, NodeId id, NodeId at, NodeId x) {
+    if (id == at) return x;
+    NodeId in = rebuilt(f, f->g->node[id].in[0], at, x);
+    Node n = f->g->node[id];
+    return graph_add(f->g, n.op, &in, 1, &n.attr, n.type, n.inst, n.origin);
+}
+
+/* (2^k x) y = 2^k (x y): the factor costs nothing in a library call, while 2^k x would be another copy of a
+ * gradient.  Every bit is the same but where a number underflows. */
+static NodeId fold_matmul(const Fold *f) {
+    NodeId in[2] = {f->in[0], f->in[1]};
+    double num = 1;
+    for (int k = 0; f->final && k < 2; k++) {
+        NodeId at = below(f->g, in[k]);
+        int c = power_of_two(f->g, at);
+        if (c < 0) continue;
+        num *= f->g->node[f->g->node[at].in[c]].attr.num;
+        in[k] = rebuilt(f, in[k], at, f->g->node[at].in[!c]);
+    }
+    if (in[0] == f->in[0] && in[1] == f->in[1]) return 0;
+    NodeId y = graph_add(f->g, OP_matmul, in, 2, &f->n->attr, NULL, 0, f->n->origin);
+    return g_op(f->g, OP_mul, y, g_const(f->g, num, f->n->type), 0);
+}
+
+/* Whether both halves of the last axis are equal: rope's cos and sin, what is constant along it. */
+static bool halves_equal(const Graph *g, NodeId id, int depth) {
+    const Node *n = &g->node[id];
+    if (n->op == OP_const) return true;
+    if (n->op == OP_table) {
+        int half = table_size(n->attr.table) / 2;
+        return !memcmp(n->attr.table, n->attr.table + half, sizeof(float) * (size_t)half);
+    }
+    if (n->op == OP_bcast && (n->attr.i0 == 1 || g->node[n->in[0]].type->rank == 0)) return true;
+    if (op_info[n->op].kind != KIND_MAP || n->op == OP_rotate_half || n->op == OP_uniform)
+        return false;
+    for (int i = 0; i < n->nin; i++)
+        if (!depth || !halves_equal(g, n->in[i], depth - 1)) return false;
+    return true;
+}
+
+/* rotate_half(x y) = rotate_half(x) y where y's halves are equal: then only x is read crosswise, which a
+ * kernel can do with what is stored. */
+static NodeId fold_rotate(const Fold *f) {
+    const Node *x = in_node(f, 0);
+    if (x->op != OP_mul) return 0;
+    for (int k = 0; k < 2; k++) {
+        NodeId plain = x->in[k], other = x->in[!k];
+        if (!halves_equal(f->g, plain, 8)) continue;
+        NodeId rotated = g_op(f->g, OP_rotate_half, other, 0, 0);
+        return k ? g_op(f->g, OP_mul, rotated, plain, 0) : g_op(f->g, OP_mul, plain, rotated, 0);
     }
     return 0;
 }
@@ -178,6 +255,10 @@ static NodeId fold_identity(const Fold *f) {
         return f->in[1] == f->in[2] ? f->in[1] : 0;
     case OP_stop:
         return f->final ? f->in[0] : 0;
+    case OP_matmul:
+        return fold_matmul(f);
+    case OP_rotate_half:
+        return fold_rotate(f);
     default:
         return 0;
     }

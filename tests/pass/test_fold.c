@@ -78,6 +78,22 @@ static const Rule rules[] = {
      "f32[2,2] micro\n"
      "%5 = reshape %4 : f32[4] micro",
      OP_reshape, 6},
+    /* powers of two move past products, other factors and products of products stay */
+    {"%2 = const num=0.5 : f32[4] init\n%3 = mul %1 %2 : f32[4] micro\n%4 = reshape %3 : f32[2,2] "
+     "micro\n"
+     "%5 = matmul %4 %4 : f32[2,2] micro\n%6 = reshape %5 : f32[4] micro",
+     OP_reshape, 9},
+    {"%2 = const num=0.3 : f32[4] init\n%3 = mul %1 %2 : f32[4] micro\n%4 = reshape %3 : f32[2,2] "
+     "micro\n"
+     "%5 = matmul %4 %4 : f32[2,2] micro\n%6 = reshape %5 : f32[4] micro",
+     OP_reshape, 8},
+    /* rotate_half passes a factor whose halves are equal */
+    {"%2 = sum_cols %1 : f32[] micro\n%3 = bcast %2 : f32[4] micro\n%4 = mul %1 %3 : f32[4] micro\n"
+     "%5 = rotate_half %4 : f32[4] micro",
+     OP_mul, 7},
+    {"%2 = sin %1 : f32[4] micro\n%3 = mul %1 %2 : f32[4] micro\n%4 = rotate_half %3 : f32[4] "
+     "micro",
+     OP_rotate_half, 6},
 };
 
 static void each_rule(void **state) {
