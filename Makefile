@@ -80,6 +80,25 @@ hard:
 	$(MAKE) BUILD=$(BUILD)/hard OPT="-O1 -g" \
 	  EXTRA="-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -DHARD" test
 
+# Every tests/fuzz/fuzz_NAME.c for FUZZ_TIME seconds, from the seeds in tests/fuzz/NAME/ and with the words of
+# tests/fuzz/NAME.dict where there are any.  Needs clang with libFuzzer, and libomp-dev.  A finding stops it;
+# the input that shows it is left in $(BUILD)/fuzz.
+FUZZ_TIME ?= 60
+FUZZERS   := $(patsubst tests/fuzz/%.c,%,$(wildcard tests/fuzz/fuzz_*.c))
+FUZZ_SAN  := address,undefined -fno-sanitize-recover=undefined
+fuzz:
+	$(MAKE) BUILD=$(BUILD)/fuzz CC=clang WARN=-w OPT="-O1 -g" EXTRA="-fsanitize=fuzzer-no-link,$(FUZZ_SAN)" fuzzers
+	@cd $(BUILD)/fuzz && for f in $(FUZZERS); do n=$${f#fuzz_}; seeds=$(CURDIR)/tests/fuzz/$$n; \
+	  mkdir -p corpus/$$n; [ -d $$seeds ] || seeds=; dict=$(CURDIR)/tests/fuzz/$$n.dict; [ -f $$dict ] || dict=; \
+	  echo "fuzz $$n: $(FUZZ_TIME) s"; \
+	  ./$$f -max_total_time=$(FUZZ_TIME) -timeout=20 -rss_limit_mb=3000 -artifact_prefix=$$n- -close_fd_mask=1 \
+	    $${dict:+-dict=$$dict} corpus/$$n $$seeds > $$n.log 2>&1 || { tail -n 40 $$n.log; exit 1; }; \
+	  tail -n 1 $$n.log; done
+fuzzers: $(addprefix $(BUILD)/,$(FUZZERS))
+$(BUILD)/fuzz_%: tests/fuzz/fuzz_%.c $(LIB)
+	$(call say,cc $<)
+	$(Q)$(CC) $(CFLAGS) -fsanitize=fuzzer -MMD -MP -o $@ $< $(LIB) $(LDLIBS)
+
 demo: deps
 	$(MAKE) all
 	BUILD=$(BUILD) examples/demo/run.sh
@@ -96,5 +115,5 @@ clean:
 install: all
 	install -D $(BUILD)/dpoc $(DESTDIR)$(PREFIX)/bin/dpoc
 
-.PHONY: all test hard fuzz bench golden lines deps install demo gpu-check clean
+.PHONY: all test hard fuzz fuzzers bench golden lines deps install demo gpu-check clean
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
