@@ -1,8 +1,9 @@
 /* adapter.c: `adapter` and `quantize` statements: which weights they mean, with which numbers.
  *
- * Parameters become settings first (NAME.rank ..), so that --set reaches them; then clauses are matched
- * against the weights the layers declared, the last match wins.  An adapter that only loads a directory
- * takes its targets from the tensors there.  Relies on select.c and runtime/io/adapter.h.
+ * Parameters become settings first (NAME.rank ..), so that --set reaches them; then clauses are
+ * matched against the weights the layers declared, the last match wins.  An adapter that only loads
+ * a directory takes its targets from the tensors there.  Relies on select.c and
+ * runtime/io/adapter.h.
  */
 #include "front.h"
 #include "../runtime/io/adapter.h"
@@ -11,7 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- arguments of lora(..), nf4(..) --------------------------------------------------------------------------- */
+/* ---- arguments of lora(..), nf4(..) ---------------------------------------------------------- */
 
 static const Key *key_find(const Key *keys, int n, const char *name) {
     for (int i = 0; i < n; i++)
@@ -75,7 +76,7 @@ static double num_of(const Record *r, const char *name, double otherwise) {
     return v ? v->num : otherwise;
 }
 
-/* ---- selectors ------------------------------------------------------------------------------------------------------ */
+/* ---- selectors ------------------------------------------------------------------------------- */
 
 bool selector_ok(Spec *spec, const Ast *selector) {
     if (is_word(selector, "all_linear")) return true;
@@ -122,7 +123,7 @@ void nothing_matched(Spec *spec, const Ast *selector, const Base *base, const ch
              base->weight[base->nweight / 2]->tensor);
 }
 
-/* ---- adapter statements ---------------------------------------------------------------------------------------------- */
+/* ---- adapter statements ---------------------------------------------------------------------- */
 
 static const Key lora_keys[] = {
     {"rank", V_NUM, 1, 65536, true},     {"alpha", V_NUM, 0, 1e6, false},
@@ -334,7 +335,8 @@ void adapters_options(Spec *spec) {
     for (int i = 0; i < spec->options.nadapter; i++) option_adapter(spec, spec->options.adapter[i]);
 }
 
-/* The settings say what the adapter came out as: `alpha` follows `rank`, a loaded one follows its file. */
+/* The settings say what the adapter came out as: `alpha` follows `rank`, a loaded one follows its
+ * file. */
 static void settings_follow(Spec *spec, const AdapterSpec *a) {
     if (!a->ntarget) return;
     const double value[] = {(double)a->target->rank, a->target->alpha, a->target->dropout};
@@ -368,7 +370,7 @@ void adapters_resolve(Spec *spec, const Base *base) {
     }
 }
 
-/* ---- adapters as JSON: io/adapter.h -------------------------------------------------------------------------------------- */
+/* ---- adapters as JSON: io/adapter.h ---------------------------------------------------------- */
 
 static json_t *adapter_json(const AdapterSpec *a) {
     const AdapterTarget *first = a->ntarget ? a->target : NULL;

@@ -1,17 +1,18 @@
 /* build.c: a checked spec -> the graph of one unit.
  *
- *   train, eval   policy and reference unrolled, log-probs of the scored rows, objective, metrics, outputs
+ *   train, eval   policy and reference unrolled, log-probs of the scored rows, objective, metrics,
+ * outputs
  *   ref           the reference's log-probs alone
  *   logits        the policy's logits on the scored rows (generation)
  *
- * Trained tensors have the same offsets in "params" in every unit: they are laid out from the spec, not
- * from what a unit happens to touch.  Relies on layer.c, weight.c, objective.c.
+ * Trained tensors have the same offsets in "params" in every unit: they are laid out from the spec,
+ * not from what a unit happens to touch.  Relies on layer.c, weight.c, objective.c.
  */
 #include "front.h"
 
 #include <string.h>
 
-/* ---- a unit and its bounds ---------------------------------------------------------------------------------- */
+/* ---- a unit and its bounds ------------------------------------------------------------------- */
 
 static int64_t round_up(int64_t n, int64_t to) {
     return (n + to - 1) / to * to;
@@ -112,7 +113,7 @@ void builder_init(Builder *b, Spec *spec, Unit *u) {
                      .where = "a layer"};
 }
 
-/* ---- log-probs ---------------------------------------------------------------------------------------------- */
+/* ---- log-probs ------------------------------------------------------------------------------- */
 
 static NodeId row_input(Builder *b, const char *name) {
     return build_input(b, name, DT_i32, 1, dim_extent(X_R), 0);
@@ -150,7 +151,7 @@ static void cached_reference(Builder *b, Scores *out) {
                             dim_extent(X_P), 0);
 }
 
-/* ---- outputs ------------------------------------------------------------------------------------------------ */
+/* ---- outputs --------------------------------------------------------------------------------- */
 
 static void output(Builder *b, const char *name, NodeId value) {
     if (!value) return;
@@ -171,7 +172,7 @@ static void output_metrics(Builder *b) {
         g_effect(b->g, OP_accumulate, g_slot(b->g, state, i, type_scalar(DT_f32)), b->sums[i]);
 }
 
-/* ---- the kinds of units --------------------------------------------------------------------------------------- */
+/* ---- the kinds of units ---------------------------------------------------------------------- */
 
 static bool build_loss_unit(Builder *b) {
     Spec *spec = b->spec;

@@ -1,8 +1,8 @@
 /* builtin.c: the functions of the layer language that are not layers themselves.
  *
- * Each is a row of one table: name, arguments, what it appends.  Maps and reductions work on values of any
- * shape in f32; linear, embed, attend and rope take their operands in the compute type.  Relies on
- * layer.c.  Everything else (normalisations, activations) is written in .dpo files.
+ * Each is a row of one table: name, arguments, what it appends.  Maps and reductions work on values
+ * of any shape in f32; linear, embed, attend and rope take their operands in the compute type. 
+ * Relies on layer.c.  Everything else (normalisations, activations) is written in .dpo files.
  */
 #include "front.h"
 
@@ -47,7 +47,7 @@ static char *show(const Call *c, NodeId id) {
     return type_print(c->b->front->arena, type(c, id));
 }
 
-/* ---- maps and reductions ------------------------------------------------------------------------------------- */
+/* ---- maps and reductions --------------------------------------------------------------------- */
 
 static Value map1(const Call *c) {
     double y;
@@ -83,7 +83,7 @@ static Value reduce(const Call *c) {
     return tensor_value(g_op(c->b->g, OP_div, y, n, 0));
 }
 
-/* ---- shapes ---------------------------------------------------------------------------------------------------- */
+/* ---- shapes ---------------------------------------------------------------------------------- */
 
 static Value heads_split(const Call *c) {
     int64_t heads;
@@ -120,7 +120,7 @@ static Value columns(const Call *c) {
     return tensor_value(graph_add(c->b->g, OP_cols, &x, 1, &attr, NULL, 0, NULL));
 }
 
-/* ---- weights ----------------------------------------------------------------------------------------------------- */
+/* ---- weights --------------------------------------------------------------------------------- */
 
 static const Weight *weight_arg(const Call *c, int i, int rank) {
     const Weight *w = c->arg[i].kind == V_WEIGHT ? c->arg[i].weight : NULL;
@@ -162,7 +162,7 @@ static Value bias(const Call *c) {
     return w->bias ? tensor_value(weight_node(c->b, w, true)) : value_num(0);
 }
 
-/* ---- attention ----------------------------------------------------------------------------------------------------- */
+/* ---- attention ------------------------------------------------------------------------------- */
 
 static Value attend(const Call *c) {
     Builder *b = c->b;
@@ -274,7 +274,7 @@ static Value rope(const Call *c) {
     return tensor_value(g_op(g, OP_add, a, d, 0));
 }
 
-/* ---- the table ---------------------------------------------------------------------------------------------------------- */
+/* ---- the table ------------------------------------------------------------------------------- */
 
 static const struct Builtin {
     const char *name;

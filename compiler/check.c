@@ -1,7 +1,7 @@
 /* check.c: a file, its variant and the command line -> a Spec without open questions.
  *
- * check_file is the order of work; each part has its file.  Relies on module.c, settings.c, models.c,
- * adapter.c, quantize.c, objective.c, build.c.  Promises: a Spec that is returned builds.
+ * check_file is the order of work; each part has its file.  Relies on module.c, settings.c,
+ * models.c, adapter.c, quantize.c, objective.c, build.c.  Promises: a Spec that is returned builds.
  */
 #include "front.h"
 
@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- statements: the file's, those of used files, the variant's ---------------------------------------------- */
+/* ---- statements: the file's, those of used files, the variant's ------------------------------ */
 
 static bool is_block(const Ast *s) {
     return s->kind == A_DATA || s->kind == A_RUN || s->kind == A_GRAPH;
@@ -78,7 +78,7 @@ static bool put_variant(Spec *spec, const Ast *v, int depth) {
         } else if (s->kind == A_USE) {
             Module *m = module_load(f, s->text, spec->module, s->loc);
             if (!m) return false;
-            PUSH(f->arena, spec->module->use, spec->module->nuse, spec->module->capuse, m);
+            PUSH(f->arena, f->extra, f->nextra, f->capextra, m);
             put_module(spec, m, NEW_ARRAY(f->arena, bool, f->nmodules));
         } else if (s->kind == A_VARIANT) {
             diag(f->diags, DIAG_ERROR, s->loc, "a variant can't hold a variant");
@@ -89,7 +89,7 @@ static bool put_variant(Spec *spec, const Ast *v, int depth) {
     return true;
 }
 
-/* ---- what variants differ in, for bench ------------------------------------------------------------------------ */
+/* ---- what variants differ in, for bench ------------------------------------------------------ */
 
 static bool keeps_results(const Ast *s) {
     static const char *const changing[] = {"compute", "quant"};
@@ -139,9 +139,10 @@ static void list_variants(Spec *spec) {
     }
 }
 
-/* ---- settings ------------------------------------------------------------------------------------------------------- */
+/* ---- settings -------------------------------------------------------------------------------- */
 
-/* A command-line option as if `path = text` had been written: numbers with units, words, or text. */
+/* A command-line option as if `path = text` had been written: numbers with units, words, or text.
+ * */
 static void set_option(Spec *spec, const char *flag, const char *path, const char *text,
                        bool quoted) {
     Front *f = &spec->front;
@@ -190,6 +191,30 @@ static void read_settings(Spec *spec) {
     spec->compute = !strcmp(compute->s.str, "bf16") ? DT_bf16 : DT_f32;
 }
 
+/* What an objective asks for: sides, the reference, columns of the data. */
+static void scan(Spec *spec, const Ast *ast) {
+    for (; ast; ast = ast->next) {
+        if (is_word(ast, "rejected")) spec->one_sided = false;
+        if (is_word(ast, "reference")) spec->asks_reference = true;
+        if (ast->kind == A_PATH && is_word(ast->a, "pair")) {
+            int i = 0;
+            while (i < spec->ncolumns && spec->columns[i] != ast->text) i++;
+            if (i == spec->ncolumns)
+                PUSH(spec->front.arena, spec->columns, spec->ncolumns, spec->capcolumns, ast->text);
+        }
+        scan(spec, ast->a);
+        scan(spec, ast->b);
+        scan(spec, ast->c);
+        scan(spec, ast->params);
+        scan(spec, ast->list);
+    }
+}
+
+static void objective_scan(Spec *spec) {
+    spec->one_sided = true;
+    scan(spec, spec->objective->list);
+}
+
 static void declare_objective(Spec *spec) {
     Front *f = &spec->front;
     for (int i = 0; i < spec->nstatement; i++)
@@ -231,7 +256,7 @@ static void check_data(Spec *spec) {
         diag(d, DIAG_ERROR, spec_loc(spec, "data.eval"), "there is no file %s", eval);
 }
 
-/* ---- models, adapters, the objective ----------------------------------------------------------------------------------- */
+/* ---- models, adapters, the objective --------------------------------------------------------- */
 
 static Ast *word(Spec *spec, const char *text) {
     Ast *a = NEW(spec->front.arena, Ast);
@@ -239,7 +264,8 @@ static Ast *word(Spec *spec, const char *text) {
     return a;
 }
 
-/* A file that only describes layers: its policy is the checkpoint itself with the adapters of --adapter. */
+/* A file that only describes layers: its policy is the checkpoint itself with the adapters of
+ * --adapter. */
 static void library_policy(Spec *spec) {
     static const char *const names[] = {"base", "policy"};
     static const char *const values[] = {"auto", "base"};
@@ -276,6 +302,9 @@ static void check_parts(Spec *spec) {
         diag(d, DIAG_ERROR, here, "the objective asks for `reference`, which is missing");
         diag(d, DIAG_HELP, here, "write `reference = base`");
     }
+    if (!strcmp(spec_str(spec, "graph.ref"), "cached"))
+        diag(d, DIAG_ERROR, spec_loc(spec, "graph.ref"),
+             "graph.ref = cached is not built yet; leave it online");
     for (int i = 0; i < spec->nstatement; i++) {
         static const char *const known[] = {"base", "policy", "reference"};
         const Ast *s = spec->statement[i];
@@ -296,7 +325,8 @@ static void check_named(Spec *spec) {
     diag(d, DIAG_HELP, (Loc){0}, "give --model DIR, or write `base = llama from \"DIR\"`");
 }
 
-/* The objective alone, on log-probs from nowhere: its own mistakes are found without a checkpoint. */
+/* The objective alone, on log-probs from nowhere: its own mistakes are found without a checkpoint.
+ * */
 static void check_objective(Spec *spec) {
     if (!spec->objective) return;
     Arena *arena = arena_new();
@@ -370,7 +400,7 @@ static void check_model_parts(Spec *spec) {
     spec->adapter_json = adapters_json(spec);
 }
 
-/* ---- the whole ------------------------------------------------------------------------------------------------------------ */
+/* ---- the whole ------------------------------------------------------------------------------- */
 
 static bool load_files(Spec *spec) {
     Front *f = &spec->front;
@@ -392,9 +422,17 @@ static void flatten_settings(Spec *spec) {
     for (int i = 0; i < s->n; i++) spec->flat[spec->nflat++] = s->value[i].s;
 }
 
-Spec *check_file(Arena *arena, Diags *diags, const CheckOptions *options) {
+/* One reading of the file, on what was parsed before. */
+static Spec *check_with(const Front *parsed, const CheckOptions *options) {
+    Arena *arena = parsed->arena;
+    Diags *diags = parsed->diags;
     Spec *spec = NEW(arena, Spec);
-    spec->front = (Front){.arena = arena, .diags = diags};
+    spec->front = (Front){.arena = arena,
+                          .diags = diags,
+                          .modules = parsed->modules,
+                          .nmodules = parsed->nmodules,
+                          .capmodules = parsed->capmodules,
+                          .prelude = parsed->prelude};
     spec->options = *options;
     spec->settings = settings_new(arena);
     if (!load_files(spec)) return NULL;
@@ -410,7 +448,21 @@ Spec *check_file(Arena *arena, Diags *diags, const CheckOptions *options) {
     return diags_errors(diags) ? NULL : spec;
 }
 
-/* ---- accessors --------------------------------------------------------------------------------------------------------------- */
+Spec *check_file(Arena *arena, Diags *diags, const CheckOptions *options) {
+    Front front = {.arena = arena, .diags = diags};
+    Spec *spec = check_with(&front, options);
+    /* `check` means the file with all that it can become; it is parsed once: nothing is said twice
+     * */
+    bool every = !options->needs_model && !options->variant && !options->nadapter;
+    for (int i = 0; spec && every && i < spec->nvariants; i++) {
+        CheckOptions variant = *options;
+        variant.variant = spec->variants[i].name;
+        check_with(&spec->front, &variant);
+    }
+    return diags_errors(diags) ? NULL : spec;
+}
+
+/* ---- accessors ------------------------------------------------------------------------------- */
 
 double spec_num(const Spec *spec, const char *path) {
     const SettingValue *v = settings_find(spec->settings, path);

@@ -1,16 +1,16 @@
 /* config.c: config.json, and what a `config` block makes of it.
  *
- * In `name = a | b.c | d | 3` the first word is a key of config.json and so is every dotted word; another
- * is a name bound above or else a key, too.  null counts as absent; the first alternative that is present is taken.  Objects
- * (rope_scaling) are values with fields.  No key is known to this file but quantization_config, which must
- * not go unnoticed.  Relies on expr.c and jansson.
+ * In `name = a | b.c | d | 3` the first word is a key of config.json and so is every dotted word;
+ * another is a name bound above or else a key, too.  null counts as absent; the first alternative
+ * that is present is taken.  Objects (rope_scaling) are values with fields.  No key is known to
+ * this file but quantization_config, which must not go unnoticed.  Relies on expr.c and jansson.
  */
 #include "front.h"
 
 #include <jansson.h>
 #include <string.h>
 
-/* ---- config.json as a record ------------------------------------------------------------------------------- */
+/* ---- config.json as a record ----------------------------------------------------------------- */
 
 static Value from_json(Arena *arena, json_t *j) {
     if (json_is_boolean(j)) return value_bool(json_is_true(j));
@@ -61,7 +61,7 @@ Record *config_read(Front *f, const char *dir, Loc loc) {
     return NULL;
 }
 
-/* ---- a config block ------------------------------------------------------------------------------------------- */
+/* ---- a config block -------------------------------------------------------------------------- */
 
 typedef struct Config { /* one block while it is evaluated */
     Front *f;
@@ -210,7 +210,7 @@ const Record *config_env(Front *f, Base *base, Module *m) {
     return &env->names;
 }
 
-/* ---- names as layers see them ------------------------------------------------------------------------------------- */
+/* ---- names as layers see them ---------------------------------------------------------------- */
 
 static const Value *name_in(Front *f, Base *base, Module *m, const char *name, bool *seen) {
     for (int i = 0; i < f->nmodules; i++) {

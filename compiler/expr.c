@@ -1,8 +1,8 @@
 /* expr.c: values, and expressions over numbers, words and conditions.
  *
- * One evaluator serves config blocks, layers, objectives and settings; what names mean, what can be called
- * and what arithmetic does to tensors is asked of its owner (Expr).  Relies on front.h.  Promises: a
- * diagnostic is given once, then V_BAD silences what depends on it.
+ * One evaluator serves config blocks, layers, objectives and settings; what names mean, what can be
+ * called and what arithmetic does to tensors is asked of its owner (Expr).  Relies on front.h. 
+ * Promises: a diagnostic is given once, then V_BAD silences what depends on it.
  */
 #include "front.h"
 
@@ -81,7 +81,7 @@ void diag_unknown(Front *f, Loc loc, const char *what, const char *name, const c
     }
 }
 
-/* ---- operators ----------------------------------------------------------------------------------------- */
+/* ---- operators ------------------------------------------------------------------------------- */
 
 static Value wrong(Expr *e, const Ast *at, const char *op, const Value *v, const char *wanted) {
     diag(e->front->diags, DIAG_ERROR, at->loc, "'%s' takes %s, not %s", op, wanted, value_kind(v));
@@ -240,7 +240,7 @@ bool number_call(const char *name, const double *x, int n, double *out) {
     return true;
 }
 
-/* ---- with the kind that is wanted ------------------------------------------------------------------------ */
+/* ---- with the kind that is wanted ------------------------------------------------------------ */
 
 bool expr_num(Expr *e, const Ast *ast, const char *what, double *out) {
     Value v = expr_eval(e, ast);

@@ -1,16 +1,16 @@
 /* front.h: what the files of the front end share: modules, values, models, the inside of a Spec.
  *
- * Order of work (check.c): modules are parsed and joined, a variant and --set applied, settings read,
- * models instantiated with their config.json, layers unrolled once without adapters to learn every weight,
- * selectors matched against those, and at last the units built once to find what is wrong with shapes.
- * Nothing here is seen by passes: they include spec.h.
+ * Order of work (check.c): modules are parsed and joined, a variant and --set applied, settings
+ * read, models instantiated with their config.json, layers unrolled once without adapters to learn
+ * every weight, selectors matched against those, and at last the units built once to find what is
+ * wrong with shapes. Nothing here is seen by passes: they include spec.h.
  */
 #ifndef DPOC_FRONT_H
 #define DPOC_FRONT_H
 
 #include "spec.h"
 
-/* ---- modules: parsed files and what they use (module.c) -------------------------------------------------- */
+/* ---- modules: parsed files and what they use (module.c) -------------------------------------- */
 typedef struct Module {
     const char *path; /* as it was opened */
     const char *dir;  /* of the file: relative names start here */
@@ -28,23 +28,27 @@ typedef struct Front { /* one run of check_file */
     Module *prelude;
     Ast **overlay; /* layers, models, config blocks of the variant: found before any file's */
     int noverlay, capoverlay;
+    Module **extra; /* files that the variant uses: searched after the file's own */
+    int nextra, capextra;
 } Front;
 
-/* A file and all it uses; NULL after a diagnostic at `from`.  Looked up beside the module that names it
- * (NULL: from the current directory), then in the embedded models/. */
+/* A file and all it uses; NULL after a diagnostic at `from`.  Looked up beside the module that
+ * names it (NULL: from the current directory), then in the embedded models/. */
 Module *module_load(Front *f, const char *path, const Module *beside, Loc from);
 /* A definition as seen from a module: the variant's, its own, then those of used files in order. */
 Ast *module_find(Front *f, Module *from, AstKind kind, const char *name, Module **home);
 /* Names of all definitions of a kind visible from a module, for suggestions. */
 int module_names(Front *f, Module *from, AstKind kind, const char **out, int max);
-/* A path that starts at `dir` (or NULL): "a/./b/../c" is "a/c", so that one file has one name. Interned. */
+/* A path that starts at `dir` (or NULL): "a/./b/../c" is "a/c", so that one file has one name.
+ * Interned. */
 const char *tidy_path(Arena *arena, const char *dir, const char *path);
-/* Whether one statement stands in place of the other: same kind and, where it has one, same name. */
+/* Whether one statement stands in place of the other: same kind and, where it has one, same name.
+ * */
 bool same_statement(const Ast *a, const Ast *b);
 /* Two definitions of one kind and name in one file are errors. */
 void module_duplicates(Front *f, const Module *m);
 
-/* ---- values: what expressions give (expr.c) -------------------------------------------------------------- */
+/* ---- values: what expressions give (expr.c) -------------------------------------------------- */
 typedef enum ValueKind {
     V_BAD, /* a diagnostic was given: silent from here on */
     V_NONE,
@@ -60,8 +64,8 @@ typedef enum ValueKind {
 
 typedef enum Batch { /* objective: how a value depends on the other pairs of the step */
                      BATCH_NO,
-                     BATCH_SUM, /* a sum over pairs or tokens, already divided: adds up over micro-batches */
-                     BATCH_YES /* anything else */
+                     BATCH_SUM, /* a sum over pairs or tokens: adds up over micro-batches */
+                     BATCH_YES  /* anything else */
 } Batch;
 
 typedef struct Value {
@@ -95,8 +99,8 @@ Value value_bad(void);
 const char *value_kind(const Value *v); /* "a number", "text", ... */
 char *value_print(Arena *arena, const Value *v);
 
-/* Evaluates expressions.  Numbers, words and conditions are its own; names, calls and arithmetic with
- * tensors are asked of its owner. */
+/* Evaluates expressions.  Numbers, words and conditions are its own; names, calls and arithmetic
+ * with tensors are asked of its owner. */
 typedef struct Expr {
     Front *front;
     void *self;                                /* the owner */
@@ -109,7 +113,8 @@ typedef struct Expr {
     const char *where;                                /* "config", "a layer", ..: for messages */
 } Expr;
 Value expr_eval(Expr *e, const Ast *ast);
-/* The same, with the kind that is wanted; false after a diagnostic.  `what` names it in the message. */
+/* The same, with the kind that is wanted; false after a diagnostic.  `what` names it in the
+ * message. */
 bool expr_num(Expr *e, const Ast *ast, const char *what, double *out);
 bool expr_int(Expr *e, const Ast *ast, const char *what, int64_t min, int64_t *out);
 bool expr_bool(Expr *e, const Ast *ast, const char *what, bool *out);
@@ -124,7 +129,7 @@ bool is_word(const Ast *ast, const char *word);
 void diag_unknown(Front *f, Loc loc, const char *what, const char *name, const char *const *names,
                   int n);
 
-/* ---- models over checkpoints (config.c, layer.c) ---------------------------------------------------------- */
+/* ---- models over checkpoints (config.c, layer.c) --------------------------------------------- */
 typedef struct Weight { /* one named tensor of a model */
     const char *tensor; /* "model.layers.0.self_attn.q_proj" */
     int rank;
@@ -178,7 +183,7 @@ typedef struct ModelSum { /* base + adapters: a value of `policy` or `reference`
     Loc loc;
 } ModelSum;
 
-/* ---- settings (settings.c) ----------------------------------------------------------------------------------- */
+/* ---- settings (settings.c) ------------------------------------------------------------------- */
 typedef enum SettingType {
     SET_INT,
     SET_NUM,
@@ -216,13 +221,14 @@ Settings *settings_new(Arena *arena); /* all keys at their defaults */
 SettingValue *settings_find(const Settings *s, const char *path);
 /* A key that is no row of the table: adapter and objective parameters. */
 SettingValue *settings_add(Settings *s, const char *path, double num, const char *str, Loc loc);
-/* Sets `path` to an expression's value after checking it against the table; paths of files start at `dir`. */
+/* Sets `path` to an expression's value after checking it against the table; paths of files start at
+ * `dir`. */
 bool settings_set(Settings *s, Front *f, const char *path, const Ast *value, Loc key,
                   const char *dir);
 /* A block `data { .. }`: every bind under the prefix "data". */
 void settings_block(Settings *s, Front *f, const Ast *block, const char *dir);
 
-/* ---- the spec ---------------------------------------------------------------------------------------------------- */
+/* ---- the spec -------------------------------------------------------------------------------- */
 typedef struct Param { /* a number of the objective that the runtime hands in */
     const char *name, *path;
     double num;
@@ -259,7 +265,7 @@ struct Spec {
     int nvariants, capvariants;
 };
 
-/* ---- adapters and quantization: adapter.c, quantize.c, select.c ---------------------------------------------- */
+/* ---- adapters and quantization: adapter.c, quantize.c, select.c ------------------------------ */
 void adapters_declare(Spec *spec); /* names, and their numbers as settings: before --set */
 void adapters_range(Spec *spec);   /* what --set made of them */
 void adapters_options(Spec *spec); /* --adapter, once it is known what is trained */
@@ -284,7 +290,7 @@ bool select_match(const char *pattern, const char *name);
 /* NULL if a pattern is well formed, else what is wrong with it. */
 const char *select_error(const char *pattern);
 
-/* ---- model values: models.c --------------------------------------------------------------------------------- */
+/* ---- model values: models.c ------------------------------------------------------------------ */
 /* What a name stands for: `base`, `policy`, ..; false after a diagnostic. */
 bool model_value(Spec *spec, const char *name, Loc loc, ModelSum *out);
 /* `policy`, `reference` and what is trained. */
@@ -292,7 +298,7 @@ void models_resolve(Spec *spec);
 /* Unrolls every model once: what weights there are; compares them with the checkpoint. */
 void models_weights(Spec *spec);
 
-/* ---- building (layer.c, builtin.c, lora.c, build.c, objective.c) ------------------------------------------------ */
+/* ---- building (layer.c, builtin.c, lora.c, build.c, objective.c) ----------------------------- */
 typedef struct Frame { /* one running layer */
     const Ast *call;   /* NULL: a model */
     Module *module;
@@ -338,7 +344,7 @@ void builder_at(Builder *b, Loc loc); /* origin of the nodes appended from now o
 /* A diagnostic with the running scope; gives V_BAD. */
 Value builder_error(Builder *b, Loc loc, const char *format, ...) PRINTF(3, 4);
 
-/* ---- layer.c ---- */
+/* ---- layer.c --------------------------------------------------------------------------------- */
 typedef struct Head { /* what a model returns: logits = scale * h W^T, never formed */
     NodeId h, w;
     double scale;
@@ -360,14 +366,14 @@ NodeId value_node(Builder *b, const Ast *at, const Value *v);
 bool layer_operands(Builder *b, const Ast *at, const Value *vx, const Value *vy, NodeId *x,
                     NodeId *y);
 
-/* ---- builtin.c ---- */
+/* ---- builtin.c ------------------------------------------------------------------------------- */
 /* Calls a built-in function; false: there is none of that name. */
 bool builtin_call(Builder *b, const Ast *call, const Value *args, const char **keys, int nargs,
                   Value *out);
 bool builtin_known(const char *name);
 int builtin_names(const char **out, int max);
 
-/* ---- weight.c ---- */
+/* ---- weight.c -------------------------------------------------------------------------------- */
 NodeId build_input(Builder *b, const char *name, DType dtype, int rank, Dim rows, int64_t cols);
 NodeId weight_node(Builder *b, const Weight *w, bool bias); /* in the compute type */
 NodeId weight_rows(Builder *b, const Weight *w);            /* to take rows of: f32 if trained */
@@ -375,7 +381,7 @@ NodeId trained_leaf(Builder *b, const char *source, const char *tensor);
 NodeId lora_linear(Builder *b, const Ast *at, NodeId x, const Weight *w); /* [T,out], f32 */
 NodeId lora_head(Builder *b, const Ast *at, const Weight *w);
 
-/* ---- objective.c ---- */
+/* ---- objective.c ----------------------------------------------------------------------------- */
 typedef struct Scores {                                   /* of one model on the scored rows */
     NodeId logp, mean_logit, entropy, correct, logsum_p2; /* [R] */
     NodeId side[2];                                       /* summed log-probs [P] by side */
@@ -384,7 +390,5 @@ typedef struct Scores {                                   /* of one model on the
 bool objective_build(Builder *b, const Scores *policy, const Scores *reference);
 /* Sum over each sequence's rows, then the sequences of one side: [R] -> [P]. */
 NodeId sum_sequences(Builder *b, NodeId rows, int side);
-/* What an objective asks for, without building: which models, sides, columns. */
-void objective_scan(Spec *spec);
 
 #endif

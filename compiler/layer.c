@@ -1,9 +1,9 @@
 /* layer.c: runs layers: from their text to nodes of the graph.
  *
- * A layer is a function of values over named weights.  Calling one opens a Frame; `as` names the scope its
- * weights live in; loops are unrolled.  Every assignment and every `return` rounds its tensor to the compute
- * type, arithmetic itself is f32.  Relies on expr.c, builtin.c, weight.c.  Promises: what is wrong is
- * reported at the person's line with the scope it happened in, once.
+ * A layer is a function of values over named weights.  Calling one opens a Frame; `as` names the
+ * scope its weights live in; loops are unrolled.  Every assignment and every `return` rounds its
+ * tensor to the compute type, arithmetic itself is f32.  Relies on expr.c, builtin.c, weight.c. 
+ * Promises: what is wrong is reported at the person's line with the scope it happened in, once.
  */
 #include "front.h"
 
@@ -37,7 +37,7 @@ Value builder_error(Builder *b, Loc loc, const char *format, ...) {
     return value_bad();
 }
 
-/* ---- tensors and numbers in one expression --------------------------------------------------------------- */
+/* ---- tensors and numbers in one expression --------------------------------------------------- */
 
 NodeId value_node(Builder *b, const Ast *at, const Value *v) {
     builder_at(b, at->loc);
@@ -162,7 +162,7 @@ static Value rounded(Builder *b, Loc loc, Value v) {
     return v;
 }
 
-/* ---- scopes --------------------------------------------------------------------------------------------------- */
+/* ---- scopes ---------------------------------------------------------------------------------- */
 
 static const char *scope_join(const char *outer, const char *inner) {
     return *outer ? intern_printf("%s.%s", outer, inner) : intern(inner);
@@ -179,7 +179,7 @@ static const char *scope_text(Builder *b, const Ast *ast) {
     return intern_printf("%s.%lld", outer, (long long)index);
 }
 
-/* ---- names ------------------------------------------------------------------------------------------------------ */
+/* ---- names ----------------------------------------------------------------------------------- */
 
 static Value unknown_name(Builder *b, const Ast *ast) {
     const char *names[256];
@@ -212,7 +212,7 @@ Value layer_name(Expr *e, const Ast *ast) {
     return unknown_name(b, ast);
 }
 
-/* ---- weights ------------------------------------------------------------------------------------------------------ */
+/* ---- weights --------------------------------------------------------------------------------- */
 
 static Weight *weight_find(const Base *base, const char *tensor) {
     for (int i = 0; i < base->nweight; i++)
@@ -252,7 +252,8 @@ static bool weight_shape(Builder *b, const Ast *decl, Weight *w) {
     return true;
 }
 
-/* Declares a weight in the running scope; a second time (other models, other units) it is found again. */
+/* Declares a weight in the running scope; a second time (other models, other units) it is found
+ * again. */
 static Value weight_declare(Builder *b, const Ast *decl) {
     Weight w = {.tensor = scope_join(b->frame->scope, decl->text), .loc = decl->name_loc};
     if (!weight_shape(b, decl, &w)) return value_bad();
@@ -279,7 +280,7 @@ static Value weight_declare(Builder *b, const Ast *decl) {
     return (Value){.kind = V_WEIGHT, .weight = known, .side = -1};
 }
 
-/* ---- statements ----------------------------------------------------------------------------------------------------- */
+/* ---- statements ------------------------------------------------------------------------------ */
 
 static void run_block(Builder *b, const Ast *list);
 
@@ -356,7 +357,7 @@ static void run_block(Builder *b, const Ast *list) {
     }
 }
 
-/* ---- calls ------------------------------------------------------------------------------------------------------------ */
+/* ---- calls ----------------------------------------------------------------------------------- */
 
 /* Gives each parameter its argument, by key or by place. */
 static bool bind_arguments(Builder *b, Frame *f, const Ast *call, const Value *args,
@@ -443,7 +444,7 @@ Value layer_call(Expr *e, const Ast *ast) {
     return layer_run(b, layer, home, call, args, keys, n, scope);
 }
 
-/* ---- models ------------------------------------------------------------------------------------------------------------- */
+/* ---- models ---------------------------------------------------------------------------------- */
 
 /* A constant factor of the logits; false: not one. */
 static bool head_factor(Builder *b, const Ast *ast, double *x) {
@@ -517,7 +518,7 @@ Head layer_model(Builder *b, const ModelSum *sum, const char *who) {
     return head;
 }
 
-/* ---- functions of objectives -------------------------------------------------------------------------------------------- */
+/* ---- functions of objectives ----------------------------------------------------------------- */
 
 Value layer_function(Builder *b, const Ast *layer, Module *home, const Ast *call, const Value *args,
                      const char **keys, int nargs) {

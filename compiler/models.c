@@ -1,8 +1,8 @@
 /* models.c: what `base`, `policy` and `reference` are: a model over a checkpoint, plus adapters.
  *
- * One Base per (model, directory); policy's is source "base".  `auto` is the model whose `for` is the
- * checkpoint's model_type, from used files, then from the built-in ones.  Relies on config.c, layer.c and
- * runtime/io/checkpoint.h.
+ * One Base per (model, directory); policy's is source "base".  `auto` is the model whose `for` is
+ * the checkpoint's model_type, from used files, then from the built-in ones.  Relies on config.c,
+ * layer.c and runtime/io/checkpoint.h.
  */
 #include "front.h"
 #include "../runtime/io/checkpoint.h"
@@ -18,7 +18,7 @@ static Value error_at(Spec *spec, Loc loc, const char *format, ...) {
     return value_bad();
 }
 
-/* ---- finding the model --------------------------------------------------------------------------------------- */
+/* ---- finding the model ----------------------------------------------------------------------- */
 
 static Ast *model_for(Module *m, const char *type) {
     for (Ast *s = m->ast->list; s; s = s->next)
@@ -121,7 +121,7 @@ static Base *base_get(Spec *spec, const Ast *name, const char *dir, Module *home
     return b;
 }
 
-/* ---- sums ------------------------------------------------------------------------------------------------------ */
+/* ---- sums ------------------------------------------------------------------------------------ */
 
 static int adapter_find(const Spec *spec, const char *name) {
     for (int i = 0; i < spec->nadapters; i++)
@@ -224,7 +224,7 @@ bool model_value(Spec *spec, const char *name, Loc loc, ModelSum *out) {
     return sum_name((Sum){spec, spec->module, false, 0}, &word, out);
 }
 
-/* ---- policy, reference, what is trained --------------------------------------------------------------------------- */
+/* ---- policy, reference, what is trained ------------------------------------------------------ */
 
 static bool uses(const ModelSum *sum, int adapter) {
     for (int i = 0; i < sum->nuse; i++)
@@ -317,7 +317,7 @@ void models_resolve(Spec *spec) {
     check_reference(spec);
 }
 
-/* ---- the weights ------------------------------------------------------------------------------------------------------- */
+/* ---- the weights ----------------------------------------------------------------------------- */
 
 static char *shape_text(Arena *arena, int rank, const int64_t *shape) {
     char *text = arena_str(arena, "[");

@@ -1,8 +1,9 @@
 /* module.c: files and what they use: found, parsed once, searched in order.
  *
- * `use "x.dpo"` looks beside the file, then in the models/ compiled into the program.  A name is looked up
- * in the file that mentions it, then in the files it uses, in their order, at last in the prelude; so two
- * used files may define the same layer without meeting.  Relies on parse.c.  Cycles are fine.
+ * `use "x.dpo"` looks beside the file, then in the models/ compiled into the program.  A name is
+ * looked up in the file that mentions it, then in the files it uses, in their order, at last in the
+ * prelude; so two used files may define the same layer without meeting.  Relies on parse.c.  Cycles
+ * are fine.
  */
 #include "front.h"
 
@@ -111,7 +112,7 @@ Module *module_load(Front *f, const char *path, const Module *beside, Loc from) 
     return NULL;
 }
 
-/* ---- definitions ----------------------------------------------------------------------------------------- */
+/* ---- definitions ----------------------------------------------------------------------------- */
 
 static bool defines(const Ast *s, AstKind kind, const char *name) {
     return s->kind == kind && (!name || !strcmp(s->text, name));
@@ -143,6 +144,8 @@ Ast *module_find(Front *f, Module *from, AstKind kind, const char *name, Module 
         }
     bool *seen = NEW_ARRAY(f->arena, bool, f->nmodules);
     Ast *found = find_in(f, from, kind, name, home, seen);
+    for (int i = 0; i < f->nextra && !found; i++)
+        found = find_in(f, f->extra[i], kind, name, home, seen);
     return found || !f->prelude ? found : find_in(f, f->prelude, kind, name, home, seen);
 }
 
@@ -165,7 +168,8 @@ int module_names(Front *f, Module *from, AstKind kind, const char **out, int max
     return f->prelude ? names_in(f, f->prelude, kind, out, n, max, seen) : n;
 }
 
-/* What makes two statements of one kind the same: their name; the objective and `train` stand alone. */
+/* What makes two statements of one kind the same: their name; the objective and `train` stand
+ * alone. */
 bool same_statement(const Ast *a, const Ast *b) {
     if (a->kind != b->kind) return false;
     switch (a->kind) {

@@ -1,10 +1,11 @@
 /* objective.c: the objective language as graph: loss and metrics of pairs.
  *
- * A value is a scalar, one number per pair [P], or one per scored token [R] of one side; a scalar stretches
- * to pairs, a pair's value to its tokens.  A loss per pair is averaged over the pairs of the optimizer step,
- * one per token over its side's tokens: the node is the micro-batch's sum, the divisor an input.  A scalar
- * loss (sums of batch_mean) carries its divisors itself.  Relies on layer.c for arithmetic.
- * Promises: values that cross pairs other than by such sums set Spec.coupled.
+ * A value is a scalar, one number per pair [P], or one per scored token [R] of one side; a scalar
+ * stretches to pairs, a pair's value to its tokens.  A loss per pair is averaged over the pairs of
+ * the optimizer step, one per token over its side's tokens: the node is the micro-batch's sum, the
+ * divisor an input.  A scalar loss (sums of batch_mean) carries its divisors itself.  Relies on
+ * layer.c for arithmetic. Promises: values that cross pairs other than by such sums set
+ * Spec.coupled.
  */
 #include "front.h"
 
@@ -40,7 +41,7 @@ static Value error_at(Obj *o, const Ast *at, const char *text) {
     return builder_error(o->b, at->loc, "%s", text);
 }
 
-/* ---- sums and gathers between rows, sequences and pairs ------------------------------------------------------- */
+/* ---- sums and gathers between rows, sequences and pairs -------------------------------------- */
 
 static NodeId pairs_of(Builder *b, int side) {
     return build_input(b, side ? "rejected" : "chosen", DT_i32, 1, dim_extent(X_P), 0);
@@ -91,7 +92,7 @@ static NodeId total(Obj *o, const Value *v) {
     return g_op(o->g, OP_sum_rows, x, 0, 0);
 }
 
-/* ---- arithmetic --------------------------------------------------------------------------------------------------- */
+/* ---- arithmetic ------------------------------------------------------------------------------ */
 
 /* One of the values has fewer axes: brings both to one level; false after a diagnostic. */
 static bool lift(Obj *o, const Ast *at, Value *x, Value *y) {
@@ -196,7 +197,7 @@ static Value obj_select(Expr *e, const Ast *at, Value c, Value x, Value y) {
     return joined(layer_select(&o->b->expr, at, c, x, y), args, 3);
 }
 
-/* ---- names ------------------------------------------------------------------------------------------------------------ */
+/* ---- names ----------------------------------------------------------------------------------- */
 
 static Value pair_column(Obj *o, const Ast *ast) {
     const char *name = intern_printf("pair.%s", ast->text);
@@ -247,7 +248,7 @@ static Value obj_name(Expr *e, const Ast *ast) {
     return v;
 }
 
-/* ---- functions ------------------------------------------------------------------------------------------------------------ */
+/* ---- functions ------------------------------------------------------------------------------- */
 
 typedef struct Fun { /* a call of one of the functions below */
     Obj *o;
@@ -431,7 +432,7 @@ static Value obj_call(Expr *e, const Ast *ast) {
     return call_shared(o, ast, args, keys, n);
 }
 
-/* ---- metrics ------------------------------------------------------------------------------------------------------------ */
+/* ---- metrics --------------------------------------------------------------------------------- */
 
 static void metric_add(Obj *o, const char *name, NodeId sum, const char *divisor) {
     Unit *u = o->b->u;
@@ -505,7 +506,7 @@ static void standard_metrics(Obj *o) {
     token_metric(o, "mean_token_accuracy", p->correct, 0);
 }
 
-/* ---- statements ------------------------------------------------------------------------------------------------------------ */
+/* ---- statements ------------------------------------------------------------------------------ */
 
 static void obj_statements(Obj *o, const Ast *list, bool metrics);
 
@@ -583,29 +584,4 @@ bool objective_build(Builder *b, const Scores *policy, const Scores *reference) 
     b->who = NULL;
     b->round = round;
     return diags_errors(b->front->diags) == errors;
-}
-
-/* ---- what an objective asks for -------------------------------------------------------------------------------------------- */
-
-static void scan(Spec *spec, const Ast *ast) {
-    for (; ast; ast = ast->next) {
-        if (is_word(ast, "rejected")) spec->one_sided = false;
-        if (is_word(ast, "reference")) spec->asks_reference = true;
-        if (ast->kind == A_PATH && is_word(ast->a, "pair")) {
-            int i = 0;
-            while (i < spec->ncolumns && spec->columns[i] != ast->text) i++;
-            if (i == spec->ncolumns)
-                PUSH(spec->front.arena, spec->columns, spec->ncolumns, spec->capcolumns, ast->text);
-        }
-        scan(spec, ast->a);
-        scan(spec, ast->b);
-        scan(spec, ast->c);
-        scan(spec, ast->params);
-        scan(spec, ast->list);
-    }
-}
-
-void objective_scan(Spec *spec) {
-    spec->one_sided = true;
-    scan(spec, spec->objective->list);
 }

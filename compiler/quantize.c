@@ -1,4 +1,5 @@
-/* quantize.c: `quantize base nf4(block = 64, double = true) on ..`: which weights are kept in few bits.
+/* quantize.c: `quantize base nf4(block = 64, double = true) on ..`: which weights are kept in few
+ * bits.
  *
  * The last clause that matches a weight decides.  Relies on adapter.c for arguments and selectors.
  */

@@ -1,9 +1,10 @@
 /* select.c: patterns over weights' names.
  *
  *   "model.layers[16..32].**.{q,k}_proj"
- * Names are cut at dots; `*` is one name or part of one, `**` any number of names, {a,b} alternatives,
- * [3], [16..32] (half open) and [*] indices.  A pattern fits if it fits a name's end, so that "q_proj" is
- * every q_proj and a pattern that begins with the root's name fits from the root.
+ * Names are cut at dots; `*` is one name or part of one, `**` any number of names, {a,b}
+ * alternatives, [3], [16..32] (half open) and [*] indices.  A pattern fits if it fits a name's end,
+ * so that "q_proj" is every q_proj and a pattern that begins with the root's name fits from the
+ * root.
  */
 #include "front.h"
 

@@ -1,7 +1,8 @@
 /* settings.c: settings.def as a table: defaults, types, ranges, printing.
  *
- * A value comes from a block of the file, a variant, or --set, and is checked the same way each time.
- * Relies on expr.c.  Promises: after settings_set succeeded the value has the row's type and range.
+ * A value comes from a block of the file, a variant, or --set, and is checked the same way each
+ * time. Relies on expr.c.  Promises: after settings_set succeeded the value has the row's type and
+ * range.
  */
 #include "front.h"
 
@@ -51,7 +52,7 @@ SettingValue *settings_add(Settings *s, const char *path, double num, const char
     return &s->value[s->n - 1];
 }
 
-/* ---- checking a value ------------------------------------------------------------------------------------ */
+/* ---- checking a value ------------------------------------------------------------------------ */
 
 static bool word_in(const char *words, const char *word) {
     size_t n = strlen(word);
@@ -131,7 +132,8 @@ static bool set_number(Front *f, const SettingDef *d, const Ast *value, const Va
     return true;
 }
 
-/* The text of a path or free text: a string, or words as they stand (--set data.train=a/b.jsonl). */
+/* The text of a path or free text: a string, or words as they stand (--set data.train=a/b.jsonl).
+ * */
 static const char *free_text(Front *f, const Ast *value) {
     if (value->kind == A_STR || value->kind == A_NAME) return value->text;
     if (value->kind != A_PATH && value->kind != A_BINARY) return NULL;
@@ -259,7 +261,7 @@ void settings_block(Settings *s, Front *f, const Ast *block, const char *dir) {
     }
 }
 
-/* ---- printing ----------------------------------------------------------------------------------------------- */
+/* ---- printing -------------------------------------------------------------------------------- */
 
 static const char *const type_names[] = {
     [SET_INT] = "int",     [SET_NUM] = "number",

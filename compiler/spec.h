@@ -1,8 +1,9 @@
 /* spec.h: a checked .dpo file, all names resolved: what build, the passes and the jobs read.
  *
- * check_file reads the file, what it uses, the checkpoint's config.json and headers, applies a variant and
- * --set, and returns a Spec without open questions: models, adapters with every target tensor, settings
- * with their values.  Relies on ast.h and runtime/io; promises that a Spec which exists can be built.
+ * check_file reads the file, what it uses, the checkpoint's config.json and headers, applies a
+ * variant and --set, and returns a Spec without open questions: models, adapters with every target
+ * tensor, settings with their values.  Relies on ast.h and runtime/io; promises that a Spec which
+ * exists can be built.
  */
 #ifndef DPOC_SPEC_H
 #define DPOC_SPEC_H
@@ -31,7 +32,7 @@ typedef struct CheckOptions {
 /* Diagnostics go to `diags`; NULL after errors.  `arena` owns the result. */
 Spec *check_file(Arena *arena, Diags *diags, const CheckOptions *options);
 
-/* ---- settings: data, run, graph (settings.def), `ADAPTER.rank` .., `OBJECTIVE.PARAM` --------------- */
+/* ---- settings: data, run, graph (settings.def), `ADAPTER.rank` .., `OBJECTIVE.PARAM` --------- */
 double spec_num(const Spec *spec, const char *path); /* numbers; booleans 1 or 0; sizes in bytes */
 const char *spec_str(const Spec *spec, const char *path); /* words and strings; NULL for numbers */
 bool spec_on(const Spec *spec, const char *path);         /* spec_num(..) != 0 */
@@ -46,11 +47,13 @@ typedef struct DataFile { /* data.train, in order; paths as they can be opened *
     double weight; /* 1 without `weight` */
 } DataFile;
 const DataFile *spec_data(const Spec *spec, int *n);
-/* data.eval is a path (spec_str), or a share (number < 1) or a number of pairs (>= 1) taken from train. */
-/* Columns named `pair.NAME` in the objective: the packer fills inputs "pair.NAME" f32 [P] from them. */
+/* data.eval is a path (spec_str), or a share (number < 1) or a number of pairs (>= 1) taken from
+ * train. */
+/* Columns named `pair.NAME` in the objective: the packer fills inputs "pair.NAME" f32 [P] from
+ * them. */
 const char *const *spec_columns(const Spec *spec, int *n);
 
-/* ---- models and adapters ------------------------------------------------------------------------------ */
+/* ---- models and adapters --------------------------------------------------------------------- */
 typedef struct Source { /* one place that weights come from: Bind.source, BindSource */
     const char
         *name; /* "base", "base:PATH", an adapter's name, or "NAME@start": as it was at the start */
@@ -83,25 +86,24 @@ const AdapterSpec *spec_adapters(const Spec *spec, int *n);
 const char *spec_adapter_json(const Spec *spec); /* Plan.adapter_json */
 bool spec_trains_base(const Spec *spec);
 
-/* ---- what the objective asks for --------------------------------------------------------------------- */
-bool spec_has_reference(
-    const Spec *spec); /* false: `reference = none`, or the objective never asks for it */
+/* ---- what the objective asks for ------------------------------------------------------------- */
+/* false: `reference = none`, or the objective never asks for it */
+bool spec_has_reference(const Spec *spec);
 bool spec_one_sided(const Spec *spec); /* SFT: no rejected answers (N = P, rejected = -1) */
-/* Values cross pairs (a sort, a non-linear use of a batch mean): the whole optimizer step must be one
- * micro-batch. */
+/* Values cross pairs (a sort, a non-linear use of a batch mean): the whole optimizer step must be
+ * one micro-batch. */
 bool spec_coupled(const Spec *spec);
-/* With graph.ref = cached UNIT_TRAIN takes the reference's log-probs from inputs "pair.ref_logp_chosen" and
- * "pair.ref_logp_rejected" f32 [P], which program "ref" computed before. */
+/* With graph.ref = cached UNIT_TRAIN takes the reference's log-probs from inputs
+ * "pair.ref_logp_chosen" and "pair.ref_logp_rejected" f32 [P] of program "ref". */
 bool spec_ref_cached(const Spec *spec);
 
-/* ---- variants, for bench ----------------------------------------------------------------------------- */
+/* ---- variants, for bench --------------------------------------------------------------------- */
 typedef struct VariantSpec {
     const char *name, *from;
-    const char *
-        *differs; /* "graph.fuse = off", "adapter pref", ..: what it changes, `from` included */
+    /* "graph.fuse = off", "adapter pref", ..: what it changes, `from` included */
+    const char **differs;
     int ndiffers, capdiffers;
-    bool
-        same_loss; /* only graph keys that keep results (all but compute) differ: losses must agree */
+    bool same_loss; /* only graph keys that keep results differ */
     Loc loc;
 } VariantSpec;
 const VariantSpec *spec_variants(const Spec *spec, int *n);

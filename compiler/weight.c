@@ -1,15 +1,16 @@
 /* weight.c: weights as leaves of the graph, and LoRA beside them.
  *
- * A frozen tensor is a `weight` leaf in the compute type, made once per unit; a trained one is a `slot` of
- * the flat f32 state "params", cast where it is used.  y = W x + s B A dropout(x), s = alpha / r (rslora:
- * alpha / sqrt r); on the weight that makes the logits W + s B A is formed instead.  Relies on graph.c.
+ * A frozen tensor is a `weight` leaf in the compute type, made once per unit; a trained one is a
+ * `slot` of the flat f32 state "params", cast where it is used.  y = W x + s B A dropout(x), s =
+ * alpha / r (rslora: alpha / sqrt r); on the weight that makes the logits W + s B A is formed
+ * instead.  Relies on graph.c.
  */
 #include "front.h"
 
 #include <math.h>
 #include <string.h>
 
-/* ---- leaves, once per unit -------------------------------------------------------------------------------- */
+/* ---- leaves, once per unit ------------------------------------------------------------------- */
 
 static Slot *slot_of(Builder *b, const char *source, const char *tensor) {
     Hash128 h = hash_bytes(tensor, strlen(tensor), (Hash128){0, 0});
@@ -74,7 +75,8 @@ static const char *tensor_name(const Weight *w, bool bias) {
     return intern_printf("%s.%s", w->tensor, bias ? "bias" : "weight");
 }
 
-/* Where a base's tensors come from: "base", or "base@start" for the copy that training leaves alone. */
+/* Where a base's tensors come from: "base", or "base@start" for the copy that training leaves
+ * alone. */
 static const char *base_source(const Builder *b) {
     const Base *base = b->sum->base;
     return base->trained && b->sum->start ? intern_printf("%s@start", base->source) : base->source;
@@ -105,7 +107,7 @@ NodeId weight_rows(Builder *b, const Weight *w) {
     return trained_leaf(b, b->sum->base->source, tensor_name(root_of(w), false));
 }
 
-/* ---- LoRA -------------------------------------------------------------------------------------------------- */
+/* ---- LoRA ------------------------------------------------------------------------------------ */
 
 static const AdapterTarget *target_of(const AdapterSpec *a, const char *tensor) {
     for (int i = 0; i < a->ntarget; i++)

@@ -1,6 +1,7 @@
 /* case.h: a case of tests/num/cases as the inputs of a built unit, for the evaluator.
  *
- * Packs pairs by hand (independent of runtime/job/pack.c), reads weights and adapter, sets every leaf.
+ * Packs pairs by hand (independent of runtime/job/pack.c), reads weights and adapter, sets every
+ * leaf.
  */
 #ifndef FRONT_CASE_H
 #define FRONT_CASE_H
@@ -160,8 +161,8 @@ typedef struct Case {
     const char *dir;
 } Case;
 
-/* Checks `file` with the case's checkpoint and adapter (rank 4, alpha 8), builds UNIT_EVAL and evaluates it on
- * all pairs in one micro-batch. */
+/* Checks `file` with the case's checkpoint and adapter (rank 4, alpha 8), builds UNIT_EVAL and
+ * evaluates it on all pairs in one micro-batch. */
 static inline Case case_run(const char *name, const char *file, bool share) {
     Case c = {.arena = arena_new()};
     c.dir = arena_printf(c.arena, CASES "/%s", name);

@@ -1,7 +1,8 @@
-/* test_check.c: what check says about files: settings, variants, models, adapters, and every mistake.
+/* test_check.c: what check says about files: settings, variants, models, adapters, and every
+ * mistake.
  *
- * A row of `mistakes` is a file (a good one with one piece replaced), the first error's text and the source it
- * stands at.  All run against the small checkpoint tests/num/cases/gqa.
+ * A row of `mistakes` is a file (a good one with one piece replaced), the first error's text and
+ * the source it stands at.  All run against the small checkpoint tests/num/cases/gqa.
  */
 #include "case.h"
 
@@ -93,7 +94,7 @@ static char *replaced(Arena *arena, const char *text, const char *from, const ch
     return arena_printf(arena, "%.*s%s%s", (int)(at - text), text, to, at + strlen(from));
 }
 
-/* ---- mistakes ---------------------------------------------------------------------------------------------- */
+/* ---- mistakes -------------------------------------------------------------------------------- */
 
 typedef struct Mistake {
     const char *from, *to; /* in the good text */
@@ -288,7 +289,7 @@ static void objectives_are_checked_without_a_checkpoint(void **state) {
     arena_free(arena);
 }
 
-/* ---- what a good file comes to ---------------------------------------------------------------------------------- */
+/* ---- what a good file comes to --------------------------------------------------------------- */
 
 static void settings_come_from_file_variant_and_options(void **state) {
     (void)state;

@@ -1,8 +1,8 @@
 /* test_figures.c: the graph that build makes, in the evaluator, against PyTorch's figures.
  *
  * tests/num/cases hold small checkpoints, adapters, pairs and double-precision figures (made by
- * tests/peers/make_cases.py).  Here check and build alone are on trial: no pass, no kernel, no runtime. Each
- * case is packed both without and with a shared prompt.
+ * tests/peers/make_cases.py).  Here check and build alone are on trial: no pass, no kernel, no
+ * runtime. Each case is packed both without and with a shared prompt.
  */
 #include "case.h"
 
@@ -12,7 +12,8 @@ static double number(json_t *o, const char *key) {
     return json_number_value(v);
 }
 
-/* The figures were made in double, weights are exact in f32: only the rotary frequencies are rounded. */
+/* The figures were made in double, weights are exact in f32: only the rotary frequencies are
+ * rounded. */
 static void compare(const char *name, Eval *e, const char *state, json_t *pairs) {
     int64_t n;
     const double *got = eval_state(e, state, &n);

@@ -1,7 +1,8 @@
-/* test_layers.c: the layer language: a model unlike Llama against numpy's figures, rounding, structure.
+/* test_layers.c: the layer language: a model unlike Llama against numpy's figures, rounding,
+ * structure.
  *
- * tests/front/odd holds the model, its config.json and the figures (made by tests/peers/make_odd.py); weights
- * are a formula of their names.
+ * tests/front/odd holds the model, its config.json and the figures (made by
+ * tests/peers/make_odd.py); weights are a formula of their names.
  */
 #include "case.h"
 

@@ -1,8 +1,9 @@
-/* test_objective.c: every objective of models/objectives on a real batch, against its formula written here.
+/* test_objective.c: every objective of models/objectives on a real batch, against its formula
+ * written here.
  *
- * The built graph gives each token's log-prob for policy and reference; sums over answers and the losses of
- * the papers (numerics as in TRL) are computed below from those alone, in double, and compared with the loss
- * the graph computed.
+ * The built graph gives each token's log-prob for policy and reference; sums over answers and the
+ * losses of the papers (numerics as in TRL) are computed below from those alone, in double, and
+ * compared with the loss the graph computed.
  */
 #include "case.h"
 
