@@ -121,7 +121,9 @@ static int instance_end(Instance *in) {
 
 static Step *kernel_step(Emit *e, int kernel, int nargs, int ndims) {
     Step *s = emit_step(e, STEP_KERNEL, nargs, ndims);
+    const char *scope = strchr(s->label, ' ');
     s->kernel = kernel;
+    s->label = intern_printf("%s%s", e->plan->kernels[kernel].kind, scope ? scope : "");
     return s;
 }
 

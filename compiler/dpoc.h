@@ -438,6 +438,8 @@ const CustomInfo *custom_info(Op op); /* never NULL for CUSTOM ops */
 /* ---- emit_c.c, emit_cuda.c: print a Kern ------------------------------------------------------------------- */
 void emit_kern_c(const Kern *k, const char *symbol, Text *out);
 void emit_kern_cuda(const Kern *k, const char *symbol, Text *out);
+/* CUDA launch of a Kern: fills threads, rows_per_block, grid_y, shared_bytes. */
+void kern_launch(const Kern *k, Kernel *out);
 /* The shared text put before kernels of one module (types, math), per target. */
 const char *emit_prelude(const Target *target);
 

@@ -63,21 +63,25 @@ static const char *scope_of(const Node *n) {
     return n->origin && n->origin->scope ? n->origin->scope : "";
 }
 
-/* "model.layers.3.self_attn.q_proj": the checkpoint's name of an operand, or NULL. */
-static const char *weight_name(const Emit *e, NodeId id) {
+/* "model.layers.3.self_attn.q_proj.weight#codes" without what every name ends in. */
+static const char *short_name(const char *name) {
+    size_t len = strcspn(name, "#");
+    bool tail = len > 7 && !strncmp(name + len - 7, ".weight", 7);
+    return intern_n(name, tail ? len - 7 : len);
+}
+
+/* The tensor behind an operand: of the checkpoint, or trained; NULL: neither. */
+static const char *tensor_name(const Emit *e, NodeId id) {
     const Graph *g = e->u->g;
-    for (;;) {
+    while (id) {
         const Node *n = node(g, id);
-        if (n->op == OP_weight) {
-            size_t len = strlen(n->attr.name);
-            bool tail = len > 7 && !strcmp(n->attr.name + len - 7, ".weight");
-            return intern_n(n->attr.name, tail ? len - 7 : len);
-        }
-        if (n->nin == 0 ||
-            !(op_info[n->op].kind == KIND_VIEW || n->op == OP_dequant || n->op == OP_cast))
-            return NULL;
-        id = n->in[0];
+        if (n->op == OP_weight) return short_name(n->attr.name);
+        for (int i = 0; n->op == OP_slot && i < e->u->ntrained; i++)
+            if (e->u->trained[i].offset == n->attr.i0) return short_name(e->u->trained[i].tensor);
+        bool same = op_info[n->op].kind == KIND_VIEW || n->op == OP_dequant || n->op == OP_cast;
+        id = same && n->nin ? n->in[0] : 0;
     }
+    return NULL;
 }
 
 /* The distinct ops of a fused group, the last four that say something. */
@@ -97,23 +101,22 @@ static void kern_ops(const Emit *e, Text *out) {
     while (n-- > 0) text_add(out, "%s%s", names[n], n ? "+" : "");
 }
 
+/* "matmul model.layers.3.self_attn.q_proj", "exp+mul policy/model.layers.3.mlp" */
 static const char *group_label(const Emit *e) {
     const Group *group = e->group;
-    const Node *last = node(e->u->g, group->nodes[group->nnodes - 1]);
-    const Node *main_node = group->kind == GROUP_CUSTOM ? node(e->u->g, group->nodes[0]) : last;
+    const Node *first = node(e->u->g, group->nodes[0]);
+    const char *where = NULL;
     Text text = {0};
-    if (group->kind == GROUP_KERN)
+    if (group->kind == GROUP_KERN) {
         kern_ops(e, &text);
-    else if (group->kind == GROUP_GEMM)
+    } else if (group->kind == GROUP_GEMM) {
         text_add(&text, "matmul");
-    else
-        text_add(&text, "%s", op_info[main_node->op].name);
-    const char *weight = NULL;
-    if (group->kind == GROUP_GEMM) {
-        weight = weight_name(e, group->b);
-        if (!weight) weight = weight_name(e, group->a);
+        if (!(where = tensor_name(e, group->b))) where = tensor_name(e, group->a);
+        if (!where && (where = tensor_name(e, group->c))) text_add(&text, " gradient");
+    } else {
+        text_add(&text, "%s", op_info[first->op].name);
     }
-    const char *where = weight ? weight : scope_of(main_node);
+    if (!where) where = scope_of(first);
     if (*where) text_add(&text, " %s", where);
     const char *label = intern(text.data);
     text_free(&text);
@@ -151,10 +154,8 @@ static void emit_kern(Emit *e) {
     char hex[33];
     hash_hex(hash_bytes(text.data, text.len, (Hash128){0, 0}), hex);
     Kernel kernel = {.symbol = intern_printf("k_%.12s", hex),
-                     .kind = kern->shape == KERN_ROWS ? "rows" : "sum_rows",
-                     .rows_per_block = 1,
-                     .grid_y = 1,
-                     .threads = 256};
+                     .kind = kern->shape == KERN_ROWS ? "rows" : "sum_rows"};
+    kern_launch(kern, &kernel);
     text_free(&text);
     emit_text(e, kernel.symbol, &text);
     kernel.text = text.data;
