@@ -8,6 +8,7 @@
 #define KERNEL_TYPES_H
 
 #ifdef __CUDACC__
+#    pragma nv_diag_suppress 177 /* not every kernel uses every function */
 #    define INLINE static __device__ __forceinline__
 typedef signed char int8_t;
 typedef unsigned char uint8_t;

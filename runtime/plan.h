@@ -169,7 +169,7 @@ typedef struct Kernel {
     const char *symbol; /* function name in the text */
     const char *text;   /* complete source of one kernel, without the shared prelude */
     const char *kind;   /* "map", "attend", ...: for tables */
-    /* CUDA launch: blocks = ceil(dims[0] / rows_per_block) * grid_y, `threads` each */
+    /* CUDA launch: grid (ceil(dims[0] / rows_per_block), grid_y) of blocks of `threads` */
     int rows_per_block, grid_y, threads, shared_bytes;
 } Kernel;
 

@@ -8,6 +8,18 @@
  * atomics, and segments, heads and queries are added in order.  Keys are the vector axis: k and v are
  * transposed once, q and dout are read as they lie, in blocks of TILE queries of one head.  Keys of no
  * range give zeros. */
+/* Only what is wanted has a distance between rows. */
+#ifdef LD_DK
+enum { FN(LDK) = LD_DK };
+#else
+enum { FN(LDK) = 0 };
+#endif
+#ifdef LD_DV
+enum { FN(LDV) = LD_DV };
+#else
+enum { FN(LDV) = 0 };
+#endif
+
 typedef struct FN(Task) {
     int64_t key, kv, keys, width; /* first key and head in memory; keys in use, in whole vectors */
     _Alignas(64) float k[HEAD_DIM * TILE], v[HEAD_DIM * TILE], dk[HEAD_DIM * TILE],
@@ -95,13 +107,6 @@ static void FN(clear)(STORAGE(T_DK) * to, int64_t ld, int64_t keys) {
         for (int64_t i = 0; i < KV_HEADS * HEAD_DIM; i++) to[j * ld + i] = 0;
 }
 
-#ifndef LD_DK
-#    define LD_DK LD_DV /* only one of the two is wanted */
-#endif
-#ifndef LD_DV
-#    define LD_DV LD_DK
-#endif
-
 static void FN(task)(void *const *p, const int32_t *range, int64_t block, int64_t kv) {
     FN(Task) t;
     t.key = range[0] + block * TILE, t.kv = kv;
@@ -109,8 +114,8 @@ static void FN(task)(void *const *p, const int32_t *range, int64_t block, int64_
     FN(begin)(&t, p);
     for (int64_t g = 0; g < range[3]; g++)
         FN(segment)(&t, p, (const int32_t *)p[5] + 6 * (range[2] + g));
-    FN(store)(&t, t.dk, p[8], LD_DK);
-    FN(store)(&t, t.dv, p[9], LD_DV);
+    FN(store)(&t, t.dk, p[8], FN(LDK));
+    FN(store)(&t, t.dv, p[9], FN(LDV));
 }
 
 void SYMBOL(void *const *p, const int64_t *n) {
@@ -121,8 +126,8 @@ void SYMBOL(void *const *p, const int64_t *n) {
         named += ranges[4 * k + 1];
     }
     if (named != n[0]) {
-        FN(clear)(p[8], LD_DK, n[0]);
-        FN(clear)(p[9], LD_DV, n[0]);
+        FN(clear)(p[8], FN(LDK), n[0]);
+        FN(clear)(p[9], FN(LDV), n[0]);
     }
 #pragma omp parallel for schedule(dynamic)
     for (int64_t i = 0; i < tasks * KV_HEADS; i++) {
