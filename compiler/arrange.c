@@ -1,10 +1,10 @@
 /* arrange.c: offsets for blocks that live for a while, so that no two live ones overlap.
  *
  * Blocks are placed one by one at the lowest gap that holds them for their whole life.  The order
- * decides how good the result is, so several orders are tried, and then the blocks that reach the top
- * are moved to the front, as long as that helps and time allows.  A shrinking block is a staircase:
- * several pieces in time at one offset.  Depends on nothing but its input; the same input gives the
- * same offsets.
+ * decides how good the result is, so several orders are tried, and then the blocks that reach the
+ * top are moved to the front, as long as that helps and time allows.  A shrinking block is a
+ * staircase: several pieces in time at one offset.  Depends on nothing but its input; the same
+ * input gives the same offsets.
  */
 #include "dpoc.h"
 
@@ -48,7 +48,7 @@ static int pieces_of(const Block *b, int64_t align, Piece *out) {
     return n;
 }
 
-/* ---- the bound ------------------------------------------------------------------------------------------ */
+/* ---- the bound ------------------------------------------------------------------------------- */
 
 typedef struct Event {
     int step;
@@ -84,7 +84,7 @@ int64_t arrange_bound(const Block *block, int n, int64_t align) {
     return most;
 }
 
-/* ---- one arrangement --------------------------------------------------------------------------------------- */
+/* ---- one arrangement ------------------------------------------------------------------------- */
 
 static int by_begin(const void *a, const void *b) {
     const Span *x = a, *y = b;
@@ -120,7 +120,7 @@ static int64_t place_all(Work *w) {
     return height;
 }
 
-/* ---- orders -------------------------------------------------------------------------------------------------- */
+/* ---- orders ---------------------------------------------------------------------------------- */
 
 typedef struct Key {
     double major, minor;
@@ -151,7 +151,8 @@ static void set_order(Work *w, Key *key, int kind) {
     for (int i = 0; i < w->n; i++) w->order[i] = key[i].block;
 }
 
-/* Moves the blocks that reach `height` to the front of the order; false if they are there already. */
+/* Moves the blocks that reach `height` to the front of the order; false if they are there
+ * already. */
 static bool raise_top(Work *w, int64_t height, int *room) {
     int front = 0, rest = 0;
     bool moved = false;

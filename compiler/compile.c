@@ -3,8 +3,9 @@
  * When the plan exceeds the budget, the training unit is compiled again with fewer bytes of kept
  * activations: first the fewest, to know whether it can fit at all, then a short binary search for
  * the most that still fits (recompute costs time, so no more of it than needed).
- * Relies on spec.h, the pass table, plan.c.  Promises: the hash covers everything that decides results
- * (graphs as built, settings, bounds), not how they are computed; so a budget does not change it.
+ * Relies on spec.h, the pass table, plan.c.  Promises: the hash covers everything that decides
+ * results (graphs as built, settings, bounds), not how they are computed; so a budget does not
+ * change it.
  */
 #include "spec.h"
 
@@ -34,7 +35,7 @@ static void keep_settings(Plan *plan, const Spec *spec) {
     plan->adapter_json = keep(plan, spec_adapter_json(spec));
 }
 
-/* ---- the hash: of what is computed, not of how ---------------------------------------------------------- */
+/* ---- the hash: of what is computed, not of how ----------------------------------------------- */
 
 /* Settings that change memory, speed or reporting, never a result; `*` ends a prefix. */
 static const char *const harmless[] = {
@@ -70,7 +71,7 @@ static Hash128 hash_settings(const Plan *plan, Hash128 seed) {
     return hash;
 }
 
-/* ---- one compilation ----------------------------------------------------------------------------------------- */
+/* ---- one compilation ------------------------------------------------------------------------- */
 
 static int64_t vocabulary(const Graph *g) { /* rows of what the tokens select from */
     for (NodeId id = 1; id < g->n; id++) {
@@ -126,7 +127,8 @@ static bool compile_unit(Plan *plan, const Spec *spec, const CompileOptions *opt
     return ok;
 }
 
-/* Everything once, with at most `keep_bytes` of kept activations (0: all); NULL after diagnostics. */
+/* Everything once, with at most `keep_bytes` of kept activations (0: all); NULL after
+ * diagnostics. */
 static Plan *compile_once(const Spec *spec, const CompileOptions *options, int64_t keep_bytes,
                           int64_t *kept) {
     Plan *plan = plan_new();
@@ -150,7 +152,7 @@ static Plan *compile_once(const Spec *spec, const CompileOptions *options, int64
     return plan;
 }
 
-/* ---- the budget -------------------------------------------------------------------------------------------------- */
+/* ---- the budget ------------------------------------------------------------------------------ */
 
 /* The plan with the most kept activations that fits, `tight` being one that does. */
 static Plan *search_budget(const Spec *spec, const CompileOptions *options, Plan *tight,

@@ -1,8 +1,8 @@
 /* cost.c: what nodes cost, counted from shapes: FLOPs and bytes at given extents.
  *
- * A multiply-add is two FLOPs.  Attention is counted as the causal half of a full square of its query
- * rows; its backward as two and a half times that.  Elementwise ops count one FLOP per element, or a
- * rough price for functions; they matter to remat, not to the totals.
+ * A multiply-add is two FLOPs.  Attention is counted as the causal half of a full square of its
+ * query rows; its backward as two and a half times that.  Elementwise ops count one FLOP per
+ * element, or a rough price for functions; they matter to remat, not to the totals.
  */
 #include "dpoc.h"
 

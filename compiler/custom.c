@@ -1,47 +1,54 @@
-/* custom.c: how each CUSTOM op becomes steps: hand-written kernels and, for the head, GEMMs in a loop.
+/* custom.c: how each CUSTOM op becomes steps: hand-written kernels and, for the head, GEMMs in a
+ * loop.
  *
  * A custom kernel's text is a few #defines followed by a file of kernels/ and the #undefs.  On the
  * CPU the file is kernels/cpu/NAME.h, on CUDA kernels/cuda/NAME.cuh.  Every file may use
  *     SYMBOL     the function's name:  void SYMBOL(void *const *p, const int64_t *n)
- *     FN(name)   a name for helpers of this instance: SYMBOL_name (several instances share a module)
+ *     FN(name)   a name for helpers of this instance: SYMBOL_name (instances share a module)
  * and the defines below.  T_* is one word: f32 bf16 i32 u8 (the prelude knows these types).
  * LD_* is the number of elements between rows (first-axis steps) of an operand.
  * Arguments p in the order given; [x] may be NULL (not wanted).  n[0] is the parallel count.
  *
- *   file          p                                        n            defines
- *   take          x, index, y                              R, M         T_X COLS LD_X LD_Y
+ *   take           p: x, index, y                      n: R, M
+ *       defines T_X COLS LD_X LD_Y
  *       y[r] = index[r] < 0 ? 0 : x[index[r]], rows of COLS elements, any type (bits are moved)
- *   put           x, index, y                              M, R         COLS LD_X LD_Y
+ *   put            p: x, index, y                      n: M, R
+ *       defines COLS LD_X LD_Y
  *       y[m] = sum of x[r] with index[r] == m, r ascending, starting from 0 (f32)
- *   sort          x, [y], [source i32]                     P
+ *   sort           p: x, [y], [source i32]             n: P
  *       ascending, stable, NaN last; y[i] = x[source[i]]
- *   attend        q, k, v, segs, out, [lse]                T, M, G      T_Q HEADS KV_HEADS HEAD_DIM SCALE
- *       lse f32 [T,HEADS]; out rounded to T_Q                           WINDOW (0: none) LD_Q LD_K LD_V LD_O
- *   attend_delta  out, dout, delta                         T            T_Q T_DO HEADS HEAD_DIM LD_O LD_DO
+ *   attend         p: q, k, v, segs, out, [lse]        n: T, M, G
+ *       defines T_Q HEADS KV_HEADS HEAD_DIM SCALE WINDOW (0: none) LD_Q LD_K LD_V LD_O
+ *       lse f32 [T,HEADS]; out rounded to T_Q
+ *   attend_delta   p: out, dout, delta                 n: T
+ *       defines T_Q T_DO HEADS HEAD_DIM LD_O LD_DO
  *       delta f32 [T,HEADS] = sum over the head of out * dout
- *   attend_dq     q, k, v, lse, dout, segs, delta, dq      T, M, G      as attend, and T_DO T_DQ LD_DO LD_DQ
- *   attend_dkv    q, k, v, lse, dout, segs, ranges, delta, [dk], [dv]
- *                                                          M, T, G, K   as attend, and T_DO T_DK LD_DO LD_DK LD_DV
- *   logprob_stats logits, target, [logp], [lse], [mean], [entropy], [hit], [logsum_p2]
- *                                                          C            VOCAB SCALE
+ *   attend_dq      p: q, k, v, lse, dout, segs, delta, dq      n: T, M, G
+ *       defines as attend, and T_DO T_DQ LD_DO LD_DQ
+ *   attend_dkv     p: q, k, v, lse, dout, segs, ranges, delta, [dk], [dv]      n: M, T, G, K
+ *       defines as attend, and T_DO T_DK LD_DO LD_DK LD_DV
+ *   logprob_stats  p: logits, target, [logp], [lse], [mean], [entropy], [hit], [logsum_p2]   n: C
+ *       defines VOCAB SCALE
  *       logits f32 [C,VOCAB] before SCALE; all results f32 [C] (ops.def, linear_logprob)
- *   logprob_grad  logits, target, lse, c, d                C            VOCAB SCALE T_D LD_D
+ *   logprob_grad   p: logits, target, lse, c, d        n: C
+ *       defines VOCAB SCALE T_D LD_D
  *       d[r][j] = c[r] * SCALE * ((j == target[r]) - exp(SCALE * logits[r][j] - lse[r])), 0 where
- *       target is -1, rounded to T_D.  d lies in the same memory as logits (row r begins at the same
- *       byte: LD_D = VOCAB * 4 / sizeof(T_D)): read element j before writing any element >= j.
- *   dequant       codes, absmax, y                         blocks, elements    T_Y BLOCK NESTED, and one of
- *                 codes, absmax u8, absmax2, offset, map, y     (NESTED 1)     NF4 FP4 INT8
+ *       target is -1, rounded to T_D.  d lies in the same memory as logits (row r begins at the
+ *       same byte: LD_D = VOCAB * 4 / sizeof(T_D)): read element j before writing any element >= j.
+ *   dequant        p: codes, absmax, y                            n: blocks, elements
+ *              or  p: codes, absmax u8, absmax2, offset, map, y   (NESTED 1)
+ *       defines T_Y BLOCK NESTED, and one of NF4 FP4 INT8
  *       elements count row-major over the whole matrix; element 2j stands in the high nibble
  *
- * Relies on plan.c/emit.c (Emit) and embedded kernel files.  Promises: no instance's text depends on
- * node ids or layers, so equal shapes share one kernel.
+ * Relies on plan.c/emit.c (Emit) and embedded kernel files.  Promises: no instance's text depends
+ * on node ids or layers, so equal shapes share one kernel.
  */
 #include "spec.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- one instance of a kernel file ------------------------------------------------------------------ */
+/* ---- one instance of a kernel file ----------------------------------------------------------- */
 
 typedef struct Instance {
     Emit *e;
@@ -127,7 +134,7 @@ static Step *kernel_step(Emit *e, int kernel, int nargs, int ndims) {
     return s;
 }
 
-/* ---- gather, scatter, sort ---------------------------------------------------------------------------- */
+/* ---- gather, scatter, sort ------------------------------------------------------------------- */
 
 static const Node *operand(const Emit *e, NodeId id, int i) {
     return node(e->u->g, node(e->u->g, id)->in[i]);
@@ -170,7 +177,7 @@ static void lower_sort(Emit *e, NodeId id) {
     s->dims[0] = n->type->dim[0];
 }
 
-/* ---- attention ------------------------------------------------------------------------------------------ */
+/* ---- attention ------------------------------------------------------------------------------- */
 
 enum { ATTEND_TILE = 64 }; /* query or key rows of one CUDA block */
 
@@ -273,7 +280,7 @@ static void lower_attend_bwd(Emit *e, NodeId id) {
     if (dk || dv) attend_dkv(e, id, dk, dv);
 }
 
-/* ---- the head: logits exist for one chunk of rows at a time ------------------------------------------------ */
+/* ---- the head: logits exist for one chunk of rows at a time ---------------------------------- */
 
 static int64_t head_chunk(const Unit *u) {
     int64_t rows = u->bound[X_R];
@@ -412,7 +419,7 @@ static void lower_linear_logprob_bwd(Emit *e, NodeId id) {
     if (dw) head_dw(e, id, dw);
 }
 
-/* ---- quantized weights --------------------------------------------------------------------------------------- */
+/* ---- quantized weights ----------------------------------------------------------------------- */
 
 static void lower_dequant(Emit *e, NodeId id) {
     const Node *n = node(e->u->g, id);
@@ -433,7 +440,7 @@ static void lower_dequant(Emit *e, NodeId id) {
     s->dims[1] = dim_const(elements);
 }
 
-/* ---- the table ------------------------------------------------------------------------------------------------- */
+/* ---- the table ------------------------------------------------------------------------------- */
 
 static int64_t scratch_none(const Unit *u, const Group *group) {
     (void)u;

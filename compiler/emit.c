@@ -57,7 +57,7 @@ int emit_kernel(Emit *e, const Kernel *kernel) {
     return plan->nkernels - 1;
 }
 
-/* ---- labels ------------------------------------------------------------------------------------------- */
+/* ---- labels ---------------------------------------------------------------------------------- */
 
 static const char *scope_of(const Node *n) {
     return n->origin && n->origin->scope ? n->origin->scope : "";
@@ -138,7 +138,7 @@ Step *emit_step(Emit *e, StepKind kind, int nargs, int ndims) {
     return &e->program->steps[e->program->nsteps - 1];
 }
 
-/* ---- groups ---------------------------------------------------------------------------------------------- */
+/* ---- groups ---------------------------------------------------------------------------------- */
 
 static void emit_text(const Emit *e, const char *symbol, Text *out) {
     if (e->u->target->cuda)

@@ -1,9 +1,9 @@
 /* order.c: one total order of a unit's groups.
  *
  * Phases follow each other.  Within a phase a group comes after those whose values it reads, and an
- * effect after every group that reads what it overwrites (state is read as it was before the phase).
- * The order of the nodes is taken as it is unless another one needs fewer live bytes at its peak: one
- * that frees as soon as it can, and one that computes as late as it can.
+ * effect after every group that reads what it overwrites (state is read as it was before the
+ * phase). The order of the nodes is taken as it is unless another one needs fewer live bytes at its
+ * peak: one that frees as soon as it can, and one that computes as late as it can.
  * Relies on place.c; counts live bytes as plan.c will lay them out, at the extents' bounds.
  */
 #include "kern.h"
@@ -57,7 +57,7 @@ static void edge(Order *o, int from, int to) {
     o->npred[to]++;
 }
 
-/* ---- dependencies ---------------------------------------------------------------------------------------- */
+/* ---- dependencies ---------------------------------------------------------------------------- */
 
 typedef struct Access { /* a group reads or overwrites elements of a state */
     const char *state;
@@ -168,7 +168,7 @@ static void order_in_place(Order *o) {
     }
 }
 
-/* ---- values and their bytes ---------------------------------------------------------------------------------- */
+/* ---- values and their bytes ------------------------------------------------------------------ */
 
 static void use_add(Order *o, int g, int value) {
     for (int k = o->uses[g]; k >= 0; k = o->use[k].next)
@@ -257,7 +257,7 @@ static int64_t peak_of(const Order *o, const int *order, int n) {
     return l.peak;
 }
 
-/* ---- schedules --------------------------------------------------------------------------------------------------- */
+/* ---- schedules ------------------------------------------------------------------------------- */
 
 /* Where the graph would compute a group.  Effects stand at its end and say nothing. */
 static NodeId written_at(const Order *o, int g) {
@@ -348,7 +348,8 @@ static int schedule(const Order *o, Phase phase, Rule rule, int *out) {
     return s.n;
 }
 
-/* The phase's groups from out[0] on; the number of groups that moved, < 0: they wait for each other. */
+/* The phase's groups from out[0] on; the number of groups that moved, < 0: they wait for each
+ * other. */
 static int order_phase(Order *o, Phase phase, int *out, int *count) {
     int n = 0;
     for (int i = 0; i < o->n; i++) n += group(o, i)->phase == phase;

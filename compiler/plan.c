@@ -1,10 +1,10 @@
 /* plan.c: every byte of a unit: which values get a buffer, where it lies, how long it lives.
  *
- * plan_unit walks the ordered groups: a leaf gets a persistent buffer found by name (so programs and
- * units share it), a stored value one of its own, an effect the storage it writes; then the steps are
- * emitted.  plan_finish reads lifetimes off the emitted steps: a buffer that two programs touch is
- * persistent, any other lives from its first step to its last, whole loops included.  Values of
- * phase init are named by what they are, so units compute and keep them once.
+ * plan_unit walks the ordered groups: a leaf gets a persistent buffer found by name (so programs
+ * and units share it), a stored value one of its own, an effect the storage it writes; then the
+ * steps are emitted.  plan_finish reads lifetimes off the emitted steps: a buffer that two programs
+ * touch is persistent, any other lives from its first step to its last, whole loops included.
+ * Values of phase init are named by what they are, so units compute and keep them once.
  * Relies on emit.c, arrange.c, place.c.  Promises: what plan_check (runtime) checks.
  */
 #include "dpoc.h"
@@ -48,7 +48,7 @@ static const char *where_of(const Unit *u, NodeId id) {
     return where && *where ? intern(where) : NULL;
 }
 
-/* ---- leaves and their binds ---------------------------------------------------------------------------- */
+/* ---- leaves and their binds ------------------------------------------------------------------ */
 
 static void bind_weight(Plan *plan, const Unit *u, const Node *n, int buf) {
     const WeightInfo *w = &u->weights[n->attr.i0];
@@ -116,7 +116,8 @@ const char *plan_leaf_name(const Node *n) {
     return intern(n->attr.name);
 }
 
-/* The persistent buffer of a leaf, shared with every program and unit that has a leaf of this name. */
+/* The persistent buffer of a leaf, shared with every program and unit that has a leaf of this
+ * name. */
 static int leaf_buf(Plan *plan, const Unit *u, NodeId id) {
     const Node *n = node(u->g, id);
     const char *name = plan_leaf_name(n);
@@ -131,13 +132,14 @@ static int leaf_buf(Plan *plan, const Unit *u, NodeId id) {
     return buf;
 }
 
-/* ---- values ------------------------------------------------------------------------------------------------ */
+/* ---- values ---------------------------------------------------------------------------------- */
 
 static Hash128 hash_text(const char *text, Hash128 seed) {
     return text ? hash_bytes(text, strlen(text), seed) : seed;
 }
 
-/* What an init value is: the same hash in every unit that computes it.  Memory of the unit: `memo`. */
+/* What an init value is: the same hash in every unit that computes it.  Memory of the unit:
+ * `memo`. */
 static Hash128 value_hash(const Unit *u, NodeId id, Hash128 *memo) {
     if (memo[id].hi || memo[id].lo) return memo[id];
     const Node *n = node(u->g, id);
@@ -243,7 +245,7 @@ void plan_unit(Plan *plan, Unit *u) {
     }
 }
 
-/* ---- lifetimes and offsets ------------------------------------------------------------------------------------ */
+/* ---- lifetimes and offsets ------------------------------------------------------------------- */
 
 static void touch(Buf *buf, int program, int first, int last) {
     if (buf->persistent) return;
@@ -293,7 +295,8 @@ static int64_t arrange_program(Plan *plan, int program, int64_t base, int64_t al
     return height;
 }
 
-/* What the target's library needs beside operands while it multiplies: the greatest of all GEMMs. */
+/* What the target's library needs beside operands while it multiplies: the greatest of all
+ * GEMMs. */
 static void add_workspace(Plan *plan, const Target *target) {
     int64_t most = 0;
     for (int i = 0; i < plan->nprograms; i++) {

@@ -1,12 +1,13 @@
 /* remat.c: recompute instead of keep.
  *
- * The backward reads values of the forward; until then they take memory.  A kept value can be dropped:
- * its readers in the backward then read a clone, computed just before the first of them from values
- * that are still kept.  Two rounds decide:
- *   free    elementwise values that only elementwise readers want and whose sources are kept anyway:
- *           fusion computes them where they are read, so dropping them costs no memory traffic
- *   budget  while more than u->activation_budget is kept, the value with the fewest FLOPs to recompute
- *           per byte goes, unless its recomputation would hold more bytes at once than are kept
+ * The backward reads values of the forward; until then they take memory.  A kept value can be
+ * dropped: its readers in the backward then read a clone, computed just before the first of them
+ * from values that are still kept.  Two rounds decide:
+ *   free    elementwise values that only elementwise readers want and whose sources are kept
+ *           anyway: fusion computes them where they are read, so dropping them costs no traffic
+ *   budget  while more than u->activation_budget is kept, the value with the fewest FLOPs to
+ *           recompute per byte goes, unless its recomputation would hold more bytes at once than
+ *           are kept
  * Clones are the same ops on the same operands with an inst of their own, so no bit changes.
  * Relies on place.c, cost.c.  Promises: nothing changes without a backward (u->seed).
  */
@@ -35,7 +36,7 @@ static OpKind kind_of(const Graph *g, NodeId id) {
     return op_info[node(g, id)->op].kind;
 }
 
-/* ---- what waits for the backward --------------------------------------------------------------------------- */
+/* ---- what waits for the backward ------------------------------------------------------------- */
 
 static void mark_early(Remat *r) {
     const Graph *g = r->g;
@@ -90,7 +91,7 @@ static void find_kept(Remat *r) {
     }
 }
 
-/* ---- what recomputing costs ---------------------------------------------------------------------------------- */
+/* ---- what recomputing costs ------------------------------------------------------------------ */
 
 typedef struct Chain { /* what has to be computed again for a value */
     double flops;
@@ -139,7 +140,7 @@ static void say(Remat *r, const char *format, ...) {
     PUSH(u->arena, u->recomputed, u->nrecomputed, u->caprecomputed, line);
 }
 
-/* ---- the two rounds --------------------------------------------------------------------------------------------- */
+/* ---- the two rounds -------------------------------------------------------------------------- */
 
 static int drop_free(Remat *r) {
     int n = 0;
@@ -195,7 +196,7 @@ static int drop_for_budget(Remat *r) {
     return n;
 }
 
-/* ---- the new graph ------------------------------------------------------------------------------------------------ */
+/* ---- the new graph --------------------------------------------------------------------------- */
 
 typedef struct Rewrite {
     Remat *r;

@@ -1,4 +1,5 @@
-/* report.c: a plan in numbers: parameters, FLOPs, the peak by role and by tensor, launches, what fits.
+/* report.c: a plan in numbers: parameters, FLOPs, the peak by role and by tensor, launches, what
+ * fits.
  *
  * Relies on plan.h only: everything is counted from the finished plan, so a plan read from a file
  * reports the same.  Sizes at other bounds are evaluated from the buffers' shapes.
@@ -11,7 +12,7 @@
 
 enum { SHOWN = 10 }; /* largest buffers named */
 
-/* ---- the peak ------------------------------------------------------------------------------------------- */
+/* ---- the peak -------------------------------------------------------------------------------- */
 
 static bool live_at(const Buf *b, int program, int step) {
     return b->persistent || (b->program == program && b->first <= step && step <= b->last);
@@ -81,7 +82,7 @@ Peak report_peak(const Plan *plan) {
     return peak;
 }
 
-/* ---- counts ------------------------------------------------------------------------------------------------ */
+/* ---- counts ---------------------------------------------------------------------------------- */
 
 typedef struct Counts {
     int kernels, gemms;
@@ -124,7 +125,7 @@ static int64_t host_bytes(const Plan *plan) { /* copies of what is written and r
     return bytes;
 }
 
-/* ---- JSON ---------------------------------------------------------------------------------------------------- */
+/* ---- JSON ------------------------------------------------------------------------------------ */
 
 static json_t *lines_json(const char **line, int n) {
     json_t *array = json_array();
@@ -186,7 +187,7 @@ char *report_json(const Plan *plan) {
     return text;
 }
 
-/* ---- text ------------------------------------------------------------------------------------------------------ */
+/* ---- text ------------------------------------------------------------------------------------ */
 
 static const char *size(char out[32], int64_t bytes) {
     format_bytes(out, (double)bytes);
@@ -239,7 +240,7 @@ void report_text(const Plan *plan, FILE *out) {
     free(peak.buf);
 }
 
-/* ---- what would fit ----------------------------------------------------------------------------------------------- */
+/* ---- what would fit -------------------------------------------------------------------------- */
 
 /* Bytes of the GEMM workspace at these extents; 0 where it does not depend on them. */
 static int64_t workspace(const Plan *plan, const int64_t extent[NEXTENT]) {

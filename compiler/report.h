@@ -1,4 +1,5 @@
-/* report.h: a plan in numbers, for `plan`, `train --dry-run` and the message that it does not fit. */
+/* report.h: a plan in numbers, for `plan`, `train --dry-run` and the message that it does not
+ * fit. */
 #ifndef DPOC_REPORT_H
 #define DPOC_REPORT_H
 

@@ -1,7 +1,7 @@
 /* target.c: the devices the compiler can aim at, as constants; nothing here needs the device.
  *
- * Promises: a plan for a target depends on this table only, so `compile --arch` gives the same plan on
- * any machine.
+ * Promises: a plan for a target depends on this table only, so `compile --arch` gives the same plan
+ * on any machine.
  */
 #include "dpoc.h"
 

@@ -1,13 +1,13 @@
 /* view.c: pictures: a unit's groups as a dot graph, a plan's memory as SVG (x = step, y = address).
  *
- * Relies on plan.c's Plan and the passes' Unit; changes neither.  Promises: self-contained output, the
- * same bytes for the same input.
+ * Relies on plan.c's Plan and the passes' Unit; changes neither.  Promises: self-contained output,
+ * the same bytes for the same input.
  */
 #include "dpoc.h"
 
 #include <string.h>
 
-/* ---- dot ---------------------------------------------------------------------------------------------------- */
+/* ---- dot ------------------------------------------------------------------------------------- */
 
 static void quoted(const char *text, FILE *out) {
     for (; text && *text; text++) {
@@ -61,7 +61,7 @@ void view_dot(const Unit *u, FILE *out) {
     arena_free(arena);
 }
 
-/* ---- SVG ------------------------------------------------------------------------------------------------------ */
+/* ---- SVG ------------------------------------------------------------------------------------- */
 
 enum { WIDTH = 1200, HEIGHT = 640, LEFT = 80, TOP = 40 };
 

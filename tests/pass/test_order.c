@@ -1,4 +1,5 @@
-/* Order: values before their readers, readers of a state before what overwrites it, peaks only fall. */
+/* Order: values before their readers, readers of a state before what overwrites it, peaks only
+ * fall. */
 #include "tests/plan/mlp.h"
 
 #include <setjmp.h>
@@ -66,7 +67,7 @@ static int64_t peak(const Unit *u) {
     return most;
 }
 
-/* ---- groups made by hand ------------------------------------------------------------------------------------- */
+/* ---- groups made by hand --------------------------------------------------------------------- */
 
 static void group_add(Unit *u, int *cap, NodeId out, const NodeId *in, int nin) {
     Group group = {.kind = GROUP_KERN, .phase = node(u->g, out)->phase, .nnodes = 1, .nouts = 1};
@@ -107,7 +108,8 @@ static void peak_falls(void **unused) {
     arena_free(arena);
 }
 
-/* What reads only leaves is computed just before its first reader, as dequantized weights must be. */
+/* What reads only leaves is computed just before its first reader, as dequantized weights must
+ * be. */
 static void leaves_wait(void **unused) {
     Arena *arena = arena_new();
     Unit u = {.target = target_by_name("cpu"), .arena = arena, .diags = diags_new(arena)};

@@ -1,5 +1,5 @@
-/* mlp.h: a small training unit made by hand: embedding, normalized blocks of two products with residual
- * sums, half of the weights trained; for tests of what stands behind build. */
+/* mlp.h: a small training unit made by hand: embedding, normalized blocks of two products with
+ * residual sums, half of the weights trained; for tests of what stands behind build. */
 #ifndef TESTS_MLP_H
 #define TESTS_MLP_H
 

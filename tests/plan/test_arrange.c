@@ -74,7 +74,8 @@ static void random_blocks(void **unused) {
     assert_true(waste < 0.02);
 }
 
-/* A training step: values of 16 layers wait for their turn in the backward, temporaries come and go. */
+/* A training step: values of 16 layers wait for their turn in the backward, temporaries come and
+ * go. */
 static void training_blocks(void **unused) {
     enum { LAYERS = 16, PER = 12, N = 2 * LAYERS * PER };
     Block block[N];

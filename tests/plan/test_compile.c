@@ -1,5 +1,5 @@
-/* compile_spec on a real file: units share what they can, the budget is kept, the hash says what is computed,
- * and the report adds up. */
+/* compile_spec on a real file: units share what they can, the budget is kept, the hash says what is
+ * computed, and the report adds up. */
 #include "compiler/report.h"
 #include "compiler/spec.h"
 

@@ -1,8 +1,10 @@
-/* Custom ops as steps of a plan: every lower rule, on the CPU device, against the evaluator in rounding mode.
+/* Custom ops as steps of a plan: every lower rule, on the CPU device, against the evaluator in
+ * rounding mode.
  *
- * Extents are smaller than the bounds the plan was made for.  Tolerance: f32 sums of n terms err by at most
- * n 2^-24 of the sum of magnitudes; n is at most 2 * (64 + 64) here, magnitudes are below 8: 2e-4 absolute.
- * In bf16 each rounded result adds one unit of its last place, 2^-7 of itself at most. */
+ * Extents are smaller than the bounds the plan was made for.  Tolerance: f32 sums of n terms err by
+ * at most n 2^-24 of the sum of magnitudes; n is at most 2 * (64 + 64) here, magnitudes are below
+ * 8: 2e-4 absolute. In bf16 each rounded result adds one unit of its last place, 2^-7 of itself at
+ * most. */
 #include "compiler/kern.h"
 #include "compiler/spec.h"
 #include "runtime/exec.h"
@@ -81,7 +83,7 @@ static const Type *heads(DType t, int64_t h) {
     return type_of(t, 3, (Dim[]){dim_extent(X_T), dim_const(h), dim_const(S)});
 }
 
-/* ---- both ways, compared ----------------------------------------------------------------------------------- */
+/* ---- both ways, compared --------------------------------------------------------------------- */
 
 static void must(bool ok, const Err *err) {
     if (!ok) fail_msg("%s", err->text);
@@ -168,7 +170,7 @@ static void check(Case *c, double tolerance) {
     plan_free(plan);
 }
 
-/* ---- gather, scatter, sort ------------------------------------------------------------------------------------ */
+/* ---- gather, scatter, sort ------------------------------------------------------------------- */
 
 static void take_and_put(void **unused) {
     Arena *arena = arena_new();
@@ -203,9 +205,10 @@ static void sorted(void **unused) {
     arena_free(arena);
 }
 
-/* ---- attention -------------------------------------------------------------------------------------------------- */
+/* ---- attention ------------------------------------------------------------------------------- */
 
-/* A pair with a shared prompt: prompt 0..10, answers 10..17 and 17..30; then one sequence of its own. */
+/* A pair with a shared prompt: prompt 0..10, answers 10..17 and 17..30; then one sequence of its
+ * own. */
 static const double segs[4][6] = {
     {0, 10, 0, 0, 0, 10}, {10, 7, 0, 10, 10, 7}, {17, 13, 0, 10, 17, 13}, {30, 10, 30, 0, 30, 10}};
 static const double ranges[4][4] = {{0, 10, 0, 3}, {10, 7, 1, 1}, {17, 13, 2, 1}, {30, 10, 3, 1}};
@@ -241,7 +244,7 @@ static void attention(void **unused) {
     attend_case(DT_bf16, 0);
 }
 
-/* ---- the head ----------------------------------------------------------------------------------------------------- */
+/* ---- the head -------------------------------------------------------------------------------- */
 
 static void head_case(DType t, bool parts, bool dw) {
     Arena *arena = arena_new();
@@ -261,7 +264,8 @@ static void head_case(DType t, bool parts, bool dw) {
     NodeId back = graph_add(g, OP_linear_logprob_bwd, in, 5, &attr, NULL, 0, NULL);
     output(c, back);
     if (dw) output(c, g_part(g, back, 1));
-    /* bf16: d(logits), at most |c| times the scale in each of R rows, is rounded on the device only */
+    /* bf16: d(logits), at most |c| times the scale in each of R rows, is rounded on the device
+     * only */
     check(c, t == DT_f32 ? 2e-4 : R * 0.5 / 512);
     arena_free(arena);
 }
@@ -272,7 +276,7 @@ static void head(void **unused) {
     head_case(DT_bf16, false, true);
 }
 
-/* ---- quantized weights ------------------------------------------------------------------------------------------- */
+/* ---- quantized weights ----------------------------------------------------------------------- */
 
 static void quantized(void **unused) {
     enum { ROWS = 6, COLS = 50, N = ROWS * COLS, BLOCK = 64, BLOCKS = (N + BLOCK - 1) / BLOCK };

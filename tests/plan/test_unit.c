@@ -1,7 +1,8 @@
 /* A hand-made training unit through gemm, fuse, order, plan and emit, and on the CPU device.
  *
- * The plan obeys plan_check; gradients agree with the double evaluator within what f32 sums of these lengths
- * allow; a smaller activation budget or another order changes bytes of memory, never a bit of a result. */
+ * The plan obeys plan_check; gradients agree with the double evaluator within what f32 sums of
+ * these lengths allow; a smaller activation budget or another order changes bytes of memory, never
+ * a bit of a result. */
 #include "mlp.h"
 
 #include "runtime/exec.h"
@@ -41,7 +42,7 @@ static int leaves(const Unit *u, Names out[MLP_LAYERS + 2]) {
     return n;
 }
 
-/* ---- the two ways to run it ------------------------------------------------------------------------------ */
+/* ---- the two ways to run it ------------------------------------------------------------------ */
 
 static const double *reference(Eval *e, const Unit *u, int64_t *count) {
     Names leaf[MLP_LAYERS + 2];
@@ -143,11 +144,11 @@ static float *run(const Plan *plan, const Unit *u, int steps, float *grads) {
     return params;
 }
 
-/* ---- tests ----------------------------------------------------------------------------------------------------- */
+/* ---- tests ----------------------------------------------------------------------------------- */
 
-/* f32 sums of n products err by at most about n 2^-24 of the sum of magnitudes; the chain of layers has sums
- * over 64, 160 and 96 elements in each of 5 layers, forward and backward: 3200 2^-24 = 2e-4 of the largest
- * gradient.  Errors are far smaller in practice. */
+/* f32 sums of n products err by at most about n 2^-24 of the sum of magnitudes; the chain of layers
+ * has sums over 64, 160 and 96 elements in each of 5 layers, forward and backward: 3200 2^-24 =
+ * 2e-4 of the largest gradient.  Errors are far smaller in practice. */
 static void gradients_agree(void **unused) {
     Arena *arena = arena_new();
     Unit *u = mlp_unit(arena, DT_f32);
