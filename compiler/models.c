@@ -291,7 +291,7 @@ static void check_reference(Spec *spec) {
         error_at(spec, r->loc, "the reference would move: its base is trained");
         diag(spec->front.diags, DIAG_HELP, r->loc, "write `reference = policy at start`");
     }
-    for (int i = 0; r->base && i < spec->policy.nuse; i++) {
+    for (int i = 0; r->base && spec->options.trains && i < spec->policy.nuse; i++) {
         int k = spec->policy.use[i].adapter;
         const AdapterSpec *a = &spec->adapters[k];
         if (!a->trained || !a->load || uses(r, k)) continue;

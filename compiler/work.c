@@ -68,6 +68,7 @@ int work_check(Work *w, const char *file, bool needs_data) {
         .is_cuda = runs_on_cuda(w, o->arch),
         .random_weights = o->random_weights || strcmp(o->verb, "compile") == 0 ||
                           strcmp(o->verb, "plan") == 0 || strcmp(o->verb, "view") == 0,
+        .trains = strcmp(o->verb, "train") == 0,
         .needs_data = needs_data,
         .needs_model = strcmp(o->verb, "check") != 0,
     };
