@@ -49,10 +49,10 @@ typedef struct Trie {
     bool first[256]; /* bytes a token can begin with */
 } Trie;
 
-typedef enum NormalKind { NORMAL_PREPEND, NORMAL_REPLACE } NormalKind;
+typedef enum NormalKind { NORMAL_PREPEND, NORMAL_REPLACE, NORMAL_NFC } NormalKind;
 typedef struct Normal { /* one step of the normalizer */
     NormalKind kind;
-    const char *from, *to; /* prepend uses `to` only */
+    const char *from, *to; /* prepend uses `to` only, NFC none */
 } Normal;
 
 typedef enum SplitKind {

@@ -5,6 +5,7 @@
  * steps of the pre-tokenizer, each of which sees one piece at a time.
  */
 #include "bpe.h"
+#include "nfc.h"
 #include "utf8.h"
 
 #include <string.h> /* memchr */
@@ -129,8 +130,10 @@ void normalize(const Bpe *b, const char *text, size_t len, Text *out) {
         if (step->kind == NORMAL_PREPEND) {
             text_addn(&next, step->to, strlen(step->to));
             text_addn(&next, now.data, now.len);
-        } else {
+        } else if (step->kind == NORMAL_REPLACE) {
             replace_all(now.data, now.len, step->from, step->to, &next);
+        } else {
+            nfc(now.data, now.len, &next);
         }
         text_free(&now);
         now = next;

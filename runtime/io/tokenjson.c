@@ -256,12 +256,14 @@ static bool normal_step(Tokenizer *t, const json_t *step, Err *err) {
         n.from = string_at(json_object_get(step, "pattern"), "String");
         n.to = string_at(step, "content");
         if (!n.from || !*n.from) return bad(t, err, "normalizer: Replace needs a pattern String");
+    } else if (strcmp(type, "NFC") == 0) {
+        n.kind = NORMAL_NFC;
     } else {
         return fail(err, EXIT_IO, "%s: normalizer \"%s\" is not understood", t->path, type);
     }
-    if (!n.to) return bad(t, err, "normalizer: a step has no text to put");
+    if (!n.to && n.kind != NORMAL_NFC) return bad(t, err, "normalizer: a step has no text to put");
     n.from = n.from ? arena_str(b->arena, n.from) : NULL;
-    n.to = arena_str(b->arena, n.to);
+    n.to = n.to ? arena_str(b->arena, n.to) : NULL;
     PUSH(b->arena, b->normal, b->nnormal, b->capnormal, n);
     return true;
 }
@@ -444,6 +446,10 @@ static bool parse_added(Tokenizer *t, const json_t *added, Err *err) {
         if (flag_at(entry, "normalized", !a.special)) {
             normalize(b, content, len, &scratch);
             trie_add(b->arena, &b->normalized, scratch.data, scratch.len, b->nadded);
+            if (!b->byte_level && scratch.len) { /* decodes to what it was matched as */
+                e->bytes = arena_strn(b->arena, scratch.data, scratch.len);
+                e->len = (uint32_t)scratch.len;
+            }
         } else {
             trie_add(b->arena, &b->raw, content, len, b->nadded);
         }

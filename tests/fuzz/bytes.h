@@ -1,4 +1,5 @@
-/* bytes.h: what the harnesses of the readers share: a scratch directory, and a tokenizer of single bytes. */
+/* bytes.h: what the harnesses of the readers share: a scratch directory, and a tokenizer of single
+ * bytes. */
 #ifndef FUZZ_BYTES_H
 #define FUZZ_BYTES_H
 

@@ -1,5 +1,6 @@
-/* fuzz_pairs.c: any bytes as a data file, its first one choosing options: no crash; what is read has
- * prompts and answers within the limits, and packs.  Built by clang with -fsanitize=fuzzer (make fuzz). */
+/* fuzz_pairs.c: any bytes as a data file, its first one choosing options: no crash; what is read
+ * has prompts and answers within the limits, and packs.  Built by clang with -fsanitize=fuzzer
+ * (make fuzz). */
 #include <stdlib.h>
 #include <string.h>
 

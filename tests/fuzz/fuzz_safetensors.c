@@ -1,5 +1,6 @@
-/* fuzz_safetensors.c: any bytes as a safetensors file: no crash; what opens keeps the format's promises and
- * every byte of every tensor can be read.  Built by clang with -fsanitize=fuzzer (make fuzz). */
+/* fuzz_safetensors.c: any bytes as a safetensors file: no crash; what opens keeps the format's
+ * promises and every byte of every tensor can be read.  Built by clang with -fsanitize=fuzzer (make
+ * fuzz). */
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <unistd.h>

@@ -1,7 +1,7 @@
-/* fuzz_tokenizer.c: the input up to its first zero byte is a tokenizer.json, the rest a text: no crash;
- * encoding gives ids of the vocabulary, and the same ones again.  With a text alone, a plain byte-level
- * tokenizer decodes what it encoded to the same bytes (repaired, where they were not UTF-8).
- * Built by clang with -fsanitize=fuzzer (make fuzz). */
+/* fuzz_tokenizer.c: the input up to its first zero byte is a tokenizer.json, the rest a text: no
+ * crash; encoding gives ids of the vocabulary, and the same ones again.  With a text alone, a plain
+ * byte-level tokenizer decodes what it encoded to the same bytes (repaired, where they were not
+ * UTF-8). Built by clang with -fsanitize=fuzzer (make fuzz). */
 #include <stdlib.h>
 #include <string.h>
 

@@ -137,34 +137,35 @@ static void set_key(const char *dir, const char *key, const char *json) {
     json_decref(root);
 }
 
+static const struct {
+    const char *key, *json, *said;
+    int code;
+} refusals[] = {
+    {"peft_type", "\"IA3\"", "\"IA3\"", EXIT_IO},
+    {"peft_type", "null", "peft_type", EXIT_IO},
+    {"use_dora", "true", "use_dora", EXIT_IO},
+    {"modules_to_save", "[\"lm_head\"]", "modules_to_save", EXIT_IO},
+    {"bias", "\"all\"", "\"bias\"", EXIT_IO},
+    {"fan_in_fan_out", "true", "fan_in_fan_out", EXIT_IO},
+    {"init_lora_weights", "\"pissa\"", "pissa", EXIT_IO},
+    {"layer_replication", "[[0,1]]", "layer_replication", EXIT_IO},
+    {"r", "0", "\"r\"", EXIT_IO},
+    {"r", "2.5", "\"r\"", EXIT_IO},
+    {"target_modules", "[1]", "target_modules", EXIT_IO},
+    {"rank_pattern", "{\"x\":\"y\"}", "rank_pattern", EXIT_IO},
+    {"lora_alpha", "16", "set pref.alpha=16", EXIT_INPUT},
+    {"use_rslora", "true", "pref.rslora", EXIT_INPUT},
+};
+
 static void refused(void **state) {
-    static const struct {
-        const char *key, *json, *said;
-        int code;
-    } cases[] = {
-        {"peft_type", "\"IA3\"", "\"IA3\"", EXIT_IO},
-        {"peft_type", "null", "peft_type", EXIT_IO},
-        {"use_dora", "true", "use_dora", EXIT_IO},
-        {"modules_to_save", "[\"lm_head\"]", "modules_to_save", EXIT_IO},
-        {"bias", "\"all\"", "\"bias\"", EXIT_IO},
-        {"fan_in_fan_out", "true", "fan_in_fan_out", EXIT_IO},
-        {"init_lora_weights", "\"pissa\"", "pissa", EXIT_IO},
-        {"layer_replication", "[[0,1]]", "layer_replication", EXIT_IO},
-        {"r", "0", "\"r\"", EXIT_IO},
-        {"r", "2.5", "\"r\"", EXIT_IO},
-        {"target_modules", "[1]", "target_modules", EXIT_IO},
-        {"rank_pattern", "{\"x\":\"y\"}", "rank_pattern", EXIT_IO},
-        {"lora_alpha", "16", "set pref.alpha=16", EXIT_INPUT},
-        {"use_rslora", "true", "pref.rslora", EXIT_INPUT},
-    };
     Arena *arena = arena_new();
     Adapter *a = the_adapter(arena);
-    for (size_t i = 0; i < COUNT(cases); i++) {
+    for (size_t i = 0; i < COUNT(refusals); i++) {
         Err err = {0};
         char *dir = write_it(arena, a, DT_f32);
-        set_key(dir, cases[i].key, cases[i].json);
+        set_key(dir, refusals[i].key, refusals[i].json);
         assert_false(adapter_check(a, dir, &err));
-        if (err.code != cases[i].code || !strstr(err.text, cases[i].said))
+        if (err.code != refusals[i].code || !strstr(err.text, refusals[i].said))
             fail_msg("%zu: %s", i, err.text);
         assert_non_null(strstr(err.text, dir));
     }

@@ -199,66 +199,66 @@ static void columns_and_keys(void **state) {
 }
 
 /* What can't be used is refused with file, line and key; nothing crashes. */
+static const struct {
+    const char *text, *said;
+    bool sft;
+} bad_records[] = {
+    {"", "no records", false},
+    {"\n \r\n", "no records", false},
+    {"[]", "no records", false},
+    {"{", "d.jsonl:1: not valid JSON", false},
+    {"\n\n{\"prompt\":\"x\"}", "d.jsonl:3: expected keys", false},
+    {"3", "not valid JSON", false},
+    {"{\"prompt\":\"x\",\"chosen\":\"y\"}", "\"rejected\" is missing", false},
+    {"{\"prompt\":\"x\",\"chosen\":\"\",\"rejected\":\"y\"}", "d.jsonl:1: \"chosen\" is empty",
+     false},
+    {"{\"prompt\":\"x\",\"chosen\":\"y\",\"rejected\":\" \\n\"}", "\"rejected\" is empty", false},
+    {"{\"prompt\":\"x\",\"chosen\":[],\"rejected\":\"y\"}", "\"chosen\" is empty", false},
+    {"{\"prompt\":3,\"chosen\":\"x\",\"rejected\":\"y\"}", "\"prompt\" is neither", false},
+    {"{\"prompt\":\"x\",\"chosen\":\"y\",\"rejected\":null}", "\"rejected\" is neither", false},
+    {"{\"prompt\":\"x\",\"chosen\":[{\"role\":1}],\"rejected\":\"y\"}", "\"chosen\" is neither",
+     false},
+    {"{\"prompt\":\"x\",\"chosen\":[{\"role\":\"user\"}],\"rejected\":\"y\"}",
+     "\"chosen\" is neither", false},
+    {"{\"chosen\":\"x\",\"rejected\":[]}", "neither both", false},
+    {"{\"chosen\":\"\\n\\nHuman: a\",\"rejected\":\"x\"}", "Assistant", false},
+    {"{\"chosen\":\"\\n\\nHuman: a\\n\\nAssistant: b\",\"rejected\":\"\\n\\nHuman: "
+     "c\\n\\nAssistant: d\"}",
+     "different prompts", false},
+    {IDS("[]", "[1]", "[2]"), "\"prompt_ids\" is empty", false},
+    {IDS("[1]", "[]", "[2]"), "\"chosen_ids\" is empty", false},
+    {IDS("[1]", "[2]", "[]"), "\"rejected_ids\" is empty", false},
+    {IDS("[1]", "[-2]", "[2]"), "\"chosen_ids\"[0]", false},
+    {IDS("[1]", "[2]", "[2, 3000000000]"), "\"rejected_ids\"[1]", false},
+    {IDS("[1]", "[2]", "\"x\""), "\"rejected_ids\" is not a list", false},
+    {IDS("[1]", "[1.5]", "[2]"), "\"chosen_ids\"[0]", false},
+    {"{\"chosen_messages\":1}", "\"chosen_messages\"", false},
+    {"{\"conversations\":[{\"from\":\"human\"}]}", "\"conversations\"", false},
+    {"{\"conversations\":[{\"from\":\"human\",\"value\":\"x\"}],\"chosen\":{}}", "\"chosen\"",
+     false},
+    {"{\"preferred_output\":[]}", "\"input\"", false},
+    {"{\"question\":1,\"chosen\":\"x\"}", "\"question\"", false},
+    {"{\"messages\":[]}", "expected keys", false},
+    {"{\"messages\":[]}", "\"messages\"", true},
+    {"{\"text\":5}", "\"text\"", true},
+    {"{\"prompt\":[{\"role\":\"user\",\"content\":\"x\"}],\"completion\":\"y\"}", "chat template",
+     true},
+    {"[{\"text\":\"x\"} {\"text\":\"x\"}]", "not valid JSON", true},
+    {"[{\"text\":\"x\"}", "cut off", true},
+    {"[{\"text\":\"x\"}] x", "behind the array", true},
+    {"[,]", "not valid JSON", true},
+    {"{\"text\":\"\\ud800\"}", "not valid JSON", true},
+};
+
 static void malformed(void **state) {
-    static const struct {
-        const char *text, *said;
-        bool sft;
-    } cases[] = {
-        {"", "no records", false},
-        {"\n \r\n", "no records", false},
-        {"[]", "no records", false},
-        {"{", "d.jsonl:1: not valid JSON", false},
-        {"\n\n{\"prompt\":\"x\"}", "d.jsonl:3: expected keys", false},
-        {"3", "not valid JSON", false},
-        {"{\"prompt\":\"x\",\"chosen\":\"y\"}", "\"rejected\" is missing", false},
-        {"{\"prompt\":\"x\",\"chosen\":\"\",\"rejected\":\"y\"}", "d.jsonl:1: \"chosen\" is empty",
-         false},
-        {"{\"prompt\":\"x\",\"chosen\":\"y\",\"rejected\":\" \\n\"}", "\"rejected\" is empty",
-         false},
-        {"{\"prompt\":\"x\",\"chosen\":[],\"rejected\":\"y\"}", "\"chosen\" is empty", false},
-        {"{\"prompt\":3,\"chosen\":\"x\",\"rejected\":\"y\"}", "\"prompt\" is neither", false},
-        {"{\"prompt\":\"x\",\"chosen\":\"y\",\"rejected\":null}", "\"rejected\" is neither", false},
-        {"{\"prompt\":\"x\",\"chosen\":[{\"role\":1}],\"rejected\":\"y\"}", "\"chosen\" is neither",
-         false},
-        {"{\"prompt\":\"x\",\"chosen\":[{\"role\":\"user\"}],\"rejected\":\"y\"}",
-         "\"chosen\" is neither", false},
-        {"{\"chosen\":\"x\",\"rejected\":[]}", "neither both", false},
-        {"{\"chosen\":\"\\n\\nHuman: a\",\"rejected\":\"x\"}", "Assistant", false},
-        {"{\"chosen\":\"\\n\\nHuman: a\\n\\nAssistant: b\",\"rejected\":\"\\n\\nHuman: "
-         "c\\n\\nAssistant: d\"}",
-         "different prompts", false},
-        {IDS("[]", "[1]", "[2]"), "\"prompt_ids\" is empty", false},
-        {IDS("[1]", "[]", "[2]"), "\"chosen_ids\" is empty", false},
-        {IDS("[1]", "[2]", "[]"), "\"rejected_ids\" is empty", false},
-        {IDS("[1]", "[-2]", "[2]"), "\"chosen_ids\"[0]", false},
-        {IDS("[1]", "[2]", "[2, 3000000000]"), "\"rejected_ids\"[1]", false},
-        {IDS("[1]", "[2]", "\"x\""), "\"rejected_ids\" is not a list", false},
-        {IDS("[1]", "[1.5]", "[2]"), "\"chosen_ids\"[0]", false},
-        {"{\"chosen_messages\":1}", "\"chosen_messages\"", false},
-        {"{\"conversations\":[{\"from\":\"human\"}]}", "\"conversations\"", false},
-        {"{\"conversations\":[{\"from\":\"human\",\"value\":\"x\"}],\"chosen\":{}}", "\"chosen\"",
-         false},
-        {"{\"preferred_output\":[]}", "\"input\"", false},
-        {"{\"question\":1,\"chosen\":\"x\"}", "\"question\"", false},
-        {"{\"messages\":[]}", "expected keys", false},
-        {"{\"messages\":[]}", "\"messages\"", true},
-        {"{\"text\":5}", "\"text\"", true},
-        {"{\"prompt\":[{\"role\":\"user\",\"content\":\"x\"}],\"completion\":\"y\"}",
-         "chat template", true},
-        {"[{\"text\":\"x\"} {\"text\":\"x\"}]", "not valid JSON", true},
-        {"[{\"text\":\"x\"}", "cut off", true},
-        {"[{\"text\":\"x\"}] x", "behind the array", true},
-        {"[,]", "not valid JSON", true},
-        {"{\"text\":\"\\ud800\"}", "not valid JSON", true},
-    };
     Fixture f = stories();
-    for (size_t i = 0; i < COUNT(cases); i++) {
+    for (size_t i = 0; i < COUNT(bad_records); i++) {
         Err err = {0};
-        const char *path = file_of(cases[i].text);
-        PairsOptions o = {.sft = cases[i].sft};
+        const char *path = file_of(bad_records[i].text);
+        PairsOptions o = {.sft = bad_records[i].sft};
         assert_null(pairs_read(&path, 1, &o, &f.template, &err));
-        if (!strstr(err.text, cases[i].said))
-            fail_msg("case %zu: \"%s\" lacks \"%s\"", i, err.text, cases[i].said);
+        if (!strstr(err.text, bad_records[i].said))
+            fail_msg("case %zu: \"%s\" lacks \"%s\"", i, err.text, bad_records[i].said);
         if (err.code != EXIT_IO && !strstr(err.text, "chat template"))
             fail_msg("case %zu: exit %d", i, err.code);
     }

@@ -111,49 +111,51 @@ static const char *file_with(const char *header, uint64_t claimed, size_t data) 
     "{\"x\":{\"dtype\":" dtype ",\"shape\":" shape ",\"data_offsets\":" offsets "}}"
 #define X "{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]}"
 
+static const struct {
+    const char *header, *said;
+    size_t data;
+} bad_headers[] = {
+    {"", "does not begin with {", 8},
+    {" {}", "does not begin with {", 0},
+    {"{", "not valid JSON", 0},
+    {"{\"a\":" X ",\"a\":" X "}", "not valid JSON: duplicate object key", 4},
+    {"{\"x\":3}", "\"x\" is not described", 0},
+    {"{\"x\":{}}", "\"x\" has no \"dtype\"", 0},
+    {D("\"F31\"", "[2]", "[0,8]"), "unknown dtype \"F31\"", 8},
+    {D("4", "[2]", "[0,8]"), "has no \"dtype\"", 8},
+    {D("\"F32\"", "2", "[0,8]"), "\"shape\" is not a list", 8},
+    {D("\"F32\"", "[-2]", "[0,8]"), "dimension 0 is not a size", 8},
+    {D("\"F32\"", "[2.0]", "[0,8]"), "dimension 0 is not a size", 8},
+    {D("\"F32\"", "[1,1,1,1,1,1,1,1,2]", "[0,8]"), "9 dimensions", 8},
+    {D("\"F32\"", "[4294967296,4294967296]", "[0,0]"), "shape is too large", 0},
+    {D("\"F32\"", "[2305843009213693952]", "[0,0]"), "do not take", 0},
+    {D("\"F4\"", "[3]", "[0,1]"), "do not take", 1},
+    {T("[0]"), "not [begin, end]", 8},
+    {T("[0,8,9]"), "not [begin, end]", 8},
+    {T("[8,0]"), "not [begin, end]", 8},
+    {T("[-8,0]"), "not [begin, end]", 8},
+    {T("{}"), "not [begin, end]", 8},
+    {T("[0,\"8\"]"), "not [begin, end]", 8},
+    {T("[0,7]"), "do not take the 7 bytes", 8},
+    {T("[1,9]"), "begins at 1", 9},
+    {T("[0,8]"), "cut off", 7},
+    {T("[0,8]"), "8 bytes of data, the file has 9", 9},
+    {T("[0,99999999999999999999]"), "not valid JSON", 8},
+    {"{\"a\":" X ",\"b\":" X "}", "\"b\" begins at 0", 4},
+    {"{\"__metadata__\":[]}", "\"__metadata__\" is not an object", 0},
+    {"{\"__metadata__\":{\"a\":1}}", "metadata \"a\" is not a string", 0},
+};
+
 static void broken_rules(void **state) {
-    static const struct {
-        const char *header, *said;
-        size_t data;
-    } cases[] = {
-        {"", "does not begin with {", 8},
-        {" {}", "does not begin with {", 0},
-        {"{", "not valid JSON", 0},
-        {"{\"a\":" X ",\"a\":" X "}", "not valid JSON: duplicate object key", 4},
-        {"{\"x\":3}", "\"x\" is not described", 0},
-        {"{\"x\":{}}", "\"x\" has no \"dtype\"", 0},
-        {D("\"F31\"", "[2]", "[0,8]"), "unknown dtype \"F31\"", 8},
-        {D("4", "[2]", "[0,8]"), "has no \"dtype\"", 8},
-        {D("\"F32\"", "2", "[0,8]"), "\"shape\" is not a list", 8},
-        {D("\"F32\"", "[-2]", "[0,8]"), "dimension 0 is not a size", 8},
-        {D("\"F32\"", "[2.0]", "[0,8]"), "dimension 0 is not a size", 8},
-        {D("\"F32\"", "[1,1,1,1,1,1,1,1,2]", "[0,8]"), "9 dimensions", 8},
-        {D("\"F32\"", "[4294967296,4294967296]", "[0,0]"), "shape is too large", 0},
-        {D("\"F32\"", "[2305843009213693952]", "[0,0]"), "do not take", 0},
-        {D("\"F4\"", "[3]", "[0,1]"), "do not take", 1},
-        {T("[0]"), "not [begin, end]", 8},
-        {T("[0,8,9]"), "not [begin, end]", 8},
-        {T("[8,0]"), "not [begin, end]", 8},
-        {T("[-8,0]"), "not [begin, end]", 8},
-        {T("{}"), "not [begin, end]", 8},
-        {T("[0,\"8\"]"), "not [begin, end]", 8},
-        {T("[0,7]"), "do not take the 7 bytes", 8},
-        {T("[1,9]"), "begins at 1", 9},
-        {T("[0,8]"), "cut off", 7},
-        {T("[0,8]"), "8 bytes of data, the file has 9", 9},
-        {T("[0,99999999999999999999]"), "not valid JSON", 8},
-        {"{\"a\":" X ",\"b\":" X "}", "\"b\" begins at 0", 4},
-        {"{\"__metadata__\":[]}", "\"__metadata__\" is not an object", 0},
-        {"{\"__metadata__\":{\"a\":1}}", "metadata \"a\" is not a string", 0},
-    };
-    for (size_t i = 0; i < COUNT(cases); i++) {
+    for (size_t i = 0; i < COUNT(bad_headers); i++) {
         Err err = {0};
-        const char *path = file_with(cases[i].header, strlen(cases[i].header), cases[i].data);
+        const char *path =
+            file_with(bad_headers[i].header, strlen(bad_headers[i].header), bad_headers[i].data);
         assert_null(safe_open(path, &err));
         assert_int_equal(err.code, EXIT_IO);
         assert_non_null(strstr(err.text, path));
-        if (!strstr(err.text, cases[i].said))
-            fail_msg("%zu: \"%s\" lacks \"%s\"", i, err.text, cases[i].said);
+        if (!strstr(err.text, bad_headers[i].said))
+            fail_msg("%zu: \"%s\" lacks \"%s\"", i, err.text, bad_headers[i].said);
     }
     static const uint64_t sizes[] = {UINT64_MAX, 1u << 31, 100000001, 17, INT64_MAX};
     for (size_t i = 0; i < COUNT(sizes); i++) {
