@@ -57,7 +57,10 @@ static int64_t round_up(int64_t x, int64_t to) {
 static Cut cut_of(const Gemm *g, int64_t m, int64_t n, int64_t k, bool native) {
     Cut c = {.m = m, .n = n, .k = k, .ta = g->ta, .tb = g->tb, .lda = g->lda, .ldb = g->ldb};
     c.type = native ? g->a : DT_f32;
-    c.swap = m < FEW_ROWS && n > m;
+    /* Few rows of C are better its columns; but of a weight gradient, X^T Y with a narrow one, the wide
+     * matrix is better B, which the library reads as it stands. */
+    bool narrow = g->ta && !g->tb && (m < FEW_ROWS || n < FEW_ROWS);
+    c.swap = narrow ? m > n : m < FEW_ROWS && n > m;
     if (c.swap)
         c = (Cut){.swap = true,
                   .m = n,
@@ -94,15 +97,15 @@ static Cut cut_of(const Gemm *g, int64_t m, int64_t n, int64_t k, bool native) {
 
 int64_t gemm_workspace(const Gemm *g, int64_t m, int64_t n, int64_t k) {
     int64_t most = 0;
-    /* Fewer rows than the bound may be computed transposed, or with smaller tiles. */
-    int64_t sizes[] = {m, least(m, FEW_ROWS - 1), least(m, 1023)};
-    for (int i = 0; i < 3; i++)
-        for (int native = 0; native < 2; native++) {
-            Cut c = cut_of(g, sizes[i], n, k, native);
-            int64_t scratch = 2 * (c.tm + 64) * least(c.kc, 2048) * 4 + c.tm * 64 * 8 + 65536;
-            int64_t bytes = c.bytes + least(scratch, SCRATCH);
-            if (bytes > most) most = bytes;
-        }
+    /* Fewer rows or columns than the bound may be cut another way. */
+    int64_t rows[] = {m, least(m, FEW_ROWS - 1), least(m, 1023)};
+    int64_t cols[] = {n, least(n, FEW_ROWS - 1), least(n, 1023)};
+    for (int i = 0; i < 3 * 3 * 2; i++) {
+        Cut c = cut_of(g, rows[i / 6], cols[i / 2 % 3], k, i % 2);
+        int64_t scratch = 2 * (c.tm + 64) * least(c.kc, 2048) * 4 + c.tm * 64 * 8 + 65536;
+        int64_t bytes = c.bytes + least(scratch, SCRATCH);
+        if (bytes > most) most = bytes;
+    }
     return GEMM_THREADS * round_up(most + 1, 4096);
 }
 
