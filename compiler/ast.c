@@ -1,7 +1,7 @@
 /* ast.c: making, listing and printing syntax trees (ast.h, parse.h).
  *
- * Relies on the grammar calling it bottom up.  Promises: no tree is deeper than AST_DEEPEST, so whoever
- * walks one may recurse; a block holds only statements that belong there.
+ * Relies on the grammar calling it bottom up.  Promises: no tree is deeper than AST_DEEPEST, so
+ * whoever walks one may recurse; a block holds only statements that belong there.
  */
 #include "parse.h"
 
@@ -55,7 +55,7 @@ const char *ast_kind_name(AstKind kind) {
     return kind_names[kind];
 }
 
-/* ---- making --------------------------------------------------------------------------------------------- */
+/* ---- making ---------------------------------------------------------------------------------- */
 
 static int deeper(int depth, const Ast *child, bool list) {
     int below = !child ? 0 : list ? child->list_depth : child->depth;
@@ -114,7 +114,7 @@ const char *ast_dotted(Parse *p, const Ast *path) {
     return word;
 }
 
-/* ---- what may stand where -------------------------------------------------------------------------------- */
+/* ---- what may stand where -------------------------------------------------------------------- */
 
 static uint64_t bit(AstKind kind) {
     return (uint64_t)1 << kind;
@@ -169,7 +169,7 @@ Ast *ast_only(Parse *p, AstKind where, Ast *block) {
     return block;
 }
 
-/* ---- printing ------------------------------------------------------------------------------------------------ */
+/* ---- printing -------------------------------------------------------------------------------- */
 
 static void dump(const Ast *ast, const char *field, int indent, Text *out);
 

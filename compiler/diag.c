@@ -1,8 +1,9 @@
 /* diag.c: sources, places in them, and messages about them (dpoc.h).
  *
- * Relies on base.h and jansson (JSON form).  Promises: what is printed is valid UTF-8 without control
- * characters, whatever the source and the message hold; the same message about the same place is said
- * once, however many graphs it is found in; carets stand under what they mean by display width.
+ * Relies on base.h and jansson (JSON form).  Promises: what is printed is valid UTF-8 without
+ * control characters, whatever the source and the message hold; the same message about the same
+ * place is said once, however many graphs it is found in; carets stand under what they mean by
+ * display width.
  */
 #include "dpoc.h"
 
@@ -32,7 +33,7 @@ struct Diags {
 
 enum { MOST_ERRORS = 20, MOST_KEPT = 500, TAB = 8, WIDEST = 160 };
 
-/* ---- sources ------------------------------------------------------------------------------------------ */
+/* ---- sources --------------------------------------------------------------------------------- */
 
 Diags *diags_new(Arena *arena) {
     Diags *diags = NEW(arena, Diags);
@@ -61,7 +62,7 @@ const char *source_text(const Diags *diags, uint32_t file, size_t *len) {
     return source ? source->text : "";
 }
 
-/* ---- characters ----------------------------------------------------------------------------------------- */
+/* ---- characters ------------------------------------------------------------------------------ */
 
 /* The character at s: its bytes and value; an invalid or control byte is one character U+FFFD. */
 static size_t decode(const char *s, size_t n, uint32_t *value) {
@@ -120,7 +121,7 @@ static const char *clean(Arena *arena, const char *text) {
     return copy;
 }
 
-/* ---- places ----------------------------------------------------------------------------------------------- */
+/* ---- places ---------------------------------------------------------------------------------- */
 
 typedef struct Line {
     const char *text;
@@ -168,7 +169,7 @@ Loc loc_join(Loc a, Loc b) {
     return a;
 }
 
-/* ---- recording ---------------------------------------------------------------------------------------------- */
+/* ---- recording ------------------------------------------------------------------------------- */
 
 static bool said_before(const Diags *diags, const Diag *d) {
     for (int i = 0; i < diags->ndiag; i++) {
@@ -236,13 +237,13 @@ void diags_sort(Diags *diags, uint32_t file) {
     }
 }
 
-/* ---- printing ------------------------------------------------------------------------------------------------- */
+/* ---- printing -------------------------------------------------------------------------------- */
 
 static const char *const severity_name[] = {"error", "warning", "note", "help"};
 static const char *const severity_color[] = {"\33[1;31m", "\33[1;35m", "\33[1;36m", "\33[1;32m"};
 
-/* The source line and, under it, ^~~~ from loc.begin to loc.end (or the line's end).  Of a very long
- * line the part around the caret is shown. */
+/* The source line and, under it, ^~~~ from loc.begin to loc.end (or the line's end).  Of a very
+ * long line the part around the caret is shown. */
 static void add_snippet(const Source *source, Loc loc, Text *out, const char *on, const char *off) {
     Line line = line_of(source, loc.begin);
     size_t until = loc.end > loc.begin ? line.at + (loc.end - loc.begin) : line.at + 1;

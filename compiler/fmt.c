@@ -1,10 +1,10 @@
 /* fmt.c: `dpoc fmt`: the one layout of .dpo files.
  *
- * Lines break where the person broke them; all else is decided here: indentation, spaces between tokens,
- * where braces and `else` stand, blank lines (one at most), units, comments behind code in columns.  A block
- * that holds a line break has its braces at line ends and line beginnings.  Works on the tokens, so every
- * comment stays; asks the tree only where statements begin.  Promises: formatting twice changes nothing,
- * and the formatted text has the same tree.
+ * Lines break where the person broke them; all else is decided here: indentation, spaces between
+ * tokens, where braces and `else` stand, blank lines (one at most), units, comments behind code in
+ * columns.  A block that holds a line break has its braces at line ends and line beginnings.
+ * Works on the tokens, so every comment stays; asks the tree only where statements begin.
+ * Promises: formatting twice changes nothing, and the formatted text has the same tree.
  */
 #include "parse.h"
 
@@ -31,7 +31,7 @@ typedef struct Fmt {
     bool line_open; /* something stands on it */
 } Fmt;
 
-/* ---- where statements begin, which blocks span lines ---------------------------------------------------- */
+/* ---- where statements begin, which blocks span lines ----------------------------------------- */
 
 static void mark_token(Fmt *f, uint32_t begin) {
     int lo = 0, hi = f->p->n - 1;
@@ -71,7 +71,7 @@ static void mark_blocks(Fmt *f) {
     }
 }
 
-/* ---- lines ------------------------------------------------------------------------------------------------ */
+/* ---- lines ----------------------------------------------------------------------------------- */
 
 static void end_line(Fmt *f) {
     if (!f->line_open) return;
@@ -118,7 +118,7 @@ static void print_lines(const Fmt *f, Text *out) {
     }
 }
 
-/* ---- spaces ------------------------------------------------------------------------------------------------- */
+/* ---- spaces ---------------------------------------------------------------------------------- */
 
 static bool ends_operand(int kind) {
     switch (kind) {
@@ -164,7 +164,7 @@ static void add_token(Fmt *f, int i) {
         text_addn(&f->code, f->p->text + t->loc.begin, t->loc.end - t->loc.begin);
 }
 
-/* ---- the walk ------------------------------------------------------------------------------------------------- */
+/* ---- the walk -------------------------------------------------------------------------------- */
 
 /* Line breaks in the source between two places; comments are not in between. */
 static int breaks(const Fmt *f, uint32_t from, uint32_t to) {

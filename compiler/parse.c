@@ -1,9 +1,9 @@
-/* parse.c: from tokens to trees: what the grammar reads next, what it says when it cannot go on, and
- * where it goes on then; parse_text and parse_set of ast.h.
+/* parse.c: from tokens to trees: what the grammar reads next, what it says when it cannot go on,
+ * and where it goes on then; parse_text and parse_set of ast.h.
  *
- * Relies on scan.c for tokens.  Promises: one message for one mistake; after it, the rest of the file is
- * read from the next statement on; a forgotten `}` is noticed at the next statement that can only stand
- * outside; nothing nests deeper than the recursion of later phases bears.
+ * Relies on scan.c for tokens.  Promises: one message for one mistake; after it, the rest of the
+ * file is read from the next statement on; a forgotten `}` is noticed at the next statement that
+ * can only stand outside; nothing nests deeper than the recursion of later phases bears.
  */
 #include "parse.h"
 
@@ -14,7 +14,7 @@
 int dpo_lex(DPO_STYPE *value, Loc *loc, Parse *p);
 void dpo_error(const Loc *loc, Parse *p, const char *message);
 
-/* ---- which brackets are open ---------------------------------------------------------------------------- */
+/* ---- which brackets are open ----------------------------------------------------------------- */
 
 static int kind_at(const Parse *p, int i) {
     return i >= 0 && i < p->n ? p->token[i].kind : 0;
@@ -69,7 +69,7 @@ static void say_still_open(Parse *p, const Token *t, int brace) {
     diag(p->diags, DIAG_NOTE, p->token[brace].loc, "this `{` is still open");
 }
 
-/* ---- after an error ---------------------------------------------------------------------------------------- */
+/* ---- after an error -------------------------------------------------------------------------- */
 
 /* The partner of the brace at i, or the end of the file. */
 static int skip_braces(const Parse *p, int i) {
@@ -122,7 +122,7 @@ bool parse_resync(Parse *p) {
     return kind_at(p, i) != 0;
 }
 
-/* ---- what is wrong --------------------------------------------------------------------------------------------- */
+/* ---- what is wrong --------------------------------------------------------------------------- */
 
 /* The grammar's name of a token as messages show it: a name, `(`, `adapter`. */
 static void add_name(Text *out, const char *name) {
@@ -258,7 +258,7 @@ void dpo_error(const Loc *loc, Parse *p, const char *message) {
     p->too_deep = true;
 }
 
-/* ---- whole texts ------------------------------------------------------------------------------------------------ */
+/* ---- whole texts ----------------------------------------------------------------------------- */
 
 static Parse *parse(Arena *arena, Diags *diags, uint32_t file, bool setting) {
     Parse *p = NEW(arena, Parse);

@@ -1,8 +1,8 @@
 /* parse.h: what scanner, grammar, parse.c and fmt.c share.  Nobody else includes it.
  *
- * A file is scanned whole into an array of tokens; keywords are told from names by their neighbours; the
- * grammar then reads the array.  Having all tokens at hand makes the contextual keywords, the recovery
- * from errors and the formatter simple.
+ * A file is scanned whole into an array of tokens; keywords are told from names by their
+ * neighbours; the grammar then reads the array.  Having all tokens at hand makes the contextual
+ * keywords, the recovery from errors and the formatter simple.
  */
 #ifndef DPOC_PARSE_H
 #define DPOC_PARSE_H
@@ -46,13 +46,14 @@ typedef struct Parse {
     Ast *top;      /* A_FILE, or the A_BIND of a setting; grows statement by statement */
 } Parse;
 
-/* ---- scan.c ---------------------------------------------------------------------------------------- */
+/* ---- scan.c ---------------------------------------------------------------------------------- */
 void scan_source(Parse *p); /* fills token and comment */
-bool token_begins_statement(
-    int kind);                   /* a keyword that can only begin a statement, or `if`, `for` */
-bool token_begins_top(int kind); /* one that stands outside of blocks, except in a variant */
-const char *
-statement_keyword_near(const char *word); /* the one a misspelt word may mean, or NULL */
+/* Whether a keyword can only begin a statement (or is `if`, `for`); one that stands outside of
+ * blocks, except in a variant. */
+bool token_begins_statement(int kind);
+bool token_begins_top(int kind);
+/* The statement's keyword that a misspelt word may mean, or NULL. */
+const char *statement_keyword_near(const char *word);
 
 /* For dpo.l: each keeps one token, or says what is wrong there.  `at` counts from origin. */
 int dpo_scan(void *scanner);
@@ -60,11 +61,11 @@ void scan_token(Parse *p, int kind, uint32_t at, const char *text, size_t n);
 void scan_comment(Parse *p, uint32_t at, size_t n);
 /* A number with a unit, perhaps; returns how many bytes belong to it. */
 size_t scan_unit(Parse *p, uint32_t at, const char *text, size_t n);
-void scan_error(Parse *p, uint32_t at, size_t n, const char *message);
+void scan_open_string(Parse *p, uint32_t at, size_t n);
 void scan_stray(Parse *p, uint32_t at, const char *text, size_t n);
 
-/* ---- for dpo.y -------------------------------------------------------------------------------------- */
-/* Says what is wrong at the token got last; expected: what could stand there, as the grammar names it. */
+/* ---- for dpo.y ------------------------------------------------------------------------------- */
+/* Says what is wrong at the token got last; expected: what could stand there, in dpo.y's names. */
 void parse_error(Parse *p, const char *const *expected, int n);
 /* Makes the next token the first of a statement; false where none is left. */
 bool parse_resync(Parse *p);
@@ -76,7 +77,7 @@ const char *ast_dotted(Parse *p, const Ast *path);
 /* The block without the statements that a `where` cannot hold, which are errors. */
 Ast *ast_only(Parse *p, AstKind where, Ast *block);
 
-/* ---- for fmt.c: parse_text, and what it saw ----------------------------------------------------------- */
+/* ---- for fmt.c: parse_text, and what it saw -------------------------------------------------- */
 Parse *parse_tokens(Arena *arena, Diags *diags, uint32_t file);
 
 #endif

@@ -1,8 +1,9 @@
 /* scan.c: a source's text becomes an array of tokens; words become keywords by their neighbours.
  *
- * Relies on grammar/dpo.l for what a token looks like.  Promises: the array ends with one END token; bytes
- * that are not valid UTF-8, NULs, broken strings and numbers are diagnostics; no keyword is left where the
- * language wants a plain word: before `=`, before and after `.`, after `as`, as a key of config.json.
+ * Relies on grammar/dpo.l for what a token looks like.  Promises: the array ends with one END
+ * token; bytes that are not valid UTF-8, NULs, broken strings and numbers are diagnostics; no
+ * keyword is left where the language wants a plain word: before `=`, before and after `.`, after
+ * `as`, as a key of config.json.
  */
 #include "parse.h"
 
@@ -30,10 +31,10 @@ static void push(Parse *p, Token token) {
     PUSH(p->arena, p->token, p->n, p->cap, token);
 }
 
-/* ---- called by dpo.l --------------------------------------------------------------------------------- */
+/* ---- called by dpo.l ------------------------------------------------------------------------- */
 
-void scan_error(Parse *p, uint32_t at, size_t n, const char *message) {
-    diag(p->diags, DIAG_ERROR, place(p, at, n), "%s", message);
+void scan_open_string(Parse *p, uint32_t at, size_t n) {
+    diag(p->diags, DIAG_ERROR, place(p, at, n), "this string has no closing quote");
     push(p, (Token){.kind = T_STRING, .loc = place(p, at, n), .text = intern("")});
 }
 
@@ -119,14 +120,14 @@ void scan_stray(Parse *p, uint32_t at, const char *text, size_t n) {
                        : *text == '&' ? "write `and`"
                        : *text == '!' ? "write `not`"
                                       : NULL;
-    size_t shown = n;
-    while (shown > 24 || (shown < n && (text[shown] & 0xc0) == 0x80)) shown--; /* whole characters */
+    size_t shown = n; /* whole characters */
+    while (shown > 24 || (shown < n && (text[shown] & 0xc0) == 0x80)) shown--;
     diag(p->diags, DIAG_ERROR, place(p, at, n), "unexpected character `%.*s`", (int)shown, text);
     if (help) diag(p->diags, DIAG_HELP, (Loc){0, 0, 0}, "%s", help);
     p->stray = true;
 }
 
-/* ---- keywords ------------------------------------------------------------------------------------------- */
+/* ---- keywords -------------------------------------------------------------------------------- */
 
 static const struct Keyword {
     const char *name;
@@ -225,7 +226,7 @@ static void find_keywords(Parse *p) {
     }
 }
 
-/* ---- the whole source ------------------------------------------------------------------------------------- */
+/* ---- the whole source ------------------------------------------------------------------------ */
 
 /* Where the text stops being UTF-8 without NULs; its length if it does not. */
 static size_t valid_utf8(const char *text, size_t len) {

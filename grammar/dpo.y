@@ -1,7 +1,8 @@
-/* dpo.y: the rules of .dpo files.  Every action makes one node; meaning is for later (check.c, build.c).
+/* dpo.y: the rules of .dpo files.  Every action makes one node; meaning is for later (check.c,
+ * build.c).
  *
- * Tokens come from parse.c, where words became keywords by their neighbours: a word before `=`, after `.`
- * or after `as` is always a NAME here.  A statement in error is skipped there, too.
+ * Tokens come from parse.c, where words became keywords by their neighbours: a word before `=`,
+ * after `.` or after `as` is always a NAME here.  A statement in error is skipped there, too.
  */
 %code requires {
 #include "compiler/parse.h"
@@ -13,14 +14,14 @@ int dpo_lex(union DPO_STYPE *value, Loc *loc, Parse *p);
 void dpo_error(const Loc *loc, Parse *p, const char *message);
 
 #define YYMAXDEPTH 20000
-#define YYLLOC_DEFAULT(at, rhs, n)                                                                     \
-    ((at) = (n) ? loc_join(YYRHSLOC(rhs, 1), YYRHSLOC(rhs, n))                                         \
+#define YYLLOC_DEFAULT(at, rhs, n) \
+    ((at) = (n) ? loc_join(YYRHSLOC(rhs, 1), YYRHSLOC(rhs, n)) \
                 : (Loc){YYRHSLOC(rhs, 0).file, YYRHSLOC(rhs, 0).end, YYRHSLOC(rhs, 0).end})
 /* Reads on at the next statement; errors there are said again. */
-#define RESYNC                                                                                         \
-    do {                                                                                               \
-        yyclearin;                                                                                     \
-        if (parse_resync(p)) yyerrok;                                                                  \
+#define RESYNC \
+    do { \
+        yyclearin; \
+        if (parse_resync(p)) yyerrok; \
     } while (0)
 #define AST(what, ...)   ast_make(p, (Ast){.kind = (what), .loc = __VA_ARGS__}) /* place, fields */
 #define NAMED(token, at) .text = (token)->text, .name_loc = (at)
@@ -43,11 +44,11 @@ void dpo_error(const Loc *loc, Parse *p, const char *message);
 
 %token END 0 "the end of the file"
 %token <token> NAME "a name" STRING "a string" NUMBER "a number"
-%token <token> USE "use" CONFIG "config" REQUIRE "require" LAYER "layer" MODEL "model" QUANTIZE "quantize"
-    ADAPTER "adapter" TRAIN "train" OBJECTIVE "objective" METRIC "metric" DATA "data" RUN "run"
-    GRAPH "graph" VARIANT "variant" WEIGHT "weight" FOR "for" IN "in" IF "if" THEN "then" ELSE "else"
-    RETURN "return" AS "as" FROM "from" WHEN "when" ON "on" LOAD "load" BIAS "bias" AT "at" START "start"
-    TRUE "true" FALSE "false" OFF "off" NONE "none"
+%token <token> USE "use" CONFIG "config" REQUIRE "require" LAYER "layer" MODEL "model"
+    QUANTIZE "quantize" ADAPTER "adapter" TRAIN "train" OBJECTIVE "objective" METRIC "metric"
+    DATA "data" RUN "run" GRAPH "graph" VARIANT "variant" WEIGHT "weight" FOR "for" IN "in" IF "if"
+    THEN "then" ELSE "else" RETURN "return" AS "as" FROM "from" WHEN "when" ON "on" LOAD "load"
+    BIAS "bias" AT "at" START "start" TRUE "true" FALSE "false" OFF "off" NONE "none"
 %token <token> AND "and" OR "or" NOT "not" EQ "==" NE "!=" LE "<=" GE ">=" RANGE ".."
 %token <token> '=' '|' '<' '>' '+' '-' '*' '/' '%' '(' ')' '{' '}' '[' ']' ',' '.' ':'
 %token SETTING "--set"
@@ -62,9 +63,9 @@ void dpo_error(const Loc *loc, Parse *p, const char *message);
 %left '*' '/' '%'
 %precedence NEGATIVE
 
-%type <ast> statements statement names list name params paramlist param quants quant clauses clause method
-    selector block items item if wdecls wdecl values bias value call args arglist arg path scope elements
-    element fields
+%type <ast> statements statement names list name params paramlist param quants quant clauses clause
+    method selector block items item if wdecls wdecl values bias value call args arglist arg path
+    scope elements element fields
 
 %start start
 
@@ -72,7 +73,8 @@ void dpo_error(const Loc *loc, Parse *p, const char *message);
 
 start:
     file
-  | SETTING path '=' value      { ast_top(p, AST(A_BIND, @$, .text = ast_dotted(p, $2), .name_loc = @2, .a = $4)); }
+  | SETTING path '=' value
+        { ast_top(p, AST(A_BIND, @$, .text = ast_dotted(p, $2), .name_loc = @2, .a = $4)); }
   ;
 
 file:
@@ -81,7 +83,7 @@ file:
   | file error                  { RESYNC; }
   ;
 
-/* ---- statements of a file, and of a variant -------------------------------------------------------- */
+/* ---- statements of a file, and of a variant -------------------------------------------------- */
 
 statements:
     %empty                      { $$ = NULL; }
@@ -99,14 +101,17 @@ statement:
   | MODEL NAME '(' names ')' block
         { $$ = AST(A_MODEL, @$, NAMED($2, @2), .params = $4, .a = ast_only(p, A_MODEL, $6)); }
   | MODEL NAME '(' names ')' FOR STRING block
-        { $$ = AST(A_MODEL, @$, NAMED($2, @2), .params = $4, .text2 = $7->text, .a = ast_only(p, A_MODEL, $8)); }
+        { $$ = AST(A_MODEL, @$, NAMED($2, @2), .params = $4, .text2 = $7->text,
+                   .a = ast_only(p, A_MODEL, $8)); }
   | NAME '=' value              { $$ = AST(A_BIND, @$, NAMED($1, @1), .a = $3); }
   | QUANTIZE NAME quants        { $$ = AST(A_QUANTIZE, @$, NAMED($2, @2), .list = $3); }
   | ADAPTER NAME '=' clauses    { $$ = AST(A_ADAPTER, @$, NAMED($2, @2), .list = $4); }
   | TRAIN list                  { $$ = AST(A_TRAIN, @$, .list = $2); }
-  | OBJECTIVE NAME block        { $$ = AST(A_OBJECTIVE, @$, NAMED($2, @2), .list = ast_only(p, A_OBJECTIVE, $3)->list); }
+  | OBJECTIVE NAME block
+        { $$ = AST(A_OBJECTIVE, @$, NAMED($2, @2), .list = ast_only(p, A_OBJECTIVE, $3)->list); }
   | OBJECTIVE NAME '(' params ')' block
-        { $$ = AST(A_OBJECTIVE, @$, NAMED($2, @2), .params = $4, .list = ast_only(p, A_OBJECTIVE, $6)->list); }
+        { $$ = AST(A_OBJECTIVE, @$, NAMED($2, @2), .params = $4,
+                   .list = ast_only(p, A_OBJECTIVE, $6)->list); }
   | DATA block                  { $$ = AST(A_DATA, @$, .list = ast_only(p, A_DATA, $2)->list); }
   | RUN block                   { $$ = AST(A_RUN, @$, .list = ast_only(p, A_RUN, $2)->list); }
   | GRAPH block                 { $$ = AST(A_GRAPH, @$, .list = ast_only(p, A_GRAPH, $2)->list); }
@@ -173,7 +178,7 @@ selector:
   | STRING                      { $$ = AST(A_STR, @$, NAMED($1, @1)); }
   ;
 
-/* ---- statements of blocks; which block may hold which is ast_only's business -------------------------- */
+/* ---- statements of blocks; which block may hold which is ast_only's business ----------------- */
 
 block:
     '{' items '}'               { $$ = AST(A_BLOCK, @$, .list = $2); }
@@ -229,7 +234,7 @@ bias:
   | BIAS '(' value ')'          { $$ = $3; }
   ;
 
-/* ---- values -------------------------------------------------------------------------------------------- */
+/* ---- values ---------------------------------------------------------------------------------- */
 
 value:
     value '|' value             { $$ = AST(A_ALT, @$, .a = $1, .b = $3); }
@@ -251,7 +256,8 @@ value:
   | IF value THEN value ELSE value
         { $$ = AST(A_COND, @$, .a = $2, .b = $4, .c = $6); }
   | NUMBER
-        { $$ = AST(A_NUM, @$, .num = $1->num, .integer = $1->integer, .text = $1->unit, .text2 = $1->text); }
+        { $$ = AST(A_NUM, @$, .num = $1->num, .integer = $1->integer, .text = $1->unit,
+                   .text2 = $1->text); }
   | STRING                      { $$ = AST(A_STR, @$, NAMED($1, @1)); }
   | TRUE                        { $$ = AST(A_BOOL, @$, NAMED($1, @1), .num = 1); }
   | ON                          { $$ = AST(A_BOOL, @$, NAMED($1, @1), .num = 1); }

@@ -1,7 +1,7 @@
 /* base.c: arenas, interned strings, errors, growing text, hashes, closest names (base.h).
  *
- * Relies on libc only.  Everything here may be called from any thread as long as each arena and each
- * Text has one user at a time; intern() has a lock of its own.
+ * Relies on libc only.  Everything here may be called from any thread as long as each arena and
+ * each Text has one user at a time; intern() has a lock of its own.
  */
 #include "base.h"
 
@@ -14,7 +14,7 @@ static _Noreturn void out_of_memory(size_t bytes) {
     exit(EXIT_MEMORY);
 }
 
-/* ---- arenas ----------------------------------------------------------------------------------------- */
+/* ---- arenas ---------------------------------------------------------------------------------- */
 
 typedef struct Block {
     struct Block *next;
@@ -112,7 +112,7 @@ void *arena_grow(Arena *arena, void *v, size_t size, int n, int *cap) {
     return bigger;
 }
 
-/* ---- hashes -------------------------------------------------------------------------------------------
+/* ---- hashes -------------------------------------------------------------------------------------
  * MurmurHash3's 128-bit finish and mixing for 64-bit machines, on little-endian words. */
 
 static uint64_t rotate(uint64_t x, int by) {
@@ -150,7 +150,7 @@ void hash_hex(Hash128 hash, char hex[33]) {
     snprintf(hex, 33, "%016llx%016llx", (unsigned long long)hash.hi, (unsigned long long)hash.lo);
 }
 
-/* ---- interned strings ------------------------------------------------------------------------------------ */
+/* ---- interned strings ------------------------------------------------------------------------ */
 
 static struct {
     pthread_mutex_t lock;
@@ -210,7 +210,7 @@ const char *intern_printf(const char *format, ...) {
     return result;
 }
 
-/* ---- errors ------------------------------------------------------------------------------------------------- */
+/* ---- errors ---------------------------------------------------------------------------------- */
 
 bool fail(Err *err, int code, const char *format, ...) {
     if (err && !err->code) {
@@ -223,7 +223,7 @@ bool fail(Err *err, int code, const char *format, ...) {
     return false;
 }
 
-/* ---- text that grows ------------------------------------------------------------------------------------------ */
+/* ---- text that grows ------------------------------------------------------------------------- */
 
 static void text_room(Text *text, size_t n) {
     if (text->cap - text->len > n) return;
@@ -268,7 +268,7 @@ void text_free(Text *text) {
     *text = (Text){0};
 }
 
-/* ---- names ------------------------------------------------------------------------------------------------------ */
+/* ---- names ----------------------------------------------------------------------------------- */
 
 enum { LONGEST_NAME = 64 }; /* longer ones are never suggested */
 

@@ -33,7 +33,8 @@ enum {
 #define COUNT(array) (sizeof(array) / sizeof((array)[0]))
 
 /* ---- arenas: memory that dies together -------------------------------------------------------
- * Allocation aborts the process with exit 4 when the host is out of memory: no caller checks NULL. */
+ * Allocation aborts the process with exit 4 when the host is out of memory: no caller checks NULL.
+ */
 typedef struct Arena Arena;
 Arena *arena_new(void);
 void arena_free(Arena *arena);                        /* NULL is allowed */
@@ -57,7 +58,7 @@ const char *intern(const char *s);
 const char *intern_n(const char *s, size_t n);
 const char *intern_printf(const char *format, ...) PRINTF(1, 2);
 
-/* ---- errors of the runtime: the first one is kept ---------------------------------------------- */
+/* ---- errors of the runtime: the first one is kept -------------------------------------------- */
 typedef struct Err {
     int code; /* 0: none; else an exit code above */
     char text[2000];
@@ -66,7 +67,7 @@ typedef struct Err {
 /* Records the first error (later ones are consequences); always returns false. */
 bool fail(Err *err, int code, const char *format, ...) PRINTF(3, 4);
 
-/* ---- text that grows ----------------------------------------------------------------------------- */
+/* ---- text that grows ------------------------------------------------------------------------- */
 typedef struct Text {
     char *data; /* always NUL-terminated once something was added; owned, text_free */
     size_t len, cap;
@@ -76,11 +77,11 @@ void text_vadd(Text *text, const char *format, va_list args) PRINTF(2, 0);
 void text_addn(Text *text, const char *data, size_t n);
 void text_free(Text *text);
 
-/* ---- hashes, names, files ------------------------------------------------------------------------- */
+/* ---- hashes, names, files -------------------------------------------------------------------- */
 typedef struct Hash128 {
     uint64_t hi, lo;
 } Hash128;
-Hash128 hash_bytes(const void *data, size_t n, Hash128 seed); /* not cryptographic; stable forever */
+Hash128 hash_bytes(const void *data, size_t n, Hash128 seed); /* stable forever */
 void hash_hex(Hash128 hash, char hex[33]);
 
 /* Damerau-Levenshtein distance, for suggestions. */
@@ -88,13 +89,14 @@ int edit_distance(const char *a, const char *b);
 /* The candidate closest to `name` within max(1, len/3) edits, or NULL. */
 const char *closest_name(const char *name, const char *const *candidates, int n);
 
-/* Whole file into memory (NUL-terminated, malloc); NULL and err when that fails.  Refuses directories. */
+/* Whole file into memory (NUL-terminated, malloc); NULL and err when that fails.  Refuses
+ * directories. */
 char *file_read(const char *path, size_t *len, Err *err);
 /* Writes to a temporary name beside `path`, syncs, renames: readers see the old or the new file. */
 bool file_write(const char *path, const void *data, size_t len, Err *err);
 bool file_exists(const char *path);
 bool dir_make(const char *path, Err *err); /* with parents; existing is fine */
-char *path_join(Arena *arena, const char *dir, const char *name); /* an absolute name stays itself */
+char *path_join(Arena *arena, const char *dir, const char *name); /* absolute: name */
 
 /* Files compiled into the binary (models/, kernels/): text by repository path, or NULL. */
 const char *embedded(const char *path, size_t *len);

@@ -135,7 +135,7 @@ char *path_join(Arena *arena, const char *dir, const char *name) {
     return arena_printf(arena, "%s%s%s", dir, dir[strlen(dir) - 1] == '/' ? "" : "/", name);
 }
 
-/* ---- the files in the binary -------------------------------------------------------------------------- */
+/* ---- the files in the binary ----------------------------------------------------------------- */
 
 extern const struct Embedded { /* ends with a row of zeros */
     const char *name, *data;   /* data is NUL-terminated */

@@ -1,4 +1,5 @@
-/* number.c: sizes with units, clocks, and the two 16-bit float formats (base.h).  Relies on libc only. */
+/* number.c: sizes with units, clocks, and the two 16-bit float formats (base.h).  Relies on libc
+ * only. */
 #include "base.h"
 
 #include <ctype.h>  /* isdigit */
@@ -7,7 +8,7 @@
 #include <string.h> /* memcpy */
 #include <time.h>   /* clock_gettime */
 
-/* ---- sizes ------------------------------------------------------------------------------------------ */
+/* ---- sizes ----------------------------------------------------------------------------------- */
 
 bool unit_scale(const char *unit, size_t n, double *scale) {
     static const struct {
@@ -62,7 +63,7 @@ double now_seconds(void) {
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-/* ---- 16-bit floats: round to nearest even; NaN stays a quiet NaN ------------------------------------------ */
+/* ---- 16-bit floats: round to nearest even; NaN stays a quiet NaN ----------------------------- */
 
 static uint32_t bits_of(float x) {
     uint32_t bits;

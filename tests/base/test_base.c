@@ -1,4 +1,5 @@
-/* test_base.c: runtime/base.h against values known from elsewhere (IEEE tables, hand-counted edits). */
+/* test_base.c: runtime/base.h against values known from elsewhere (IEEE tables, hand-counted
+ * edits). */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

@@ -1,12 +1,13 @@
-/* test_error.c: messages about wrong files.  Each .dpo file beside this one says what it expects, where:
+/* test_error.c: messages about wrong files.  Each .dpo file beside this one says what it expects,
+ * where:
  *
  *     x = = 3           # error: expected a value, saw `=`  # help: ...
  *     y = "open
  *     #^ error: this string has no closing quote            (about the line above)
  *
- * Files without syntax errors are checked, too, without a checkpoint.  A message must begin with the
- * expected text; every error and warning must be expected; notes and helps only where a file cares.  A help
- * stands at the line of the message it belongs to.
+ * Files without syntax errors are checked, too, without a checkpoint.  A message must begin with
+ * the expected text; every error and warning must be expected; notes and helps only where a file
+ * cares.  A help stands at the line of the message it belongs to.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -49,8 +50,8 @@ static void want(Case *c, const char *comment, size_t len, int line) {
     }
 }
 
-/* The expectations of one line: `# severity: text` up to the next `  #`; `#^` is about the last line
- * that does not begin so. */
+/* The expectations of one line: `# severity: text` up to the next `  #`; `#^` is about the last
+ * line that does not begin so. */
 static void read_line(Case *c, const char *line, size_t len, int number, int *about) {
     const char *end = line + len;
     if (len && strncmp(line, "#^", 2) != 0) *about = number;

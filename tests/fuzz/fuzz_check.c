@@ -1,5 +1,5 @@
-/* fuzz_check.c: any bytes as a .dpo file, checked without a checkpoint and against a small one: no crash.
- * Built by clang with -fsanitize=fuzzer (make fuzz). */
+/* fuzz_check.c: any bytes as a .dpo file, checked without a checkpoint and against a small one: no
+ * crash. Built by clang with -fsanitize=fuzzer (make fuzz). */
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>

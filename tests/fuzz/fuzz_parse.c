@@ -1,5 +1,6 @@
-/* fuzz_parse.c: any bytes as a .dpo file: no crash; what is formatted stays the same tree, and formatting
- * again changes nothing.  Also as a --set argument.  Built by clang with -fsanitize=fuzzer (make fuzz). */
+/* fuzz_parse.c: any bytes as a .dpo file: no crash; what is formatted stays the same tree, and
+ * formatting again changes nothing.  Also as a --set argument.  Built by clang with
+ * -fsanitize=fuzzer (make fuzz). */
 #include <stdlib.h>
 #include <string.h>
 

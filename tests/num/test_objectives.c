@@ -1,5 +1,6 @@
-/* test_objectives.c: loss and gradient norm of every objective in models/objectives, in one training step
- * of the program, against PyTorch's in double precision (tests/peers/make_objectives.py).
+/* test_objectives.c: loss and gradient norm of every objective in models/objectives, in one
+ * training step of the program, against PyTorch's in double precision
+ * (tests/peers/make_objectives.py).
  *
  * Tolerance: what the product promises in fp32 compute, 1e-3 of the figure.
  */

@@ -1,5 +1,5 @@
-/* test_fmt.c: the one layout: models/ are in it already; however a text is broken into lines and commented,
- * formatting keeps tree and comments and gives a text that formatting leaves alone. */
+/* test_fmt.c: the one layout: models/ are in it already; however a text is broken into lines and
+ * commented, formatting keeps tree and comments and gives a text that formatting leaves alone. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

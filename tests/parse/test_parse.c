@@ -1,5 +1,5 @@
-/* test_parse.c: trees of right texts: a golden dump of every construct, keywords as words, precedence,
- * places, settings, bytes that are no text.  DPOC_GOLDEN=1 rewrites the dump. */
+/* test_parse.c: trees of right texts: a golden dump of every construct, keywords as words,
+ * precedence, places, settings, bytes that are no text.  DPOC_GOLDEN=1 rewrites the dump. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
