@@ -334,6 +334,7 @@ typedef struct Builder { /* a unit under construction */
     Expr expr;           /* of layers */
     Frame *frame;
     Slot *slots[64];
+    int64_t work;  /* calls and rounds so far; once too many, nothing more is run */
     NodeId params; /* the flat state */
     NodeId *sums;  /* by metric: the micro-batch's sum */
     int nsums, capsums;
@@ -341,6 +342,8 @@ typedef struct Builder { /* a unit under construction */
 
 void builder_init(Builder *b, Spec *spec, Unit *u);
 void builder_at(Builder *b, Loc loc); /* origin of the nodes appended from now on */
+/* Counts one call or round, `depth` deep; false, and a diagnostic once, when it is too much. */
+bool builder_goes_on(Builder *b, Loc loc, int depth);
 /* A diagnostic with the running scope; gives V_BAD. */
 Value builder_error(Builder *b, Loc loc, const char *format, ...) PRINTF(3, 4);
 

@@ -9,7 +9,7 @@
 
 #include <string.h>
 
-enum { DEEPEST = 64 };
+enum { DEEPEST = 64, MOST_WORK = 500000 };
 
 Value tensor_value(NodeId node) {
     return node ? (Value){.kind = V_TENSOR, .node = node, .side = -1} : value_bad();
@@ -35,6 +35,18 @@ Value builder_error(Builder *b, Loc loc, const char *format, ...) {
     for (const Frame *f = b->frame; f && f->module == b->front->prelude; f = f->up)
         if (f->call) diag(b->front->diags, DIAG_NOTE, f->call->loc, "called here");
     return value_bad();
+}
+
+bool builder_goes_on(Builder *b, Loc loc, int depth) {
+    if (b->work > MOST_WORK) return false; /* said before */
+    if (depth > DEEPEST)
+        builder_error(b, loc, "calls go on without end (%d deep)", DEEPEST);
+    else if (++b->work > MOST_WORK)
+        builder_error(b, loc, "this unrolls to more than %d calls and rounds", MOST_WORK);
+    else
+        return true;
+    b->work = MOST_WORK + 1;
+    return false;
 }
 
 /* ---- tensors and numbers in one expression --------------------------------------------------- */
@@ -289,12 +301,9 @@ static void run_for(Builder *b, const Ast *s) {
     Frame *f = b->frame;
     if (!expr_int(&b->expr, s->a, "the beginning of a range", INT32_MIN, &from)) return;
     if (!expr_int(&b->expr, s->b, "the end of a range", INT32_MIN, &to)) return;
-    if (to - from > 100000) {
-        builder_error(b, s->b->loc, "%lld rounds are too many", (long long)(to - from));
-        return;
-    }
     int errors = diags_errors(b->front->diags);
     for (int64_t i = from; i < to && !f->returned; i++) {
+        if (!builder_goes_on(b, s->loc, 0)) return;
         record_set(b->front->arena, &f->names, s->text, value_num((double)i), s->loc);
         run_block(b, s->c->list);
         if (diags_errors(b->front->diags) > errors) return; /* the next rounds would say it again */
@@ -391,8 +400,7 @@ static Value layer_run(Builder *b, const Ast *layer, Module *home, const Ast *ca
                .up = b->frame,
                .result = value_bad()};
     f.depth = b->frame ? b->frame->depth + 1 : 0;
-    if (f.depth > DEEPEST)
-        return builder_error(b, call->loc, "layers call each other without end (%d deep)", DEEPEST);
+    if (!builder_goes_on(b, call->loc, f.depth)) return value_bad();
     if (!bind_arguments(b, &f, call, args, keys, nargs)) return value_bad();
     int errors = diags_errors(b->front->diags);
     b->frame = &f;

@@ -362,7 +362,7 @@ static Value call_definition(Obj *o, const Ast *def, const Ast *call, const Valu
         diag(o->b->front->diags, DIAG_NOTE, def->name_loc, "defined here");
         return value_bad();
     }
-    if (o->depth == 64) return error_at(o, call, "functions call each other without end");
+    if (!builder_goes_on(o->b, call->loc, o->depth)) return value_bad();
     Record outer = o->names, inner = {0};
     for (int i = 0; i < outer.n; i++)
         record_set(o->b->front->arena, &inner, outer.field[i].name, outer.field[i].value, def->loc);
