@@ -28,6 +28,7 @@ typedef struct Entry {
 static int entry_open(Entry *e) {
     Work *w = &e->w;
     static const bool want[NUNIT] = {[UNIT_TRAIN] = true};
+    e->options.quiet = true; /* print_table says it once */
     work_init(w, &e->options);
     int code = work_check(w, NULL, e->options.data.n > 0);
     if (code == EXIT_OK) code = work_compile(w, NULL, want);

@@ -1,10 +1,11 @@
 /* verify_run.c: verify: one optimizer step on a device against the evaluator.
  *
  * The same graph after all passes is walked twice from the same weights and pairs: by the device, and by
- * eval.c rounding every node to its type.  Compared are the loss, every gradient and the optimizer's moments.  They may differ by reordered sums alone, so the bound is
- *     4 u sqrt(path * k)      u: unit roundoff of the compute type, path: longest chain of rounded nodes,
- *                             k: longest sum
- * relative to the largest value of each compared tensor. */
+ * eval.c rounding every node to its type.  Compared are the loss, every gradient and the optimizer's
+ * moments.  Sums in another order may differ, and such a difference may flip a later rounding, so the
+ * bound is, relative to the largest value of each compared tensor,
+ *     4 (u sqrt(path) + 2^-24 sqrt(path k))
+ * u: unit roundoff of the compute type, path: longest chain of nodes that sum or round, k: longest sum. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -90,7 +91,7 @@ static double tolerance(const Unit *u, const int64_t *extent) {
     }
     free(depth);
     double roundoff = u->compute == DT_bf16 ? 0x1p-9 : 0x1p-24;
-    return 4 * roundoff * sqrt((double)path * longest);
+    return 4 * (roundoff * sqrt(path) + 0x1p-24 * sqrt((double)path * longest));
 }
 
 /* ---- comparing ------------------------------------------------------------------------------------------------ */

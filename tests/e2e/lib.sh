@@ -12,11 +12,12 @@ die() { echo "$(basename "$0"): $*" >&2; exit 1; }
 plain_metrics() {
     sed -E 's/"(tokens_per_second|step_time_ms|eval_runtime)":[-0-9.e+]+,?//g' "$1"
 }
-# A short run of DPO on one of the small models: train_case NAME OUT [flags]
+# A short run of DPO on one of the small models: train_case NAME OUT [flags]; in the background with pre=exec,
+# so that $! is the program itself
 train_case() {
     name=$1 out=$2
     shift 2
-    "$dpoc" train models/dpo-lora.dpo --device=cpu --model $cases/$name --data $cases/$name/pairs.jsonl \
+    ${pre:-} "$dpoc" train models/dpo-lora.dpo --device=cpu --model $cases/$name --data $cases/$name/pairs.jsonl \
         --adapter $cases/$name/adapter --set pref.rank=4 --set pref.alpha=8 --set run.batch=4 --set run.lr=1e-2 \
         --quiet -o "$out" "$@"
 }

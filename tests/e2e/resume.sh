@@ -1,15 +1,15 @@
 #!/bin/sh
 # A run killed at arbitrary moments and resumed ends as the unbroken one: adapter, moments, cursor, metrics.
 . tests/e2e/lib.sh
-flags="--set run.steps=400 --set run.save_every=23 --set pref.dropout=0.1 --set run.tokens=96"
+flags="--set run.steps=200 --set run.save_every=13 --set pref.dropout=0.1 --set run.tokens=96"
 train_case gqa "$work/whole" $flags || die "the unbroken run failed"
 plain_metrics "$work/whole/metrics.jsonl" > "$work/want"
 for signal in KILL TERM INT; do
     run=$work/broken-$signal
-    train_case gqa "$run" $flags &
+    pre=exec train_case gqa "$run" $flags &
     pid=$!
     tries=0
-    while [ $tries -lt 40 ]; do
+    while [ $tries -lt 9 ]; do
         tries=$((tries + 1))
         sleep 0.$((tries * 7 % 10))
         kill -$signal $pid 2>/dev/null || break
@@ -17,14 +17,14 @@ for signal in KILL TERM INT; do
         rc=$?
         case $signal:$rc in KILL:137 | TERM:143 | INT:130 | *:0) ;; *) die "exit status $rc after $signal" ;; esac
         [ $rc = 0 ] && break
-        train_case gqa "$run" --resume $flags &
+        pre=exec train_case gqa "$run" --resume $flags &
         pid=$!
     done
     wait $pid
     [ -f "$run/adapter/adapter_model.safetensors" ] || train_case gqa "$run" --resume $flags || die "the last resume failed"
     plain_metrics "$run/metrics.jsonl" > "$work/got"
     cmp "$work/want" "$work/got" || die "metrics differ after $signal"
-    for f in adapter/adapter_model.safetensors checkpoint-400/state.safetensors checkpoint-400/trainer_state.json; do
+    for f in adapter/adapter_model.safetensors checkpoint-200/state.safetensors checkpoint-200/trainer_state.json; do
         cmp "$work/whole/$f" "$run/$f" || die "$f differs after $signal"
     done
 done
