@@ -22,12 +22,12 @@ static Plan *compile(Arena *arena, int64_t budget, const char *const *set, int n
                           .is_cuda = target[0] == 's',
                           .needs_model = true};
     Spec *spec = check_file(arena, diags, &check);
-    if (!spec) diags_print(diags, stderr, false);
+    if (!spec) diags_print(diags, 0, stderr, false);
     assert_non_null(spec);
     CompileOptions options = {.target = target_by_name(target), .budget = budget};
     for (int k = 0; k < NUNIT; k++) options.want[k] = true;
     Plan *plan = compile_spec(spec, &options);
-    if (!plan) diags_print(diags, stderr, false);
+    if (!plan) diags_print(diags, 0, stderr, false);
     assert_non_null(plan);
     const char *wrong = plan_check(plan, arena);
     if (wrong) fail_msg("%s", wrong);
