@@ -132,6 +132,24 @@ static int open_eval_set(Work *w, const Template *template, Pairs *pairs, Pairs 
     return EXIT_OK;
 }
 
+/* Files with weights: their pairs appear more or less often in an epoch. */
+static void mix_files(Work *w, const Pairs *pairs, TrainJob *job) {
+    int n, mixed = 0;
+    const DataFile *files = spec_data(w->spec, &n);
+    double *weight = NEW_ARRAY(w->arena, double, n + 1);
+    for (int i = 0; i < n; i++) mixed += (weight[i] = files[i].weight) != 1;
+    if (!mixed) return;
+    int32_t *file = NEW_ARRAY(w->arena, int32_t, pairs->n), *out;
+    for (int64_t i = 0; i < pairs->n; i++) file[i] = pairs->pair[i].file;
+    int64_t all = job->train ? job->ntrain : pairs->n;
+    job->ntrain = epoch_mix(w->arena, job->train, all, file, weight, job->seed, &out);
+    job->train = out;
+    Hash128 hash = hash_bytes(weight, sizeof *weight * (size_t)n, (Hash128){0, 0});
+    char hex[33];
+    hash_hex(hash, hex);
+    job->data_hash = arena_printf(w->arena, "%s-%.8s", job->data_hash, hex);
+}
+
 static void print_start(const Work *w) {
     const Plan *p = w->plan;
     if (w->options->quiet) return;
@@ -164,6 +182,7 @@ static int train_on(Work *w, Pairs *pairs, const Template *template) {
     job.spec_text = text ? text : embedded(job.spec_path, &len);
     Pairs *extra = NULL;
     int code = open_eval_set(w, template, pairs, &extra, &job);
+    mix_files(w, pairs, &job);
     if (code == EXIT_OK && extra) code = check_fit(w, extra);
     if (code == EXIT_OK)
         code = run_dir_open(o->out, o->resumes, o->overwrite, &w->err) == EXIT_OK ? EXIT_OK

@@ -254,11 +254,14 @@ static void finish(Reader *r, bool as_is) {
              r->side[0].n ? "\"rejected\"" : "\"chosen\"");
         return;
     }
+    int64_t before = r->side[0].n + r->side[1].n;
     if (!as_is && !truncate_pair(r)) return;
+    bool cut = r->side[0].n + r->side[1].n < before;
     if (r->side[0].n == r->side[1].n &&
         memcmp(r->side[0].v, r->side[1].v, sizeof(int32_t) * (size_t)r->side[0].n) == 0)
         note(r, W_IDENTICAL,
-             "\"chosen\" and \"rejected\" are identical: nothing can be learnt from it");
+             "\"chosen\" and \"rejected\" are identical%s: nothing can be learnt from it",
+             cut ? " once they are cut" : "");
     keep(r);
 }
 

@@ -64,3 +64,27 @@ void epoch_split(Arena *arena, int64_t n, double fraction, uint64_t seed, int32_
             (*train)[(*ntrain)++] = i;
     }
 }
+
+/* How often an item appears. */
+static int64_t times(double weight, uint64_t seed, int32_t item) {
+    double whole = floor(weight);
+    double chance = (double)(mix64(seed, UINT64_MAX - 1, (uint64_t)item) >> 11) * 0x1p-53;
+    return (int64_t)whole + (chance < weight - whole);
+}
+
+int64_t epoch_mix(Arena *arena, const int32_t *item, int64_t n, const int32_t *file,
+                  const double *weight, uint64_t seed, int32_t **out) {
+    int64_t total = 0;
+    for (int64_t i = 0; i < n; i++) {
+        int32_t it = item ? item[i] : (int32_t)i;
+        total += times(weight[file[it]], seed, it);
+    }
+    *out = NEW_ARRAY(arena, int32_t, total + 1);
+    int64_t at = 0;
+    for (int64_t i = 0; i < n; i++) {
+        int32_t it = item ? item[i] : (int32_t)i;
+        for (int64_t k = times(weight[file[it]], seed, it); k > 0; k--) (*out)[at++] = it;
+    }
+    if (at == 0) (*out)[at++] = item ? item[0] : 0;
+    return at;
+}

@@ -25,6 +25,12 @@ int32_t epoch_item(Epoch *e, int64_t k);
 void epoch_split(Arena *arena, int64_t n, double fraction, uint64_t seed, int32_t **train,
                  int64_t *ntrain, int32_t **eval, int64_t *neval);
 
+/* A mixture: of items 0..n-1 (or item[0..n-1] where item is not NULL), item i belongs to file[i],
+ * and weight[file] says how often it appears: its whole part, and once more with the chance of its
+ * fraction.  In ascending order; at least one item remains. */
+int64_t epoch_mix(Arena *arena, const int32_t *item, int64_t n, const int32_t *file,
+                  const double *weight, uint64_t seed, int32_t **out);
+
 /* A 64-bit value that depends on all of a, b, c: the source of every order above (splitmix64
  * steps). */
 uint64_t mix64(uint64_t a, uint64_t b, uint64_t c);

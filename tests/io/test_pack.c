@@ -330,9 +330,29 @@ static void splits(void **state) {
     arena_free(arena);
 }
 
+/* Weights 2, 0.25 and 1 on files of 400 items each. */
+static void mixtures(void **state) {
+    Arena *arena = arena_new();
+    int32_t file[1200], *out, *again, chosen[] = {5, 405, 805};
+    const double weight[] = {2, 0.25, 1};
+    for (int i = 0; i < 1200; i++) file[i] = i / 400;
+    int64_t n = epoch_mix(arena, NULL, 1200, file, weight, 7, &out), count[3] = {0};
+    assert_int_equal(n, epoch_mix(arena, NULL, 1200, file, weight, 7, &again));
+    assert_memory_equal(out, again, sizeof *out * (size_t)n);
+    for (int64_t i = 0; i < n; i++) count[file[out[i]]]++;
+    assert_int_equal(count[0], 800);
+    assert_in_range(count[1], 74, 126); /* 100, give or take three deviations of 8.7 */
+    assert_int_equal(count[2], 400);
+    n = epoch_mix(arena, chosen, 3, file, (const double[]){3, 0, 1}, 7, &out);
+    assert_int_equal(n, 4);
+    assert_true(out[0] == 5 && out[2] == 5 && out[3] == 805);
+    assert_int_equal(epoch_mix(arena, chosen, 3, file, (const double[]){0, 0, 0}, 7, &out), 1);
+    arena_free(arena);
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(meaning), cmocka_unit_test(row_keys),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(meaning),  cmocka_unit_test(row_keys),
                                        cmocka_unit_test(too_long), cmocka_unit_test(epochs),
-                                       cmocka_unit_test(splits)};
+                                       cmocka_unit_test(splits),   cmocka_unit_test(mixtures)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
