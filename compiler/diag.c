@@ -295,7 +295,11 @@ static void add_diag(const Diags *diags, const Diag *d, const Diag *main, Text *
     if (source) add_snippet(source, d->loc, out, color ? "\33[1;32m" : "", off);
 }
 
-void diags_print(const Diags *diags, FILE *out, bool color) {
+int diags_count(const Diags *diags) {
+    return diags->ndiag;
+}
+
+void diags_print(const Diags *diags, int from, FILE *out, bool color) {
     Text text = {0};
     int errors = 0;
     const Diag *main = NULL;
@@ -307,7 +311,7 @@ void diags_print(const Diags *diags, FILE *out, bool color) {
         add_diag(diags, d, primary ? NULL : main, &text, color);
         if (primary) main = d;
     }
-    if (diags->errors > MOST_ERRORS)
+    if (from < diags->ndiag && diags->errors > MOST_ERRORS)
         text_add(&text, "note: %d more errors are not shown\n", diags->errors - MOST_ERRORS);
     if (text.len) fwrite(text.data, 1, text.len, out);
     text_free(&text);

@@ -40,8 +40,10 @@ void diag_warn(Diags *diags, const char *name, Loc loc, const char *format, ...)
 int diags_errors(const Diags *diags);
 /* Puts the diagnostics about one file, which end the list, into the order of their places. */
 void diags_sort(Diags *diags, uint32_t file);
-/* file:line:col: error: .. / source line / ^~~~ / notes, in the order they came; at most 20 errors. */
-void diags_print(const Diags *diags, FILE *out, bool color);
+/* file:line:col: error: .. / source line / ^~~~ / notes, in the order they came; at most 20 errors.
+ * `from`: leaves out what was said before (diags_count then), 0 for all. */
+void diags_print(const Diags *diags, int from, FILE *out, bool color);
+int diags_count(const Diags *diags);
 char *diags_json(const Diags *diags); /* malloc: array of {severity,file,line,col,message,notes} */
 
 /* =================================== types: types.c =================================================== */

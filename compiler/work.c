@@ -35,7 +35,8 @@ int work_usage(const char *text) {
 void work_diagnostics(Work *w) {
     if (w->options->json && strcmp(w->options->verb, "check") == 0)
         return; /* verb_check prints JSON */
-    diags_print(w->diags, stderr, options_color(w->options, stderr));
+    diags_print(w->diags, w->said, stderr, options_color(w->options, stderr));
+    w->said = diags_count(w->diags);
 }
 
 uint64_t work_seed(const Work *w) {

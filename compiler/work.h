@@ -14,6 +14,7 @@ typedef struct Work {
     const Options *options;
     Arena *arena;
     Diags *diags;
+    int said; /* diagnostics printed already */
     Spec *spec;
     Plan *plan;
     Device *device;

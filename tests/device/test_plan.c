@@ -59,7 +59,7 @@ static Eval *truth(Arena *arena) {
     Diags *diags = diags_new(arena);
     Graph *g = graph_read(arena, diags, source_add(diags, "plan.ir", arena_str(arena, text), len));
     free(text);
-    diags_print(diags, stderr, false);
+    diags_print(diags, 0, stderr, false);
     assert_non_null(g);
     int64_t extent[NEXTENT] = {[X_T] = T, [X_R] = R, [X_G] = G};
     Eval *e = eval_new(g, EVAL_DOUBLE, extent);

@@ -50,12 +50,12 @@ static void collect(Kernels *all, const char *file, const char *model, const cha
     CheckOptions check = {
         .file = file, .model = model, .is_cuda = true, .random_weights = true, .needs_model = true};
     Spec *spec = check_file(arena, diags, &check);
-    if (!spec) diags_print(diags, stderr, false);
+    if (!spec) diags_print(diags, 0, stderr, false);
     assert_non_null(spec);
     CompileOptions options = {.target = target_by_name(target)};
     for (int k = 0; k < NUNIT; k++) options.want[k] = true;
     Plan *plan = compile_spec(spec, &options);
-    if (!plan) diags_print(diags, stderr, false);
+    if (!plan) diags_print(diags, 0, stderr, false);
     assert_non_null(plan);
     int fresh = 0;
     for (int i = 0; i < plan->nkernels; i++) {

@@ -176,7 +176,7 @@ static inline Case case_run(const char *name, const char *file, bool share) {
                       .nadapter = 1,
                       .needs_model = true};
     c.spec = check_file(c.arena, diags, &o);
-    if (!c.spec) diags_print(diags, stdout, false);
+    if (!c.spec) diags_print(diags, 0, stdout, false);
     assert_non_null(c.spec);
     c.u = unit_new(c.arena, c.spec, target_by_name("cpu"), UNIT_EVAL);
     assert_true(unit_build(c.u));

@@ -83,7 +83,7 @@ static Check check_gqa(const char *text) {
 
 static Check check_ok(const char *text, CheckOptions o) {
     Check c = check(text, o);
-    if (!c.spec) diags_print(c.diags, stdout, false);
+    if (!c.spec) diags_print(c.diags, 0, stdout, false);
     assert_non_null(c.spec);
     return c;
 }
@@ -249,7 +249,7 @@ static void expect_mistake(const char *text, const Mistake *m) {
     char *printed = NULL;
     size_t len;
     FILE *f = open_memstream(&printed, &len);
-    diags_print(c.diags, f, false);
+    diags_print(c.diags, 0, f, false);
     fclose(f);
     if (!strstr(message, m->message)) die("'%s': no '%s' in:\n%s", m->to, m->message, printed);
     if (m->more && !strstr(printed, m->more)) die("'%s': no '%s' in:\n%s", m->to, m->more, printed);

@@ -27,7 +27,7 @@ static Spec *checked(Arena *arena, const char *file, const char *model, const ch
                       .random_weights = true,
                       .needs_model = true};
     Spec *spec = check_file(arena, diags, &o);
-    if (!spec) diags_print(diags, stdout, false);
+    if (!spec) diags_print(diags, 0, stdout, false);
     assert_non_null(spec);
     return spec;
 }

@@ -48,7 +48,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     char *printed = NULL;
     size_t len;
     FILE *out = open_memstream(&printed, &len);
-    diags_print(diags, out, true);
+    diags_print(diags, 0, out, true);
     fclose(out);
     free(printed);
     free(diags_json(other));

@@ -57,7 +57,7 @@ static Spec *check_text(Arena *arena, const char *text, const char *model) {
     CheckOptions o = {.file = path, .model = model, .needs_model = true, .random_weights = true};
     Spec *spec = check_file(arena, diags, &o);
     unlink(path);
-    if (!spec) diags_print(diags, stderr, false);
+    if (!spec) diags_print(diags, 0, stderr, false);
     assert_non_null(spec);
     return spec;
 }

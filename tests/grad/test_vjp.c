@@ -383,7 +383,7 @@ static void check_case(const Case *k, uint64_t seed) {
     for (int i = 0; i < c.nleaf; i++) leaf[i] = c.leaf[i].wanted ? c.leaf[i].id : 0;
     Graph forward = *c.g;
     grad_of(c.g, loss, seed_node, leaf, c.nleaf, d);
-    diags_print(diags, stderr, false);
+    diags_print(diags, 0, stderr, false);
     assert_int_equal(diags_errors(diags), 0);
     const char *broken = graph_verify(c.g, c.arena);
     if (broken) fail_msg("%s: %s", op_info[k->op].name, broken);

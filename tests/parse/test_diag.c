@@ -32,7 +32,7 @@ static void expect(Fixture f, const char *printed) {
     char *got = NULL;
     size_t len;
     FILE *out = open_memstream(&got, &len);
-    diags_print(f.diags, out, false);
+    diags_print(f.diags, 0, out, false);
     fclose(out);
     assert_string_equal(got, printed);
     free(got);
@@ -112,7 +112,7 @@ static void a_long_line_is_cut_around_the_caret(void **state) {
     char *got = NULL;
     size_t len;
     FILE *out = open_memstream(&got, &len);
-    diags_print(f.diags, out, false);
+    diags_print(f.diags, 0, out, false);
     fclose(out);
     assert_in_range(len, 200, 400);
     const char *line = strchr(got, '\n') + 1, *carets = strchr(line, '\n') + 1;
@@ -133,7 +133,7 @@ static void said_once_and_at_most_twenty(void **state) {
     char *got = NULL;
     size_t len;
     FILE *out = open_memstream(&got, &len);
-    diags_print(f.diags, out, true);
+    diags_print(f.diags, 0, out, true);
     fclose(out);
     assert_non_null(strstr(got, "note of 19\n"));
     assert_null(strstr(got, "note of 20\n"));

@@ -16,7 +16,7 @@ static char *format(Arena *arena, const char *text) {
     Diags *diags = diags_new(arena);
     Text out = {0};
     bool ok = fmt_text(arena, diags, source_add(diags, "t.dpo", text, strlen(text)), &out);
-    if (!ok) diags_print(diags, stderr, false);
+    if (!ok) diags_print(diags, 0, stderr, false);
     assert_true(ok);
     text_addn(&out, "", 0);
     char *copy = arena_str(arena, out.data);

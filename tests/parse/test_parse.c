@@ -26,7 +26,7 @@ static Parsed parse_n(const char *text, size_t len) {
 
 static Parsed parse(const char *text) {
     Parsed p = parse_n(text, strlen(text));
-    if (diags_errors(p.diags)) diags_print(p.diags, stderr, false);
+    if (diags_errors(p.diags)) diags_print(p.diags, 0, stderr, false);
     assert_int_equal(diags_errors(p.diags), 0);
     return p;
 }

@@ -109,7 +109,7 @@ static void each_rule(void **state) {
                                   "%%91 = assign %%90 %%%d : f32[4] micro\nroot %%91\n",
                                   rules[i].text, id);
         Graph *g = graph_read(arena, diags, source_add(diags, "rule.ir", text, strlen(text)));
-        diags_print(diags, stderr, false);
+        diags_print(diags, 0, stderr, false);
         assert_non_null(g);
         Unit u = {.kind = UNIT_EVAL, .arena = arena, .diags = diags, .g = g};
         pass_fold(NULL, &u);

@@ -28,7 +28,7 @@ static Graph *read_text(Arena *arena, Diags *diags, const char *text) {
 static void round_trip(Arena *arena, Diags *diags, const Graph *g) {
     char *text = print(arena, g);
     Graph *again = read_text(arena, diags, text);
-    diags_print(diags, stderr, false);
+    diags_print(diags, 0, stderr, false);
     assert_non_null(again);
     assert_string_equal(print(arena, again), text);
 }
@@ -74,7 +74,7 @@ static void every_attribute(void **state) {
     Arena *arena = arena_new();
     Diags *diags = diags_new(arena);
     Graph *g = read_text(arena, diags, text);
-    diags_print(diags, stderr, false);
+    diags_print(diags, 0, stderr, false);
     assert_non_null(g);
     assert_string_equal(print(arena, g), text);
     assert_string_equal(g->node[5].attr.name, "a \"b\" \\ \n");
