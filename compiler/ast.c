@@ -136,8 +136,9 @@ static uint64_t allowed(AstKind where) {
 }
 
 static void refuse(Parse *p, AstKind where, const Ast *s) {
-    diag(p->diags, DIAG_ERROR, s->loc, "a `%s` cannot stand in `%s`", ast_kind_name(s->kind),
-         ast_kind_name(where));
+    const char *what =
+        s->kind == A_DEF ? "a definition" : arena_printf(p->arena, "`%s`", ast_kind_name(s->kind));
+    diag(p->diags, DIAG_ERROR, s->loc, "%s cannot stand in `%s`", what, ast_kind_name(where));
     if (allowed(A_LAYER) & bit(s->kind) && !(allowed(A_CONFIG) & bit(s->kind)))
         diag(p->diags, DIAG_HELP, (Loc){0, 0, 0}, "it belongs in a `layer` or `model`");
     else if (allowed(A_OBJECTIVE) & bit(s->kind) && !(allowed(A_CONFIG) & bit(s->kind)))
