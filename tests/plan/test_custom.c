@@ -6,16 +6,10 @@
  * 8: 2e-4 absolute. In bf16 each rounded result adds one unit of its last place, 2^-7 of itself at
  * most. */
 #include "compiler/kern.h"
-#include "compiler/spec.h"
-#include "runtime/exec.h"
 #include "runtime/quantize.h"
+#include "run.h"
 
 #include <math.h>
-#include <setjmp.h>
-#include <stdlib.h>
-#include <string.h>
-
-#include <cmocka.h>
 
 enum { T = 40, R = 37, D = 24, V = 83, H = 4, HK = 2, S = 6, P = 9, MOST = 32 };
 
@@ -84,10 +78,6 @@ static const Type *heads(DType t, int64_t h) {
 
 /* ---- both ways, compared --------------------------------------------------------------------- */
 
-static void must(bool ok, const Err *err) {
-    if (!ok) fail_msg("%s", err->text);
-}
-
 static void device_write(Exec *exec, const Plan *plan, const Case *c, int i) {
     Err err = {0};
     int buf = plan_buf(plan, c->leaf[i]);
@@ -129,43 +119,22 @@ static void compare(Exec *exec, const Plan *plan, Eval *e, const char *name, dou
     free(raw);
 }
 
-static Plan *plan_of(Case *c) {
+static void check(Case *c, double tolerance) {
     Pass pass = {0};
-    Plan *plan = plan_new();
     assert_int_equal(diags_errors(c->u.diags), 0);
     assert_true(pass_gemm(&pass, &c->u) >= 0 && pass_fuse(&pass, &c->u) >= 0);
-    assert_true(pass_order(&pass, &c->u) >= 0);
-    plan->device = "cpu";
-    plan->hash = "test";
-    plan->bucket = 1;
-    plan->prelude = emit_prelude(c->u.target);
-    memcpy(plan->bound, c->u.bound, sizeof plan->bound);
-    plan_unit(plan, &c->u);
-    plan_finish(plan, c->u.target);
-    const char *wrong = plan_check(plan, c->u.arena);
-    if (wrong) fail_msg("%s", wrong);
-    return plan;
-}
-
-static void check(Case *c, double tolerance) {
-    Plan *plan = plan_of(c);
+    Plan *plan = plan_groups(&c->u, false);
     Eval *e = eval_new(c->u.g, EVAL_ROUNDING, c->extent);
-    Err err = {0};
-    const char *build = getenv("BUILD");
-    const char *cache = intern_printf("%s/tests/cache", build ? build : "build");
-    Device *dev = cpu_open(&(DeviceOptions){.name = "cpu", .threads = 2, .cache_dir = cache}, &err);
-    must(dev != NULL, &err);
-    Exec *exec = exec_open(plan, dev, &err);
-    must(exec != NULL, &err);
+    Running r = run_open(plan);
     for (int i = 0; i < c->nleaf; i++) {
         eval_set(e, c->leaf[i], c->value[i], c->count[i]);
-        device_write(exec, plan, c, i);
+        device_write(r.exec, plan, c, i);
     }
     eval_run(e, PHASE_MICRO, false);
-    for (int twice = 0; twice < 2; twice++) must(exec_run(exec, "eval", c->extent, &err), &err);
-    for (int i = 0; i < c->nout; i++) compare(exec, plan, e, intern_printf("out%d", i), tolerance);
-    exec_close(exec);
-    dev->ops->close(dev);
+    for (int twice = 0; twice < 2; twice++) run_program(&r, "eval", c->extent);
+    for (int i = 0; i < c->nout; i++)
+        compare(r.exec, plan, e, intern_printf("out%d", i), tolerance);
+    run_close(&r);
     eval_free(e);
     plan_free(plan);
 }

@@ -4,13 +4,9 @@
  * these lengths allow; a smaller activation budget or another order changes bytes of memory, never
  * a bit of a result. */
 #include "mlp.h"
-
-#include "runtime/exec.h"
+#include "run.h"
 
 #include <math.h>
-#include <setjmp.h>
-
-#include <cmocka.h>
 
 static float *values(const char *name, int64_t n, double scale) {
     float *v = malloc(sizeof *v * (size_t)n);
@@ -66,24 +62,8 @@ static const double *reference(Eval *e, const Unit *u, int64_t *count) {
 }
 
 static Plan *plan_of(Unit *u, bool order_off) {
-    Pass pass = {.off = order_off};
     mlp_groups(u);
-    assert_true(pass_order(&pass, u) >= 0);
-    Plan *plan = plan_new();
-    plan->device = "cpu";
-    plan->hash = "test";
-    plan->bucket = 1;
-    plan->prelude = emit_prelude(u->target);
-    memcpy(plan->bound, u->bound, sizeof plan->bound);
-    plan_unit(plan, u);
-    plan_finish(plan, u->target);
-    const char *wrong = plan_check(plan, u->arena);
-    if (wrong) fail_msg("%s", wrong);
-    return plan;
-}
-
-static void must(bool ok, const Err *err) {
-    if (!ok) fail_msg("%s", err->text);
+    return plan_groups(u, order_off);
 }
 
 static void write_scalar(Exec *exec, const char *name, float x, Err *err) {
@@ -104,12 +84,8 @@ static void write_leaf(Exec *exec, const Plan *plan, const Names *leaf, float *f
 /* Params and gradients after `steps` optimizer steps of two micro-batches each. */
 static float *run(const Plan *plan, const Unit *u, int steps, float *grads) {
     Err err = {0};
-    const char *build = getenv("BUILD");
-    const char *cache = intern_printf("%s/tests/cache", build ? build : "build");
-    Device *dev = cpu_open(&(DeviceOptions){.name = "cpu", .threads = 2, .cache_dir = cache}, &err);
-    must(dev != NULL, &err);
-    Exec *exec = exec_open(plan, dev, &err);
-    must(exec != NULL, &err);
+    Running r = run_open(plan);
+    Exec *exec = r.exec;
     Names leaf[MLP_LAYERS + 2];
     int n = leaves(u, leaf);
     for (int i = 0; i < n; i++) {
@@ -128,19 +104,18 @@ static float *run(const Plan *plan, const Unit *u, int steps, float *grads) {
                    {"adam.c1", 10}, {"clip", 1},     {"weight_decay", 0.01f}, {"adam.c2", 1000}};
     for (size_t i = 0; i < COUNT(numbers); i++)
         write_scalar(exec, numbers[i].name, numbers[i].x, &err);
-    must(exec_run(exec, "init", plan->bound, &err), &err);
+    run_program(&r, "init", plan->bound);
     for (int s = 0; s < steps; s++) {
-        must(exec_run(exec, "step", plan->bound, &err), &err);
-        must(exec_run(exec, "micro", plan->bound, &err), &err);
+        run_program(&r, "step", plan->bound);
+        run_program(&r, "micro", plan->bound);
         if (grads && s == 0)
             must(exec_read(exec, "grads", grads, sizeof *grads * (size_t)u->nparams, &err), &err);
-        must(exec_run(exec, "micro", plan->bound, &err), &err);
-        must(exec_run(exec, "update", plan->bound, &err), &err);
+        run_program(&r, "micro", plan->bound);
+        run_program(&r, "update", plan->bound);
     }
     float *params = malloc(sizeof *params * (size_t)u->nparams);
     must(exec_read(exec, "params", params, sizeof *params * (size_t)u->nparams, &err), &err);
-    exec_close(exec);
-    dev->ops->close(dev);
+    run_close(&r);
     return params;
 }
 
