@@ -88,7 +88,7 @@ static bool shape_fits(const Binder *b, const Bind *bind, const SafeTensor *t) {
     char *want = vector ? arena_printf(b->arena, "[%lld]", (long long)bind->cols)
                         : arena_printf(b->arena, "[%lld, %lld]", (long long)bind->rows,
                                        (long long)bind->cols);
-    return fail(b->err, EXIT_IO, "%s: tensor \"%s\" is %s; expected %s%s", safe_path(t->file),
+    return fail(b->err, EXIT_INPUT, "%s: tensor \"%s\" is %s; expected %s%s", safe_path(t->file),
                 t->name, safe_describe(b->arena, t), want, needed_by(b, bind));
 }
 
