@@ -141,7 +141,7 @@ typedef struct Weight { /* one named tensor of a model */
     const char *format;          /* quantized: "nf4" .., else NULL */
     int64_t block;
     bool nested;
-    Loc loc, quant_loc;
+    Loc loc;
 } Weight;
 
 typedef struct Env { /* the names a config block binds */
@@ -256,7 +256,7 @@ struct Spec {
     int nparams, capparams;
     const char **columns;
     int ncolumns, capcolumns;
-    bool one_sided, coupled, asks_reference, ref_tokens;
+    bool one_sided, coupled, asks_reference;
     DType compute;
     Source *sources;
     int nsources, capsources;

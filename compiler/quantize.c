@@ -48,7 +48,6 @@ static void quantize_clause(Spec *spec, const Ast *clause, Base *base) {
         w->format = plain ? NULL : clause->a->text;
         w->block = block ? (int64_t)block->num : 64;
         w->nested = nested && nested->num != 0;
-        w->quant_loc = clause->loc;
     }
     if (!matched) nothing_matched(spec, clause->b, base, "of the model");
 }
