@@ -1,10 +1,10 @@
 /* report.c: a plan in numbers: parameters, FLOPs, the peak by role and by tensor, launches, what
  * fits.
  *
- * Relies on plan.h only: everything is counted from the finished plan, so a plan read from a file
- * reports the same.  Sizes at other bounds are evaluated from the buffers' shapes.
+ * Everything is counted from the finished plan, so a plan read from a file reports the same.  Sizes at other bounds are evaluated from the buffers' shapes.
  */
 #include "report.h"
+#include "dpoc.h"
 
 #include <jansson.h>
 #include <stdlib.h>
@@ -303,6 +303,14 @@ static int64_t tokens_that_fit(const Plan *plan) {
     return low * unit;
 }
 
+/* What `--memory` covers beside the arena. */
+static int64_t reserve(const Plan *plan) {
+    const Target *target = target_by_name(plan->device);
+    if (!target || !target->cuda) return 0;
+    double given = plan_num(plan, "graph.reserve");
+    return given > 0 ? (int64_t)given : target->reserve;
+}
+
 void report_does_not_fit(const Plan *plan, FILE *out) {
     char a[32], b[32];
     int64_t least = plan->smallest_bytes ? plan->smallest_bytes : plan->arena_bytes;
@@ -318,5 +326,5 @@ void report_does_not_fit(const Plan *plan, FILE *out) {
     else
         fprintf(out, "help: no `run.tokens` makes this fit: what stays in memory is too large\n");
     fprintf(out, "help: `--memory=%lldMiB` is enough for the file as it stands\n",
-            (long long)((least >> 20) + 1));
+            (long long)(((least + reserve(plan)) >> 20) + 1));
 }

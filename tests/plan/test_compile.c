@@ -116,6 +116,42 @@ static void report_adds_up(void **unused) {
     arena_free(arena);
 }
 
+/* What the message says would fit does, and it names tensors with their lines. */
+static void advice_is_true(void **unused) {
+    Arena *arena = arena_new();
+    Plan *whole = compile(arena, 0, NULL, 0, "cpu");
+    int refused = 0;
+    for (int part = 3; part <= 5; part++) {
+        Plan *plan = compile(arena, whole->arena_bytes / part, NULL, 0, "cpu");
+        if (plan->fits) {
+            plan_free(plan);
+            continue;
+        }
+        refused++;
+        char *text = NULL;
+        size_t size;
+        FILE *out = open_memstream(&text, &size);
+        report_does_not_fit(plan, out);
+        fclose(out);
+        assert_non_null(strstr(text, "llama3.dpo:"));
+        const char *tokens = strstr(text, "run.tokens=");
+        const char *memory = strstr(text, "--memory=");
+        assert_true(tokens && memory);
+        const char *set = arena_strn(arena, tokens, strcspn(tokens, "`"));
+        Plan *smaller = compile(arena, plan->budget_bytes, &set, 1, "cpu");
+        assert_true(smaller->fits);
+        Plan *larger = compile(arena, (int64_t)atoi(memory + 9) << 20, NULL, 0, "cpu");
+        assert_true(larger->fits);
+        plan_free(smaller);
+        plan_free(larger);
+        plan_free(plan);
+        free(text);
+    }
+    assert_true(refused > 0);
+    plan_free(whole);
+    arena_free(arena);
+}
+
 /* What is written as a file is what was planned. */
 static void plan_reads_back(void **unused) {
     Arena *arena = arena_new();
@@ -137,7 +173,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(units_share_weights), cmocka_unit_test(budget_is_kept),
         cmocka_unit_test(hash_is_of_results),  cmocka_unit_test(report_adds_up),
-        cmocka_unit_test(plan_reads_back),
+        cmocka_unit_test(advice_is_true),      cmocka_unit_test(plan_reads_back),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
