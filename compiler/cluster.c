@@ -150,6 +150,20 @@ NodeId cluster_misfit(const Clusters *cs, const Space *space, NodeId id) {
     return misfit(&(Fit){.cs = cs, .s = space, .a = -1, .b = -1}, id);
 }
 
+Space space_fitting(const Clusters *cs, NodeId id) {
+    Space own = space_of(cs->g, id, cs->kept), s = own;
+    const Type *t = node(cs->g, id)->type;
+    if (op_info[node(cs->g, id)->op].kind != KIND_MAP || cluster_misfit(cs, &s, id) <= 0)
+        return own;
+    for (int i = t->rank - 2; i >= 0 && dim_is_const(t->dim[i]); i--) {
+        s.cols *= t->dim[i].c;
+        s.rows = i ? t->dim[0] : dim_const(1);
+        for (int k = 1; k < i; k++) s.rows = dim_mul(s.rows, t->dim[k]);
+        if (!cluster_misfit(cs, &s, id)) return s;
+    }
+    return own;
+}
+
 static bool all_fit(const Fit *f, int c) {
     for (int i = 0; i < f->cs->c[c].n; i++)
         if (misfit(f, f->cs->c[c].nodes[i])) return false;
@@ -176,7 +190,7 @@ int cluster_add(Clusters *cs, GroupKind kind, const NodeId *nodes, int n, const 
             c.reduces = true;
         c.neffects += op_info[x->op].kind == KIND_EFFECT;
     }
-    if (kind == GROUP_KERN) c.space = space_of(g, nodes[0], cs->kept);
+    if (kind == GROUP_KERN) c.space = space_fitting(cs, nodes[0]);
     PUSH(cs->arena, cs->c, cs->n, cs->cap, c);
     PUSH(cs->arena, cs->order, cs->norder, cs->caporder, cs->n - 1);
     cs->norder--;

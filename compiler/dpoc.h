@@ -154,6 +154,8 @@ Graph *graph_new(Arena *arena, Diags *diags);
  * types; then the result is 0 and any op on 0 gives 0 without a further message. */
 NodeId graph_add(Graph *g, Op op, const NodeId *in, int nin, const Attr *attr, const Type *given,
                  uint32_t inst, const Origin *origin);
+/* The phase that follows from a node's operands; what depends on the batch is micro or later. */
+Phase phase_of(const Graph *g, const Node *n);
 void graph_root(Graph *g, NodeId id);
 /* Copies one node into another graph with mapped operands; keeps attr, inst, origins, type, and a phase
  * that was put later than the operands ask for (dequantizations). */

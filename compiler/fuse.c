@@ -68,9 +68,9 @@ static bool keep_for(Fuse *f, NodeId id) {
     Op op = node(f->g, id)->op;
     if (kind_of(f->g, id) == KIND_CUSTOM || op == OP_uniform) /* takes too */
         return keep_operands(f, id);
-    Space s = space_of(f->g, id, f->kept);
     bool changed = false;
     for (;;) {
+        Space s = space_fitting(&f->cs, id);
         NodeId bad = cluster_misfit(&f->cs, &s, id);
         if (bad <= 0) return changed;
         if (bad == id && op == OP_bcast) bad = node(f->g, id)->in[0];

@@ -93,6 +93,8 @@ typedef struct Clusters {
 int cluster_add(Clusters *cs, GroupKind kind, const NodeId *nodes, int n, const Group *gemm);
 /* The node that must be stored before `id` can be a kernel of its own in `space`; 0: none; -1: no way. */
 NodeId cluster_misfit(const Clusters *cs, const Space *space, NodeId id);
+/* The space a node asks for by itself, or one with longer rows where only that lets it read its operands. */
+Space space_fitting(const Clusters *cs, NodeId id);
 /* Whether all nodes of cluster a can run in this space. */
 bool cluster_fits(const Clusters *cs, int a, const Space *space);
 /* Makes one kernel of a and b, called a from then on; NULL, or why not. */

@@ -160,9 +160,9 @@ Graph *graph_new(Arena *arena, Diags *diags) {
     return g;
 }
 
-static Phase node_phase(const Graph *g, const Node *n) {
+Phase phase_of(const Graph *g, const Node *n) {
     if (n->op == OP_input || n->op == OP_state) return (Phase)n->attr.i0;
-    Phase phase = PHASE_INIT;
+    Phase phase = dim_is_const(type_count(n->type)) ? PHASE_INIT : PHASE_MICRO;
     for (int i = 0; i < n->nin; i++)
         if (g->node[n->in[i]].phase > phase) phase = g->node[n->in[i]].phase;
     return phase;
@@ -224,7 +224,7 @@ NodeId graph_add(Graph *g, Op op, const NodeId *in, int nin, const Attr *attr, c
     info->infer(&infer);
     if (infer.message) return refuse(g, &n, n.origin, infer.message);
     n.type = infer.result;
-    n.phase = node_phase(g, &n);
+    n.phase = phase_of(g, &n);
     return append(g, &n);
 }
 

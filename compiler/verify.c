@@ -30,10 +30,7 @@ static const char *check_type(const Graph *g, NodeId id, Arena *arena) {
 
 static const char *check_phase(const Graph *g, NodeId id, Arena *arena) {
     const Node *n = &g->node[id];
-    Phase phase = PHASE_INIT;
-    for (int k = 0; k < n->nin; k++)
-        if (g->node[n->in[k]].phase > phase) phase = g->node[n->in[k]].phase;
-    if (n->op == OP_input || n->op == OP_state) phase = (Phase)n->attr.i0;
+    Phase phase = phase_of(g, n);
     if (n->phase == phase || (n->op == OP_dequant && n->phase > phase)) return NULL;
     return arena_printf(arena, "is in phase %s where %s follows", phase_names[n->phase],
                         phase_names[phase]);

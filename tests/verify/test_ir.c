@@ -46,8 +46,8 @@ static void random_graphs(void **state) {
 static void every_attribute(void **state) {
     static const char text[] =
         "%1 = const num=0.10000000000000001 : f32[] init\n"
-        "%2 = const num=-0 : f32[2*T+1,3] init\n"
-        "%3 = const num=inf : f32[T] init\n"
+        "%2 = const num=-0 : f32[2*T+1,3] micro\n"
+        "%3 = const num=inf : f32[T] micro\n"
         "%4 = table table=[1,0.5,-3.40282347e+38] : f32[3] init \"rope\"\n"
         "%5 = weight source=\"base\" name=\"a \\\"b\\\" \\\\ \\x0a\" info=3 : bf16[8,4] init\n"
         "%6 = state name=\"params\" phase=1 role=1 : f32[64] step\n"
