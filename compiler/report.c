@@ -1,7 +1,8 @@
 /* report.c: a plan in numbers: parameters, FLOPs, the peak by role and by tensor, launches, what
  * fits.
  *
- * Everything is counted from the finished plan, so a plan read from a file reports the same.  Sizes at other bounds are evaluated from the buffers' shapes.
+ * Everything is counted from the finished plan, so a plan read from a file reports the same.  Sizes
+ * at other bounds are evaluated from the buffers' shapes.
  */
 #include "report.h"
 #include "dpoc.h"

@@ -55,7 +55,8 @@ static inline void run_close(Running *r) {
     r->dev->ops->close(r->dev);
 }
 
-/* Every byte outside persistent buffers becomes a NaN: no program may read what it has not written. */
+/* Every byte outside persistent buffers becomes a NaN: no program may read what it has not
+ * written. */
 static inline void run_poison(const Running *r) {
     Err err = {0};
     int64_t begin = 0;
