@@ -146,13 +146,22 @@ static bool next_element(Records *r, bool first, Err *err) {
     return c >= 0;
 }
 
+/* Looks at the beginning of the file: a byte order mark, an array, a format that is not ours. */
+static void begin(Records *r, Err *err) {
+    if (peek(r, 2, err) >= 0 && memcmp(r->data, "\xEF\xBB\xBF", 3) == 0) r->begin = 3;
+    if (peek(r, 3, err) >= 0 &&
+        (memcmp(r->data, "PAR1", 4) == 0 || memcmp(r->data, "ARRO", 4) == 0))
+        fail(err, EXIT_IO,
+             "%s: a Parquet or Arrow file; convert it with Python's pandas: "
+             "pandas.read_parquet(FILE).to_json(OUT, orient=\"records\", lines=True)",
+             r->path);
+    r->array = skip_space(r, err) == '[';
+    if (r->array) advance(r, 1);
+}
+
 bool records_next(Records *r, Record *out, Err *err) {
     bool first = !r->data;
-    if (first) {
-        if (peek(r, 2, err) >= 0 && memcmp(r->data, "\xEF\xBB\xBF", 3) == 0) r->begin = 3;
-        r->array = skip_space(r, err) == '[';
-        if (r->array) advance(r, 1);
-    }
+    if (first) begin(r, err);
     if (err->code || r->done) return false;
     if (r->array ? !next_element(r, first, err) : skip_space(r, err) < 0) return false;
     out->line = r->line;

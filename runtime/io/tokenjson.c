@@ -40,16 +40,13 @@ static const char *type_of_step(const json_t *object) {
 
 /* ---- entries --------------------------------------------------------------------------------- */
 
-/* Bytes that the alphabet shows as themselves; the others, in order, are U+0100, U+0101, ... */
-static bool printable(int byte) {
-    return (byte >= 0x21 && byte <= 0x7E) || (byte >= 0xA1 && byte <= 0xAC) || byte >= 0xAE;
-}
-
+/* The byte a character of the alphabet stands for, or -1: printable ones for themselves, the other
+ * 68 in ascending order are U+0100, U+0101, ... */
 static int alphabet_byte(uint32_t code) {
-    if (code < 256) return printable((int)code) ? (int)code : -1;
-    for (int byte = 0, next = 256; byte < 256; byte++)
-        if (!printable(byte) && (uint32_t)next++ == code) return byte;
-    return -1;
+    if (code >= 256 + 68) return -1;
+    int other = (int)code - 256;
+    if (other >= 0) return other < 33 ? other : other < 67 ? 0x7F + other - 33 : 0xAD;
+    return (code >= 0x21 && code <= 0x7E) || (code >= 0xA1 && code != 0xAD) ? (int)code : -1;
 }
 
 bool entry_bytes(const Bpe *b, const char *name, size_t len, Text *out) {

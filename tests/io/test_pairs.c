@@ -209,6 +209,7 @@ static const struct {
     {"{", "d.jsonl:1: not valid JSON", false},
     {"\n\n{\"prompt\":\"x\"}", "d.jsonl:3: expected keys", false},
     {"3", "not valid JSON", false},
+    {"PAR1\x15\x04", "Parquet", false},
     {"{\"prompt\":\"x\",\"chosen\":\"y\"}", "\"rejected\" is missing", false},
     {"{\"prompt\":\"x\",\"chosen\":\"\",\"rejected\":\"y\"}", "d.jsonl:1: \"chosen\" is empty",
      false},
