@@ -1,10 +1,8 @@
 /* pairs.h: preference pairs (or SFT examples) from JSON and JSON Lines files, tokenized.
  *
  * Dialects are told apart by their keys, line by line:
- *   ids           {"prompt_ids", "chosen_ids", "rejected_ids"}     taken as they are, nothing added
- * or cut
- *   TRL           {"prompt", "chosen", "rejected"} strings or message lists; the prompt may be
- * missing
+ *   ids           {"prompt_ids", "chosen_ids", "rejected_ids"}: as they are, nothing added or cut
+ *   TRL           {"prompt", "chosen", "rejected"}: strings or messages; prompt may be missing
  *   orca          {"system", "question", "chosen", "rejected"}
  *   hh            {"chosen", "rejected"} transcripts "\n\nHuman: ..\n\nAssistant: .."
  *   ShareGPT      {"conversations": [{from, value}], "chosen": {from, value}, "rejected": {..}}
@@ -41,15 +39,15 @@ typedef struct PairsOptions {
     int64_t limit;              /* keep at most this many; 0: all */
     const char *const *columns; /* numeric columns wanted: pair.NAME; each line must have them */
     int ncolumns;
-    const char *prompt_key, *chosen_key,
-        *rejected_key; /* column map: other names for these; NULL: as is */
+    /* column map: other names for these keys; NULL: as they are */
+    const char *prompt_key, *chosen_key, *rejected_key;
 } PairsOptions;
 
 typedef struct PairsCounts {
-    int64_t read; /* records in the files */
-    int64_t cut_prompt, cut,
-        too_long;             /* prompts cut; pairs cut; dropped: the prompt leaves no room */
-    int64_t empty, differing; /* dropped: an empty answer; two different prompts */
+    int64_t read;             /* records in the files */
+    int64_t cut_prompt, cut;  /* prompts that lost their beginning; pairs that lost their end */
+    int64_t too_long;         /* left out: the prompt leaves no room */
+    int64_t empty, differing; /* left out: an empty answer; two different prompts */
     int64_t identical;        /* kept: chosen and rejected are the same */
     int64_t repaired;         /* records with invalid UTF-8, read with U+FFFD */
     int64_t boundary;         /* the prompt's tokens are not a prefix of prompt + answer's */
