@@ -147,7 +147,7 @@ typedef struct Gemm {
 /* Bytes of the buffer "gemm.workspace" (scratch, one per plan, live wherever a GEMM is) with which the CPU
  * device multiplies matrices of at most these sizes on up to GEMM_THREADS threads; the largest need of a
  * plan's GEMMs is enough for all of them.  More threads than fit are not used: the bits stay the same. */
-#define GEMM_THREADS 16
+#define GEMM_THREADS 8
 int64_t gemm_workspace(const Gemm *g, int64_t m, int64_t n, int64_t k);
 
 typedef struct Step {
