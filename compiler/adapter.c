@@ -66,7 +66,7 @@ bool adapter_arguments(Spec *spec, const Ast *call, const Key *keys, int n, Reco
             ok = false;
         }
         ok &= argument_fits(spec, arg, key, &v);
-        record_set(spec->front.arena, out, key->name, v, arg->loc);
+        record_set(spec->front.arena, out, key->name, v);
     }
     return ok;
 }

@@ -493,10 +493,6 @@ const Setting *spec_settings(const Spec *spec, int *n) {
     return spec->flat;
 }
 
-Diags *spec_diags(const Spec *spec) {
-    return spec->front.diags;
-}
-
 const DataFile *spec_data(const Spec *spec, int *n) {
     *n = spec->settings->nfile;
     return spec->settings->file;

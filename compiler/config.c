@@ -21,11 +21,11 @@ static Value from_json(Arena *arena, json_t *j) {
     json_t *item;
     size_t i;
     json_object_foreach(j, key, item) {
-        if (!json_is_null(item)) record_set(arena, r, key, from_json(arena, item), (Loc){0});
+        if (!json_is_null(item)) record_set(arena, r, key, from_json(arena, item));
     }
     json_array_foreach(j, i, item) {
         if (!json_is_null(item))
-            record_set(arena, r, arena_printf(arena, "%zu", i), from_json(arena, item), (Loc){0});
+            record_set(arena, r, arena_printf(arena, "%zu", i), from_json(arena, item));
     }
     return (Value){.kind = V_RECORD, .record = r, .side = -1};
 }
@@ -175,7 +175,7 @@ static void config_statements(Expr *e, const Ast *list) {
         if (s->kind == A_REQUIRE) expr_require(e, s);
         if (s->kind != A_BIND) continue;
         c->first = first_word(s->a);
-        record_set(c->f->arena, c->names, s->text, expr_eval(e, s->a), s->loc);
+        record_set(c->f->arena, c->names, s->text, expr_eval(e, s->a));
     }
 }
 

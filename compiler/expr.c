@@ -54,8 +54,8 @@ const Value *record_get(const Record *r, const char *name) {
     return NULL;
 }
 
-void record_set(Arena *arena, Record *r, const char *name, Value value, Loc loc) {
-    Field field = {intern(name), value, loc};
+void record_set(Arena *arena, Record *r, const char *name, Value value) {
+    Field field = {intern(name), value};
     for (int i = 0; i < r->n; i++)
         if (r->field[i].name == field.name) {
             r->field[i] = field;
@@ -177,7 +177,7 @@ static Value conditional(Expr *e, const Ast *ast) {
 static Value record(Expr *e, const Ast *ast) {
     Record *r = NEW(e->front->arena, Record);
     for (const Ast *bind = ast->list; bind; bind = bind->next)
-        record_set(e->front->arena, r, bind->text, expr_eval(e, bind->a), bind->loc);
+        record_set(e->front->arena, r, bind->text, expr_eval(e, bind->a));
     return (Value){.kind = V_RECORD, .record = r, .side = -1};
 }
 

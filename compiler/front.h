@@ -83,14 +83,13 @@ typedef struct Value {
 typedef struct Field {
     const char *name;
     Value value;
-    Loc loc;
 } Field;
 typedef struct Record {
     Field *field;
     int n, cap;
 } Record;
 const Value *record_get(const Record *r, const char *name); /* NULL: absent */
-void record_set(Arena *arena, Record *r, const char *name, Value value, Loc loc);
+void record_set(Arena *arena, Record *r, const char *name, Value value);
 
 Value value_num(double x);
 Value value_bool(bool x);

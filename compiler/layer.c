@@ -304,7 +304,7 @@ static void run_for(Builder *b, const Ast *s) {
     int errors = diags_errors(b->front->diags);
     for (int64_t i = from; i < to && !f->returned; i++) {
         if (!builder_goes_on(b, s->loc, 0)) return;
-        record_set(b->front->arena, &f->names, s->text, value_num((double)i), s->loc);
+        record_set(b->front->arena, &f->names, s->text, value_num((double)i));
         run_block(b, s->c->list);
         if (diags_errors(b->front->diags) > errors) return; /* the next rounds would say it again */
     }
@@ -341,11 +341,11 @@ static void run_block(Builder *b, const Ast *list) {
                 break;
             }
             for (const Ast *d = s->list; d; d = d->next)
-                record_set(b->front->arena, &f->names, d->text, weight_declare(b, d), d->name_loc);
+                record_set(b->front->arena, &f->names, d->text, weight_declare(b, d));
             break;
         case A_BIND: {
             Value v = rounded(b, s->loc, expr_eval(&b->expr, s->a));
-            record_set(b->front->arena, &f->names, s->text, v, s->name_loc);
+            record_set(b->front->arena, &f->names, s->text, v);
             break;
         }
         case A_FOR:
@@ -379,7 +379,7 @@ static bool bind_arguments(Builder *b, Frame *f, const Ast *call, const Value *a
         for (int k = 0; k < i && !keys[i]; k++) p = p->next;
         while (keys[i] && p && p->text != keys[i]) p = p->next;
         ok = p && !record_get(&f->names, p->text);
-        if (ok) record_set(b->front->arena, &f->names, p->text, args[i], call->loc);
+        if (ok) record_set(b->front->arena, &f->names, p->text, args[i]);
     }
     if (ok) return true;
     char *want = arena_str(b->front->arena, "");
@@ -513,7 +513,7 @@ Head layer_model(Builder *b, const ModelSum *sum, const char *who) {
     }
     builder_at(b, model->loc);
     Value tokens = tensor_value(build_input(b, "tokens", DT_i32, 1, dim_extent(X_T), 0));
-    record_set(b->front->arena, &f.names, model->params->text, tokens, model->loc);
+    record_set(b->front->arena, &f.names, model->params->text, tokens);
     int errors = diags_errors(b->front->diags);
     run_block(b, model->a ? model->a->list : NULL);
     if (f.head)

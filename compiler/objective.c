@@ -365,9 +365,9 @@ static Value call_definition(Obj *o, const Ast *def, const Ast *call, const Valu
     if (!builder_goes_on(o->b, call->loc, o->depth)) return value_bad();
     Record outer = o->names, inner = {0};
     for (int i = 0; i < outer.n; i++)
-        record_set(o->b->front->arena, &inner, outer.field[i].name, outer.field[i].value, def->loc);
+        record_set(o->b->front->arena, &inner, outer.field[i].name, outer.field[i].value);
     for (const Ast *p = def->params; p; p = p->next)
-        record_set(o->b->front->arena, &inner, p->text, *args++, p->loc);
+        record_set(o->b->front->arena, &inner, p->text, *args++);
     o->names = inner;
     o->depth++;
     Value v = expr_eval(&o->expr, def->a);
@@ -526,7 +526,7 @@ static void obj_statements(Obj *o, const Ast *list, bool metrics) {
         if (s->kind == A_METRIC && metrics) metric_value(o, s->text, expr_eval(&o->expr, s->a), s);
         if (s->kind != A_BIND || metrics) continue;
         Value v = expr_eval(&o->expr, s->a);
-        record_set(o->b->front->arena, &o->names, s->text, v, s->name_loc);
+        record_set(o->b->front->arena, &o->names, s->text, v);
         if (strcmp(s->text, "loss") != 0) continue;
         o->loss = v;
         o->loss_loc = s->loc;

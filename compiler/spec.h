@@ -40,7 +40,6 @@ bool spec_on(const Spec *spec, const char *path);         /* spec_num(..) != 0 *
 bool spec_given(const Spec *spec, const char *path);      /* by the person, not by default */
 /* All of them, in the table's order: Plan.settings. */
 const Setting *spec_settings(const Spec *spec, int *n);
-Diags *spec_diags(const Spec *spec);
 Loc spec_loc(const Spec *spec, const char *path); /* where it was set; file 0 by default */
 
 typedef struct DataFile { /* data.train, in order; paths as they can be opened */
