@@ -3,7 +3,9 @@
 
 #include <locale.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static const Verb verbs[] = {
     {"init", "init NAME", "write a commented starter file NAME.dpo", verb_init},
@@ -33,7 +35,16 @@ static const Verb verbs[] = {
     {"cache", "cache list|clear", "the kernel cache", verb_cache},
 };
 
+/* Threads that wait spin for a moment only: on a busy machine libgomp's default (300,000 rounds) made a
+ * small training step take twenty times its work.  libgomp reads this before main, so once more. */
+static void wait_calmly(char **argv) {
+    if (getenv("OMP_WAIT_POLICY") || getenv("GOMP_SPINCOUNT")) return;
+    setenv("GOMP_SPINCOUNT", "1000", 1);
+    execv("/proc/self/exe", argv); /* where that fails the program goes on as it is */
+}
+
 int main(int argc, char **argv) {
+    wait_calmly(argv);
     setlocale(LC_CTYPE, "C.UTF-8");
     signal(SIGPIPE, SIG_IGN);
     Options options;
