@@ -21,7 +21,7 @@
 
 #define TILE_COLS  512  /* columns of a merged or packed tile */
 #define WIDE_COLS  2048 /* of a merged tile whose B cannot be cut by columns without packing */
-#define PART_K     512  /* of a packed tile */
+#define PART_K     256  /* of a packed tile */
 #define FEW_ROWS   128  /* fewer rows of C than this are computed as columns */
 #define MAX_THREAD 1024
 
@@ -259,31 +259,31 @@ static int prim_find(CpuGemm *gemm, const Key *key, Err *err) {
     return gemm->nprim++;
 }
 
-/* The primitives of a cut: tiles differ only at the last row, the last column and the last part of k. */
+/* The primitives of a cut: tiles differ only at the last row, the last column and the last part of k.
+ * Where k is cut they add to sums that begin at zero: half as many primitives as a first one and adding
+ * ones, and each is some hundred KiB of generated code. */
 typedef struct Prims {
-    int at[2][2][2][2]; /* [last row][last column][last part][adds]; -1 where there is none */
+    int at[2][2][2]; /* [last row][last column][last part]; -1 where there is none */
     int64_t scratch;
 } Prims;
 
 static bool prims_of(CpuGemm *gemm, const Cut *c, Prims *out, Err *err) {
     out->scratch = 0;
-    for (int i = 0; i < 16; i++) {
-        int row = i >> 3, col = i >> 2 & 1, part = i >> 1 & 1, add = i & 1;
+    for (int i = 0; i < 8; i++) {
+        int row = i >> 2, col = i >> 1 & 1, part = i & 1;
         int64_t m = row ? (c->m - 1) % c->tm + 1 : c->tm, n = col ? (c->n - 1) % c->tn + 1 : c->tn,
                 k = part ? (c->k - 1) % c->kc + 1 : c->kc;
-        int *at = &out->at[row][col][part][add];
+        int *at = &out->at[row][col][part];
         *at = -1;
         if ((!row && c->m <= c->tm) || (!col && c->n <= c->tn) || (!part && c->k <= c->kc))
             continue;
-        if (add && c->k <= c->kc) continue;
-        /* Without gaps, a single stored row or column is the same either way: take the usual one. */
         Key key = {.m = m,
                    .n = n,
                    .k = k,
                    .type = (int32_t)c->type,
                    .ta = c->ta,
                    .tb = c->tb,
-                   .add = (uint8_t)add};
+                   .add = c->k > c->kc};
         if ((*at = prim_find(gemm, &key, err)) < 0) return false;
         if (gemm->prim[*at].scratch > out->scratch) out->scratch = gemm->prim[*at].scratch;
     }
@@ -403,11 +403,12 @@ static bool run_tile(const Run *r, int64_t tile, int thread) {
     char *room_c = room_b + (c->pack_b ? round_up(c->tn * c->kc * size, 64) : 0);
     char *scratch = room + c->bytes;
     void *acc = c->direct ? (void *)(r->c + (i * r->g->ldc + j) * 4) : (void *)room_c;
+    if (c->kc < c->k) memset(acc, 0, (size_t)(ni * nj) * 4);
     for (int64_t k = 0; k < c->k; k += c->kc) {
         int64_t nk = least(c->kc, c->k - k);
         const char *a = operand(room_a, &r->a, r->g->a, c->type, c->pack_a, i, ni, k, nk);
         const char *b = operand(room_b, &r->b, r->g->b, c->type, c->pack_b, k, nk, j, nj);
-        int at = r->prims->at[i + c->tm >= c->m][j + c->tn >= c->n][k + c->kc >= c->k][k > 0];
+        int at = r->prims->at[i + c->tm >= c->m][j + c->tn >= c->n][k + c->kc >= c->k];
         if (!multiply(r->gemm, &r->gemm->prim[at], thread, a, b, acc, scratch)) return false;
     }
     if (!c->direct) merge_tile(r, acc, i, ni, j, nj);
