@@ -18,14 +18,14 @@ static int64_t round_up(int64_t n, int64_t to) {
     return (n + to - 1) / to * to;
 }
 
-static void set_bounds(Unit *u) {
-    int64_t bucket = u->target->bucket;
-    int64_t tokens = round_up((int64_t)spec_num(u->spec, "run.tokens"), bucket);
-    int64_t pairs = (int64_t)spec_num(u->spec, "run.batch");
-    bool logits = u->kind == UNIT_LOGITS;
+void unit_bounds(const Spec *spec, const Target *target, UnitKind kind, int64_t tokens,
+                 int64_t bound[NEXTENT]) {
+    int64_t bucket = target->bucket;
+    int64_t pairs = (int64_t)spec_num(spec, "run.batch");
+    bool logits = kind == UNIT_LOGITS;
+    if (!tokens) tokens = round_up((int64_t)spec_num(spec, "run.tokens"), bucket);
     if (pairs > tokens / 2) pairs = tokens / 2;
     if (pairs < 1 || logits) pairs = 1;
-    int64_t *bound = u->bound;
     bound[X_T] = tokens;
     bound[X_R] = logits ? bucket : tokens;
     bound[X_P] = pairs;
@@ -96,7 +96,7 @@ Unit *unit_new(Arena *arena, const Spec *spec, const Target *target, UnitKind ki
     u->diags = spec->front.diags;
     u->compute = spec->compute;
     u->g = graph_new(arena, u->diags);
-    set_bounds(u);
+    unit_bounds(spec, target, kind, 0, u->bound);
     lay_out_trained(u);
     return u;
 }
@@ -213,8 +213,9 @@ static bool build_logits_unit(Builder *b) {
 
 bool unit_build(Unit *u) {
     Builder b;
-    const Base *base = u->spec->policy.base;
-    if (!base || !base->config) {
+    bool known = u->spec->policy.base != NULL;
+    for (int i = 0; i < u->spec->nbases; i++) known &= u->spec->bases[i]->config != NULL;
+    if (!known) {
         diag(u->diags, DIAG_ERROR, (Loc){0}, "no checkpoint is named: nothing can be built");
         return false;
     }

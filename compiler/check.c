@@ -294,6 +294,11 @@ static bool has_bind(const Spec *spec, const char *name) {
 static void check_parts(Spec *spec) {
     Diags *d = spec->front.diags;
     Loc here = spec->objective ? spec->objective->name_loc : (Loc){0};
+    if (!strcmp(spec_str(spec, "graph.ref"), "cached"))
+        diag(d, DIAG_ERROR, spec_loc(spec, "graph.ref"),
+             "graph.ref = cached is not built yet; leave it online");
+    bool part = !spec->options.needs_model && !has_bind(spec, "base") && !has_bind(spec, "policy");
+    if (part) return; /* a file of objectives or layers, for others to use */
     if (spec->objective && !has_bind(spec, "policy")) {
         diag(d, DIAG_ERROR, here, "`policy` is missing");
         diag(d, DIAG_HELP, here, "write `policy = base + ADAPTER`");
@@ -302,9 +307,6 @@ static void check_parts(Spec *spec) {
         diag(d, DIAG_ERROR, here, "the objective asks for `reference`, which is missing");
         diag(d, DIAG_HELP, here, "write `reference = base`");
     }
-    if (!strcmp(spec_str(spec, "graph.ref"), "cached"))
-        diag(d, DIAG_ERROR, spec_loc(spec, "graph.ref"),
-             "graph.ref = cached is not built yet; leave it online");
     for (int i = 0; i < spec->nstatement; i++) {
         static const char *const known[] = {"base", "policy", "reference"};
         const Ast *s = spec->statement[i];
@@ -391,7 +393,9 @@ static void check_model_parts(Spec *spec) {
     if (diags_errors(d)) return;
     models_weights(spec);
     if (diags_errors(d)) return;
-    if (spec->policy.base && spec->policy.base->config) {
+    bool known = spec->policy.base != NULL;
+    for (int i = 0; i < spec->nbases; i++) known &= spec->bases[i]->config != NULL;
+    if (known) {
         adapters_resolve(spec, spec->policy.base);
         quantize_resolve(spec);
         check_units(spec);

@@ -8,6 +8,7 @@
 #include "../runtime/io/checkpoint.h"
 
 #include <string.h>
+#include <unistd.h>
 
 static Value error_at(Spec *spec, Loc loc, const char *format, ...) PRINTF(3, 4);
 static Value error_at(Spec *spec, Loc loc, const char *format, ...) {
@@ -169,6 +170,11 @@ static bool sum_from(Sum s, const Ast *ast, ModelSum *out) {
     Spec *spec = s.spec;
     const char *dir = tidy_path(spec->front.arena, s.home->dir, ast->text);
     if (s.main && spec->options.model) dir = spec->options.model;
+    if (!spec->options.needs_model && access(dir, F_OK) != 0) {
+        diag_warn(spec->front.diags, "model", ast->loc,
+                  "there is no %s here: nothing is checked against it", dir);
+        dir = NULL;
+    }
     out->base = base_get(spec, ast->a, intern(dir), s.home);
     return out->base != NULL;
 }

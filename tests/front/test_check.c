@@ -93,8 +93,9 @@ static void sources_of_weights(void **state) {
     assert_true(s[2].adapter && !s[0].adapter);
     arena_free(c.arena);
     text = replaced(arena, good, "reference = base", "reference = llama from \"" CASES "/biases\"");
-    c = check(text, (CheckOptions){.model = CASES
-                                   "/gqa"}); /* beside the file there is no such directory */
+    c = check(text,
+              (CheckOptions){.model = CASES "/gqa",
+                             .needs_model = true}); /* beside the file there is no such directory */
     assert_null(c.spec);
     arena_free(c.arena);
     arena_free(arena);
