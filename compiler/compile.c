@@ -108,88 +108,131 @@ static void count_parameters(Plan *plan) {
     }
 }
 
+typedef struct Attempt { /* one compilation of everything */
+    const Spec *spec;
+    const CompileOptions *options;
+    DumpOptions dump;
+    int64_t tokens; /* bound of a micro-batch; 0: run.tokens */
+    int64_t keep;   /* bytes of activations that may be kept; 0: all */
+    int64_t kept;   /* the answer */
+    Hash128 hash;
+} Attempt;
+
+/* Units of one plan share buffers, so they share bounds: the greatest. */
+static void common_bounds(const Attempt *a, int64_t bound[NEXTENT]) {
+    for (UnitKind kind = UNIT_TRAIN; kind < NUNIT; kind++) {
+        int64_t one[NEXTENT] = {0};
+        if (a->options->want[kind]) unit_bounds(a->spec, a->options->target, kind, a->tokens, one);
+        for (int e = 0; e < NEXTENT; e++)
+            if (one[e] > bound[e]) bound[e] = one[e];
+    }
+}
+
 /* One unit into the plan; false after diagnostics. */
-static bool compile_unit(Plan *plan, const Spec *spec, const CompileOptions *options, UnitKind kind,
-                         int64_t keep_bytes, Hash128 *hash, int64_t *kept) {
+static bool compile_unit(Attempt *a, Plan *plan, UnitKind kind) {
     Arena *arena = arena_new();
-    Unit *u = unit_new(arena, spec, options->target, kind);
-    u->activation_budget = kind == UNIT_TRAIN ? keep_bytes : 0;
+    Unit *u = unit_new(arena, a->spec, a->options->target, kind);
+    memcpy(u->bound, plan->bound, sizeof u->bound);
+    u->activation_budget = kind == UNIT_TRAIN ? a->keep : 0;
     bool ok = unit_build(u);
-    if (ok) *hash = hash_unit(u, *hash);
-    ok = ok && unit_run_passes(u, &options->dump);
+    if (ok) a->hash = hash_unit(u, a->hash);
+    ok = ok && unit_run_passes(u, &a->dump);
     if (ok) {
-        memcpy(plan->bound, u->bound, sizeof plan->bound);
         plan_unit(plan, u);
         keep_unit(plan, u);
-        if (kind == UNIT_TRAIN) *kept = u->activation_bytes;
+        if (kind == UNIT_TRAIN) a->kept = u->activation_bytes;
     }
     arena_free(arena);
     return ok;
 }
 
-/* Everything once, with at most `keep_bytes` of kept activations (0: all); NULL after
- * diagnostics. */
-static Plan *compile_once(const Spec *spec, const CompileOptions *options, int64_t keep_bytes,
-                          int64_t *kept) {
+/* NULL after diagnostics. */
+static Plan *attempt(Attempt *a) {
+    const Target *target = a->options->target;
     Plan *plan = plan_new();
-    plan->device = intern(options->target->name);
-    plan->bucket = options->target->bucket;
-    plan->budget_bytes = options->budget;
-    plan->prelude = keep(plan, emit_prelude(options->target));
-    keep_settings(plan, spec);
-    Hash128 hash = hash_settings(plan, (Hash128){0, 0});
+    plan->device = intern(target->name);
+    plan->bucket = target->bucket;
+    plan->budget_bytes = a->options->budget;
+    plan->prelude = keep(plan, emit_prelude(target));
+    common_bounds(a, plan->bound);
+    keep_settings(plan, a->spec);
+    a->hash = hash_settings(plan, (Hash128){0, 0});
     for (UnitKind kind = UNIT_TRAIN; kind < NUNIT; kind++)
-        if (options->want[kind] &&
-            !compile_unit(plan, spec, options, kind, keep_bytes, &hash, kept)) {
+        if (a->options->want[kind] && !compile_unit(a, plan, kind)) {
             plan_free(plan);
             return NULL;
         }
     char hex[33];
-    hash_hex(hash, hex);
+    hash_hex(a->hash, hex);
     plan->hash = keep(plan, hex);
     count_parameters(plan);
-    plan_finish(plan, options->target);
+    plan_finish(plan, target);
     return plan;
 }
 
 /* ---- the budget ------------------------------------------------------------------------------ */
 
 /* The plan with the most kept activations that fits, `tight` being one that does. */
-static Plan *search_budget(const Spec *spec, const CompileOptions *options, Plan *tight,
-                           int64_t kept) {
-    int64_t low = 1, high = kept, unused;
+static Plan *search_keep(Attempt *a, Plan *tight, int64_t kept) {
+    int64_t low = 1, high = kept;
     for (int round = 0; round < 6 && high - low > kept / 64; round++) {
-        int64_t middle = low + (high - low) / 2;
-        Plan *plan = compile_once(spec, options, middle, &unused);
+        a->keep = low + (high - low) / 2;
+        Plan *plan = attempt(a);
         if (!plan) break;
         if (plan->fits) {
             plan_free(tight);
             tight = plan;
-            low = middle;
+            low = a->keep;
         } else {
             plan_free(plan);
-            high = middle;
+            high = a->keep;
         }
     }
     return tight;
 }
 
-Plan *compile_spec(const Spec *spec, const CompileOptions *options) {
-    int64_t kept = 0, unused;
-    Plan *plan = compile_once(spec, options, 0, &kept);
-    if (!plan || plan->fits) return plan;
-    plan->smallest_bytes = plan->arena_bytes;
-    if (!options->want[UNIT_TRAIN] || !kept) return plan;
-    CompileOptions quiet = *options;
-    quiet.dump = (DumpOptions){0};
-    Plan *tight = compile_once(spec, &quiet, 1, &unused);
-    if (!tight) return plan;
-    if (tight->fits) {
+/* Whether a plan for micro-batches of so many tokens fits, keeping all or as little as possible. */
+static bool tokens_fit(Attempt *a, int64_t tokens) {
+    bool fits = false;
+    a->tokens = tokens;
+    for (a->keep = 0; a->keep < 2 && !fits; a->keep++) {
+        Plan *plan = attempt(a);
+        fits = plan && plan->fits;
         plan_free(plan);
-        return search_budget(spec, &quiet, tight, kept);
     }
-    Plan *smaller = tight->arena_bytes < plan->arena_bytes ? tight : plan;
-    plan_free(smaller == tight ? plan : tight);
-    smaller->smallest_bytes = smaller->arena_bytes;
-    return smaller;
+    return fits;
+}
+
+/* The largest number of tokens that fits, in a short search over doublings of the bucket's
+ * multiples. */
+static int64_t search_tokens(Attempt *a, int64_t tokens) {
+    int64_t bucket = a->options->target->bucket, low = 0, high = tokens / bucket;
+    for (int round = 0; round < 7 && high - low > 1; round++) {
+        int64_t middle = (low + high) / 2;
+        if (tokens_fit(a, middle * bucket))
+            low = middle;
+        else
+            high = middle;
+    }
+    return low * bucket;
+}
+
+Plan *compile_spec(const Spec *spec, const CompileOptions *options) {
+    Attempt a = {.spec = spec, .options = options, .dump = options->dump};
+    Plan *plan = attempt(&a);
+    if (!plan || plan->fits) return plan;
+    a.dump = (DumpOptions){0};
+    int64_t kept = a.kept;
+    a.keep = 1;
+    Plan *tight = kept ? attempt(&a) : NULL;
+    if (tight && tight->fits) {
+        plan_free(plan);
+        return search_keep(&a, tight, kept);
+    }
+    bool smaller = tight && tight->arena_bytes < plan->arena_bytes;
+    Plan *best = smaller ? tight : plan;
+    plan_free(smaller ? plan : tight);
+    best->smallest_bytes = best->arena_bytes;
+    best->fit_tokens = search_tokens(&a, best->bound[X_T]);
+    return best;
 }

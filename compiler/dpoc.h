@@ -351,6 +351,9 @@ void unit_print_groups(const Unit *u, Text *out); /* what dumps show below the g
 
 /* ---- build.c (front end): makes u->g, weights, trained, metrics, bounds from the spec ------------------ */
 Unit *unit_new(Arena *arena, const Spec *spec, const Target *target, UnitKind kind);
+/* Bounds for micro-batches of `tokens` rows, a multiple of the bucket (0: run.tokens). */
+void unit_bounds(const Spec *spec, const Target *target, UnitKind kind, int64_t tokens,
+                 int64_t bound[NEXTENT]);
 bool unit_build(Unit *u);
 
 /* ---- update.c: clipping and AdamW over the flat state, appended by grad ------------------------------------ */

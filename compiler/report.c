@@ -1,8 +1,7 @@
 /* report.c: a plan in numbers: parameters, FLOPs, the peak by role and by tensor, launches, what
  * fits.
  *
- * Everything is counted from the finished plan, so a plan read from a file reports the same.  Sizes
- * at other bounds are evaluated from the buffers' shapes.
+ * Everything is counted from the finished plan, so a plan read from a file reports the same.
  */
 #include "report.h"
 #include "dpoc.h"
@@ -243,67 +242,6 @@ void report_text(const Plan *plan, FILE *out) {
 
 /* ---- what would fit -------------------------------------------------------------------------- */
 
-/* Bytes of the GEMM workspace at these extents; 0 where it does not depend on them. */
-static int64_t workspace(const Plan *plan, const int64_t extent[NEXTENT]) {
-    int64_t most = 0, at[NEXTENT];
-    memcpy(at, extent, sizeof at);
-    for (int p = 0; p < plan->nprograms; p++)
-        for (int k = 0; k < plan->programs[p].nsteps; k++) {
-            const Step *s = &plan->programs[p].steps[k];
-            if (s->kind == STEP_LOOP) at[X_C] = s->chunk < extent[X_R] ? s->chunk : extent[X_R];
-            if (s->kind != STEP_GEMM) continue;
-            int64_t need = gemm_workspace(&s->gemm, dim_eval(s->dims[0], at),
-                                          dim_eval(s->dims[1], at), dim_eval(s->dims[2], at));
-            if (need > most) most = need;
-        }
-    return strcmp(plan->device, "cpu") ? 0 : most;
-}
-
-/* Bytes of a buffer when the extents are these instead of the bounds. */
-static int64_t bytes_with(const Plan *plan, const Buf *b, const int64_t extent[NEXTENT]) {
-    int64_t bytes = dtype_bytes(b->dtype), library = 0;
-    for (int k = 0; k < b->rank; k++) bytes *= dim_eval(b->shape[k], extent);
-    if (!strcmp(b->name, "gemm.workspace")) library = workspace(plan, extent);
-    return library ? library : bytes;
-}
-
-/* Persistent and peak transient bytes with the extents scaled to `tokens` rows. */
-static int64_t estimate(const Plan *plan, int64_t tokens) {
-    int64_t extent[NEXTENT], persistent = 0, most = 0;
-    for (int e = 0; e < NEXTENT; e++)
-        extent[e] = (plan->bound[e] * tokens + plan->bound[X_T] - 1) / plan->bound[X_T];
-    for (int p = 0; p < plan->nprograms; p++) {
-        int n = plan->programs[p].nsteps;
-        int64_t *change = calloc((size_t)n + 2, sizeof *change), live = 0;
-        if (!change) exit(EXIT_MEMORY);
-        for (int i = 0; i < plan->nbufs; i++) {
-            const Buf *b = &plan->bufs[i];
-            if (b->persistent || b->program != p) continue;
-            change[b->first] += bytes_with(plan, b, extent);
-            change[b->last + 1] -= bytes_with(plan, b, extent);
-        }
-        for (int s = 0; s < n; s++)
-            if ((live += change[s]) > most) most = live;
-        free(change);
-    }
-    for (int i = 0; i < plan->nbufs; i++)
-        if (plan->bufs[i].persistent) persistent += bytes_with(plan, &plan->bufs[i], extent);
-    return persistent + most + (persistent + most) / 50; /* alignment and gaps */
-}
-
-/* The most tokens per micro-batch that should fit; 0: none. */
-static int64_t tokens_that_fit(const Plan *plan) {
-    int64_t unit = plan->bucket > 0 ? plan->bucket : 1, low = 0, high = plan->bound[X_T] / unit;
-    while (low < high) {
-        int64_t middle = (low + high + 1) / 2;
-        if (estimate(plan, middle * unit) <= plan->budget_bytes)
-            low = middle;
-        else
-            high = middle - 1;
-    }
-    return low * unit;
-}
-
 /* What `--memory` covers beside the arena. */
 static int64_t reserve(const Plan *plan) {
     const Target *target = target_by_name(plan->device);
@@ -320,9 +258,8 @@ void report_does_not_fit(const Plan *plan, FILE *out) {
     Peak peak = report_peak(plan);
     largest_text(plan, &peak, out);
     free(peak.buf);
-    int64_t tokens = plan->bound[X_T] > 0 ? tokens_that_fit(plan) : 0;
-    if (tokens)
-        fprintf(out, "help: `--set run.tokens=%lld` should fit (now %lld)\n", (long long)tokens,
+    if (plan->fit_tokens)
+        fprintf(out, "help: `--set run.tokens=%lld` fits (now %lld)\n", (long long)plan->fit_tokens,
                 (long long)plan->bound[X_T]);
     else
         fprintf(out, "help: no `run.tokens` makes this fit: what stays in memory is too large\n");

@@ -202,7 +202,8 @@ typedef struct Plan {
     int64_t arena_bytes; /* == plan --json's peak_bytes */
     int64_t budget_bytes; /* 0: none given */
     bool fits;
-    int64_t smallest_bytes; /* when it does not fit: the arena with everything recomputed that helps */
+    int64_t smallest_bytes; /* when it does not fit: the arena with everything recomputed that helps, */
+    int64_t fit_tokens;     /* and the largest run.tokens that would fit; 0: none */
     Buf *bufs;
     int nbufs;
     Bind *binds;
