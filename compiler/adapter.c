@@ -261,13 +261,21 @@ static void select_targets(Spec *spec, AdapterSpec *a, const Ast *statement, con
         if (c->a && k < 256 && !used[k]) nothing_matched(spec, c->b, base, "that linear() uses");
 }
 
+/* What its directory says: broken files, or settings that do not agree with them. */
+static void adapter_error(Spec *spec, const AdapterSpec *a, const Err *err) {
+    if (err->code == EXIT_IO)
+        diag_file(spec->front.diags, a->loc, "%s", err->text);
+    else
+        diag(spec->front.diags, DIAG_ERROR, a->loc, "%s", err->text);
+}
+
 /* Targets of an adapter that is all in its directory. */
 static void loaded_targets(Spec *spec, AdapterSpec *a, const Base *base) {
     Err err = {0};
     Adapter *peft = adapter_read(spec->front.arena, a->load, &err);
     Checkpoint *c = peft ? checkpoint_open(a->load, "adapter_model", &err) : NULL;
     if (!c) {
-        diag(spec->front.diags, DIAG_ERROR, a->loc, "%s", err.text);
+        adapter_error(spec, a, &err);
         return;
     }
     for (int i = 0; i < base->nweight; i++) {
@@ -288,7 +296,7 @@ static void loaded_targets(Spec *spec, AdapterSpec *a, const Base *base) {
     }
     checkpoint_close(c);
     if (!a->ntarget)
-        diag(spec->front.diags, DIAG_ERROR, a->loc, "%s adapts no weight of this model", a->load);
+        diag_file(spec->front.diags, a->loc, "%s adapts no weight of this model", a->load);
 }
 
 /* --adapter [NAME=]DIR: the directory an adapter starts from. */
@@ -328,7 +336,7 @@ static void check_loaded(Spec *spec, const AdapterSpec *a) {
     Adapter *all = adapters_parse(spec->front.arena, adapters_json(spec), &n, &err);
     for (int i = 0; all && i < n; i++)
         if (!strcmp(all[i].name, a->name)) adapter_check(&all[i], a->load, &err);
-    if (err.code) diag(spec->front.diags, DIAG_ERROR, a->loc, "%s", err.text);
+    if (err.code) adapter_error(spec, a, &err);
 }
 
 void adapters_options(Spec *spec) {
@@ -372,7 +380,35 @@ void adapters_resolve(Spec *spec, const Base *base) {
 
 /* ---- adapters as JSON: io/adapter.h ---------------------------------------------------------- */
 
-static json_t *adapter_json(const AdapterSpec *a) {
+static const char *last_name(const char *module) {
+    const char *dot = strrchr(module, '.');
+    return dot ? dot + 1 : module;
+}
+
+/* Last names that select just the adapted modules, as PEFT's target_modules does; NULL when a
+ * module that is not adapted has one of them. */
+static json_t *short_names(const AdapterSpec *a, const Base *base) {
+    json_t *names = json_object(), *list = json_array(), *targets = json_object();
+    const char *name;
+    json_t *value;
+    for (int i = 0; i < a->ntarget; i++) {
+        json_object_set_new(names, last_name(a->target[i].tensor), json_true());
+        json_object_set_new(targets, a->target[i].tensor, json_true());
+    }
+    bool exact = base != NULL;
+    for (int i = 0; exact && i < base->nweight; i++) {
+        const char *module = base->weight[i]->tensor;
+        exact = !json_object_get(names, last_name(module)) || json_object_get(targets, module);
+    }
+    json_object_foreach(names, name, value) json_array_append_new(list, json_string(name));
+    json_decref(names);
+    json_decref(targets);
+    if (exact) return list;
+    json_decref(list);
+    return NULL;
+}
+
+static json_t *adapter_json(const AdapterSpec *a, const Base *base) {
     const AdapterTarget *first = a->ntarget ? a->target : NULL;
     json_t *targets = json_array(), *ranks = json_object(), *alphas = json_object();
     for (int i = 0; i < a->ntarget; i++) {
@@ -381,17 +417,18 @@ static json_t *adapter_json(const AdapterSpec *a) {
         if (t->rank != first->rank) json_object_set_new(ranks, t->tensor, json_integer(t->rank));
         if (t->alpha != first->alpha) json_object_set_new(alphas, t->tensor, json_real(t->alpha));
     }
-    return json_pack("{s:s, s:I, s:f, s:f, s:b, s:s, s:o, s:o, s:o, s:b}", "name", a->name, "r",
-                     (json_int_t)(first ? first->rank : 1), "alpha", first ? first->alpha : 1.0,
-                     "dropout", first ? first->dropout : 0.0, "rslora", first && first->rslora,
-                     "init", first ? first->init : "kaiming", "targets", targets, "rank_pattern",
-                     ranks, "alpha_pattern", alphas, "trained", a->trained);
+    return json_pack("{s:s, s:I, s:f, s:f, s:b, s:s, s:o, s:o, s:o, s:b, s:o*}", "name", a->name,
+                     "r", (json_int_t)(first ? first->rank : 1), "alpha",
+                     first ? first->alpha : 1.0, "dropout", first ? first->dropout : 0.0, "rslora",
+                     first && first->rslora, "init", first ? first->init : "kaiming", "targets",
+                     targets, "rank_pattern", ranks, "alpha_pattern", alphas, "trained", a->trained,
+                     "short", short_names(a, base));
 }
 
 char *adapters_json(const Spec *spec) {
     json_t *list = json_array();
     for (int i = 0; i < spec->nadapters; i++)
-        json_array_append_new(list, adapter_json(&spec->adapters[i]));
+        json_array_append_new(list, adapter_json(&spec->adapters[i], spec->policy.base));
     char *text = json_dumps(list, JSON_COMPACT);
     char *kept = arena_str(spec->front.arena, text);
     free(text);
