@@ -279,6 +279,12 @@ static void lifetimes(Plan *plan) {
     }
 }
 
+#ifdef HARD
+enum { GAP = 64 }; /* exec.c sees whether anything is written past a buffer */
+#else
+enum { GAP = 0 };
+#endif
+
 static int64_t arrange_program(Plan *plan, int program, int64_t base, int64_t align) {
     Arena *arena = arena_new();
     Block *block = NEW_ARRAY(arena, Block, plan->nbufs + 1);
@@ -287,7 +293,7 @@ static int64_t arrange_program(Plan *plan, int program, int64_t base, int64_t al
         const Buf *b = &plan->bufs[i];
         if (b->persistent || b->program != program) continue;
         buf[n] = i;
-        block[n++] = (Block){b->bytes, b->first, b->last, b->shrink, b->nshrink, 0};
+        block[n++] = (Block){b->bytes + GAP, b->first, b->last, b->shrink, b->nshrink, 0};
     }
     int64_t height = arrange(block, n, align);
     for (int i = 0; i < n; i++) plan->bufs[buf[i]].offset = base + block[i].offset;
@@ -329,7 +335,7 @@ bool plan_finish(Plan *plan, const Target *target) {
         if (!b->persistent) continue;
         b->program = -1;
         b->offset = top;
-        top = (top + b->bytes + align - 1) / align * align;
+        top = (top + b->bytes + GAP + align - 1) / align * align;
     }
     for (int i = 0; i < plan->nprograms; i++) {
         int64_t height = arrange_program(plan, i, top, align);
