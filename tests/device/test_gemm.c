@@ -176,6 +176,38 @@ static void products(void **unused) {
     }
 }
 
+/* alpha, bias, beta and rounding inside the product give the bits of doing them one after the other. */
+static void fused_is_separate(void **unused) {
+    Err err = {0};
+    CpuGemm *gemm = cpu_gemm_open(2, &err);
+    for (size_t i = 0; i < COUNT(shapes) * 2; i++) {
+        const Shape *s = &shapes[i / 2];
+        Case c = make(s, i % 2 ? DT_bf16 : DT_f32, i % 2 ? DT_bf16 : DT_f32, 0.3f, 1, true);
+        void *fused = run(gemm, &c);
+        Case plain = c;
+        plain.g.c = DT_f32;
+        plain.g.alpha = 1;
+        plain.g.beta = 0;
+        plain.g.bias = false;
+        float *x = run(gemm, &plain);
+        for (int64_t k = 0; k < c.m * c.g.ldc; k++) {
+            if (k % c.g.ldc >= c.n) continue;
+            float want = x[k] * 0.3f;
+            want += c.bias[k % c.g.ldc];
+            want += c.c[k];
+            float got = i % 2 ? bf16_to_float(((uint16_t *)fused)[k]) : ((float *)fused)[k];
+            if (i % 2) want = bf16_to_float(float_to_bf16(want));
+            if (got != want)
+                fail_msg("%d x %d x %d: %.9g fused, %.9g apart", s->m, s->n, s->k, (double)got,
+                         (double)want);
+        }
+        free(fused);
+        free(x);
+        done(&c);
+    }
+    cpu_gemm_close(gemm);
+}
+
 /* What the planner sets aside holds what a product of at most these sizes takes on one thread; rows as
  * stored may be fewer, their length is fixed. */
 static void workspace(void **unused) {
@@ -197,6 +229,8 @@ static void workspace(void **unused) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(products), cmocka_unit_test(workspace)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(products),
+                                       cmocka_unit_test(fused_is_separate),
+                                       cmocka_unit_test(workspace)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
