@@ -249,11 +249,11 @@ static void check_data(Spec *spec) {
     }
     for (int i = 0; i < spec->settings->nfile; i++)
         if (!file_exists(spec->settings->file[i].path))
-            diag(d, DIAG_ERROR, spec_loc(spec, "data.train"), "there is no file %s",
-                 spec->settings->file[i].path);
+            diag_file(d, spec_loc(spec, "data.train"), "there is no file %s",
+                      spec->settings->file[i].path);
     const char *eval = spec_str(spec, "data.eval");
     if (eval && strcmp(eval, "none") != 0 && !file_exists(eval))
-        diag(d, DIAG_ERROR, spec_loc(spec, "data.eval"), "there is no file %s", eval);
+        diag_file(d, spec_loc(spec, "data.eval"), "there is no file %s", eval);
 }
 
 /* ---- models, adapters, the objective --------------------------------------------------------- */

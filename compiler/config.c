@@ -33,17 +33,16 @@ static Value from_json(Arena *arena, json_t *j) {
 Record *config_read(Front *f, const char *dir, Loc loc) {
     char *path = path_join(f->arena, dir, "config.json");
     if (!file_exists(path)) {
-        diag(f->diags, DIAG_ERROR, loc, "%s holds no config.json: not a model directory", dir);
+        diag_file(f->diags, loc, "%s holds no config.json: not a model directory", dir);
         return NULL;
     }
     json_error_t error;
     json_t *j = json_load_file(path, JSON_REJECT_DUPLICATES, &error);
     if (!json_is_object(j)) {
         if (j)
-            diag(f->diags, DIAG_ERROR, loc, "%s: not a JSON object", path);
+            diag_file(f->diags, loc, "%s: not a JSON object", path);
         else
-            diag(f->diags, DIAG_ERROR, loc, "%s:%d:%d: %s", path, error.line, error.column,
-                 error.text);
+            diag_file(f->diags, loc, "%s:%d:%d: %s", path, error.line, error.column, error.text);
         json_decref(j);
         return NULL;
     }
@@ -53,8 +52,8 @@ Record *config_read(Front *f, const char *dir, Loc loc) {
     if (!quantized) return r;
     const Value *method =
         quantized->kind == V_RECORD ? record_get(quantized->record, "quant_method") : NULL;
-    diag(f->diags, DIAG_ERROR, loc, "the checkpoint in %s is already quantized%s%s", dir,
-         method && method->str ? " by " : "", method && method->str ? method->str : "");
+    diag_file(f->diags, loc, "the checkpoint in %s is already quantized%s%s", dir,
+              method && method->str ? " by " : "", method && method->str ? method->str : "");
     diag(f->diags, DIAG_HELP, loc,
          "take the unquantized checkpoint and write `quantize base nf4(block = 64, double = true) "
          "on ..`");
@@ -95,7 +94,7 @@ static Value absent_key(Config *c, const Ast *ast) {
     c->absent = true;
     if (c->quiet) return value_bad();
     const char *key = key_text(c->f->arena, ast);
-    diag(c->f->diags, DIAG_ERROR, ast->loc, "config.json of %s has no '%s'", c->base->dir, key);
+    diag_file(c->f->diags, ast->loc, "config.json of %s has no '%s'", c->base->dir, key);
     const Record *all = c->base->config;
     const char **names = NEW_ARRAY(c->f->arena, const char *, all->n);
     for (int i = 0; i < all->n; i++) names[i] = all->field[i].name;

@@ -19,6 +19,7 @@ typedef struct Diag {
     Severity severity;
     Loc loc;
     const char *text, *name; /* name: of a warning, or NULL */
+    bool in_file;            /* an error in a file that is read */
 } Diag;
 
 struct Diags {
@@ -27,7 +28,7 @@ struct Diags {
     int nsource, capsource;
     Diag *diag;
     int ndiag, capdiag;
-    int errors;
+    int errors, file_errors;
     bool repeated; /* the last one was said before: its notes are dropped too */
 };
 
@@ -188,6 +189,7 @@ static void record(Diags *diags, Diag d, const char *format, va_list args) {
     if (primary) diags->repeated = said_before(diags, &d);
     if (diags->repeated) return;
     diags->errors += d.severity == DIAG_ERROR;
+    diags->file_errors += d.in_file;
     if (primary)
         diags->repeated = diags->ndiag >= MOST_KEPT; /* counted, but nobody reads that far */
     if (diags->repeated) return;
@@ -208,8 +210,19 @@ void diag_warn(Diags *diags, const char *name, Loc loc, const char *format, ...)
     va_end(args);
 }
 
+void diag_file(Diags *diags, Loc loc, const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    record(diags, (Diag){.severity = DIAG_ERROR, .loc = loc, .in_file = true}, format, args);
+    va_end(args);
+}
+
 int diags_errors(const Diags *diags) {
     return diags->errors;
+}
+
+int diags_exit(const Diags *diags) {
+    return diags->errors && diags->errors == diags->file_errors ? EXIT_IO : EXIT_INPUT;
 }
 
 void diags_sort(Diags *diags, uint32_t file) {

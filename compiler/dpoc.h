@@ -37,7 +37,10 @@ Loc loc_join(Loc a, Loc b);
 void diag(Diags *diags, Severity severity, Loc loc, const char *format, ...) PRINTF(4, 5);
 /* A warning with a name that -W can silence: "truncated". */
 void diag_warn(Diags *diags, const char *name, Loc loc, const char *format, ...) PRINTF(4, 5);
+/* An error in a file that is read (data, config.json, checkpoint, adapter), not in what was written. */
+void diag_file(Diags *diags, Loc loc, const char *format, ...) PRINTF(3, 4);
 int diags_errors(const Diags *diags);
+int diags_exit(const Diags *diags); /* after errors: EXIT_IO if all are in files, else EXIT_INPUT */
 /* Puts the diagnostics about one file, which end the list, into the order of their places. */
 void diags_sort(Diags *diags, uint32_t file);
 /* file:line:col: error: .. / source line / ^~~~ / notes, in the order they came; at most 20 errors.
@@ -332,6 +335,7 @@ int pass_fold(Pass *, Unit *);  /* fold.c: constants and identities */
 int pass_cse(Pass *, Unit *);   /* cse.c: equal nodes become one */
 int pass_grad(Pass *, Unit *);  /* grad.c: backward and update nodes */
 int pass_slice(Pass *, Unit *); /* slice.c: row gathers move up past row-wise ops */
+int pass_defer(Pass *, Unit *); /* defer.c: the head's gradient in its forward sweep */
 int pass_quant(Pass *, Unit *); /* quant.c: dequantization becomes visible */
 int pass_remat(Pass *, Unit *); /* remat.c: recompute instead of keep */
 int pass_layout(Pass *, Unit *); /* layout.c: strided views that a reader can't address become copies */

@@ -19,6 +19,16 @@ static Value error_at(Spec *spec, Loc loc, const char *format, ...) {
     return value_bad();
 }
 
+/* The same about the checkpoint rather than the description. */
+static bool file_error(Spec *spec, Loc loc, const char *format, ...) PRINTF(3, 4);
+static bool file_error(Spec *spec, Loc loc, const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    diag_file(spec->front.diags, loc, "%s", arena_vprintf(spec->front.arena, format, args));
+    va_end(args);
+    return false;
+}
+
 /* ---- finding the model ----------------------------------------------------------------------- */
 
 static Ast *model_for(Module *m, const char *type) {
@@ -43,10 +53,9 @@ static Module *builtin_for(Front *f, const char *type, Ast **model) {
 static bool find_auto(Spec *spec, Base *b) {
     Front *f = &spec->front;
     const Value *type = record_get(b->config, "model_type");
-    if (!type || type->kind != V_STR) {
-        error_at(spec, b->loc, "config.json of %s has no model_type: name the model", b->dir);
-        return false;
-    }
+    if (!type || type->kind != V_STR)
+        return file_error(spec, b->loc, "config.json of %s has no model_type: name the model",
+                          b->dir);
     int n = f->nmodules;
     for (int i = 0; i < n && !b->model; i++) {
         b->model = model_for(f->modules[i], type->str);
@@ -341,20 +350,19 @@ static bool check_tensor(Spec *spec, const Base *base, const Checkpoint *c, cons
     if (!t) {
         Err err = {0};
         checkpoint_missing(c, name, &err);
-        error_at(spec, w->loc, "%s", err.text);
-        return false;
+        return file_error(spec, w->loc, "%s", err.text);
     }
     int rank = bias ? 1 : w->rank;
     bool same =
         t->rank == rank && t->shape[0] == w->shape[0] && (rank == 1 || t->shape[1] == w->shape[1]);
     bool kind = t->type == SAFE_F32 || t->type == SAFE_F16 || t->type == SAFE_BF16;
     if (!same)
-        error_at(spec, w->loc, "%s is %s here, but %s in %s", name,
-                 shape_text(arena, rank, w->shape), shape_text(arena, t->rank, t->shape),
-                 base->dir);
+        file_error(spec, w->loc, "%s is %s here, but %s in %s", name,
+                   shape_text(arena, rank, w->shape), shape_text(arena, t->rank, t->shape),
+                   base->dir);
     else if (!kind)
-        error_at(spec, w->loc, "%s is %s in %s; F32, F16 and BF16 can be read", name,
-                 safe_type_name(t->type), base->dir);
+        file_error(spec, w->loc, "%s is %s in %s; F32, F16 and BF16 can be read", name,
+                   safe_type_name(t->type), base->dir);
     return same && kind;
 }
 
@@ -366,7 +374,7 @@ static void check_checkpoint(Spec *spec, const Base *base) {
     Err err = {0};
     Checkpoint *c = checkpoint_open(base->dir, "model", &err);
     if (!c) {
-        error_at(spec, base->loc, "%s", err.text);
+        file_error(spec, base->loc, "%s", err.text);
         return;
     }
     int wrong = 0;

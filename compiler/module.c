@@ -76,7 +76,7 @@ static Module *from_disk(Front *f, const char *path, Loc from) {
     size_t len = 0;
     char *text = file_read(path, &len, &err);
     if (!text) {
-        diag(f->diags, DIAG_ERROR, from, "%s", err.text);
+        diag_file(f->diags, from, "%s", err.text);
         return NULL;
     }
     char *kept = arena_strn(f->arena, text, len);

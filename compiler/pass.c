@@ -18,6 +18,7 @@
     ROW(grad, grad, true, "backward and update nodes, along paths from what is trained")           \
     ROW(fold2, fold, false, "constants and identities, over both directions")                      \
     ROW(cse2, cse, false, "equal nodes become one, over both directions")                          \
+    ROW(defer, defer, false, "the head's gradient in its forward sweep")                           \
     ROW(quant, quant, false, "dequantization becomes visible nodes")                               \
     ROW(remat, remat, false, "recompute instead of keep, by FLOPs per byte saved")                 \
     ROW(layout, layout, true, "strided views that a reader can't address become copies")           \
@@ -38,6 +39,9 @@ const OrderPair order_pairs[] = {
     {"cse", "grad", "what policy and reference share below the first adapter has one backward"},
     {"grad", "fold2", "vjp rules write plain products and sums, zeros and ones among them"},
     {"fold2", "cse2", "as before: identities hide equal values"},
+    {"cse2", "defer", "the backward finds its forward by having the same operands"},
+    {"defer", "quant", "afterwards the two would read dequantizations of their own"},
+    {"defer", "remat", "the gradient left behind is a value to keep or not"},
     {"cse2", "quant", "each use of a quantized weight gets its own dequantization, and keeps it"},
     {"quant", "remat", "a dequantized weight is never kept for the backward"},
     {"fold2", "layout", "a copy is an identity to fold"},
@@ -112,7 +116,7 @@ static bool dump_after(const Unit *u, int row, const DumpOptions *dump) {
         const char *file = arena_printf(u->arena, "%s.%02d-%s.ir", units[u->kind], row + 1, name);
         ok = dir_make(dump->dir, &err) &&
              file_write(path_join(u->arena, dump->dir, file), text.data, text.len, &err);
-        if (!ok) diag(u->diags, DIAG_ERROR, (Loc){0}, "%s", err.text);
+        if (!ok) diag_file(u->diags, (Loc){0}, "%s", err.text);
     } else {
         printf("# %s after %s\n%s", units[u->kind], name, text.data);
     }

@@ -75,7 +75,8 @@ int work_check(Work *w, const char *file, bool needs_data) {
     };
     w->spec = check_file(w->arena, w->diags, &check);
     work_diagnostics(w);
-    return w->spec ? EXIT_OK : EXIT_INPUT;
+    if (w->spec) return EXIT_OK;
+    return check.needs_model ? diags_exit(w->diags) : EXIT_INPUT;
 }
 
 /* Bytes the host could give: MemAvailable less a tenth; 0 if it cannot be known. */
@@ -109,7 +110,7 @@ int work_compile(Work *w, const char *arch, const bool want[NUNIT]) {
     memcpy(compile.want, want, sizeof compile.want);
     w->plan = compile_spec(w->spec, &compile);
     work_diagnostics(w);
-    return w->plan ? EXIT_OK : EXIT_INPUT;
+    return w->plan ? EXIT_OK : diags_exit(w->diags);
 }
 
 int work_open(Work *w) {
