@@ -69,7 +69,9 @@ static double product_flops(const Graph *g, const Node *n, const int64_t extent[
         return 2 * head_flops(g, n, extent); /* logits again, dh */
     case OP_part: {
         const Node *of = node(g, n->in[0]);
-        return of->op == OP_linear_logprob_bwd ? head_flops(g, of, extent) : 0; /* dW */
+        bool product = of->op == OP_linear_logprob_bwd ||                /* dW */
+                       (of->op == OP_linear_logprob && n->attr.i0 == 6); /* d logp / d h */
+        return product ? head_flops(g, of, extent) : 0;
     }
     default:
         return 0;

@@ -4,7 +4,7 @@
 
 #include "dpoc.h"
 
-#define EVAL_PARTS 6
+#define EVAL_PARTS 7
 
 typedef struct
     EvalStore {      /* storage of a leaf: states live across phases, inputs until set again */

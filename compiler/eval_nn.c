@@ -147,7 +147,23 @@ void eval_attend_bwd(Eval *e, NodeId id) {
 
 /* ---- the head -------------------------------------------------------------------------------- */
 
-enum { HEAD_LSE = 1, HEAD_MEAN, HEAD_ENTROPY, HEAD_HIT, HEAD_P2 };
+enum { HEAD_LSE = 1, HEAD_MEAN, HEAD_ENTROPY, HEAD_HIT, HEAD_P2, HEAD_DH };
+
+static bool part_wanted(const Eval *e, NodeId id, int64_t k) {
+    for (NodeId p = id + 1; p < e->g->n; p++)
+        if (e->g->node[p].op == OP_part && e->g->node[p].in[0] == id && e->g->node[p].attr.i0 == k)
+            return true;
+    return false;
+}
+
+/* d logp / d h of one row: scale * (W[target] - sum of p W). */
+static void logprob_slope(double *dh, const double *z, double lse, const double *w, int64_t target,
+                          int64_t vocab, int64_t width, double scale) {
+    for (int64_t v = 0; v < vocab; v++) {
+        double dz = scale * ((v == target) - exp(z[v] - lse));
+        for (int64_t i = 0; i < width; i++) dh[i] += dz * w[v * width + i];
+    }
+}
 
 void eval_linear_logprob(Eval *e, NodeId id) {
     const Type *tw = eval_type_in(e, id, 1);
@@ -155,7 +171,8 @@ void eval_linear_logprob(Eval *e, NodeId id) {
             width = eval_dim(e, tw->dim[1]);
     const double *h = eval_in(e, id, 0), *w = eval_in(e, id, 1), *target = eval_in(e, id, 2);
     double scale = eval_node(e, id)->attr.num, *part[EVAL_PARTS], *y = eval_out(e, id);
-    for (int k = 1; k < EVAL_PARTS; k++) part[k] = eval_part_out(e, id, k, rows);
+    for (int k = 1; k <= HEAD_P2; k++) part[k] = eval_part_out(e, id, k, rows);
+    double *dh = part_wanted(e, id, HEAD_DH) ? eval_part_out(e, id, HEAD_DH, rows * width) : NULL;
     double *z = malloc(sizeof *z * (size_t)(vocab + 1));
     if (!z) abort();
     for (int64_t r = 0; r < rows; r++) {
@@ -179,6 +196,8 @@ void eval_linear_logprob(Eval *e, NodeId id) {
         part[HEAD_ENTROPY][r] = lse - pz;
         part[HEAD_HIT][r] = best == t;
         part[HEAD_P2][r] = log(p2);
+        if (dh && t >= 0 && t < vocab)
+            logprob_slope(dh + r * width, z, lse, w, t, vocab, width, scale);
     }
     free(z);
 }

@@ -195,6 +195,8 @@ void infer_part(Infer *i) {
         t = in[k];
     else if (of->op == OP_linear_logprob && k >= 1 && k <= 5)
         t = of->type;
+    else if (of->op == OP_linear_logprob && k == 6)
+        t = type_with(in[0], DT_f32);
     else if (of->op == OP_linear_logprob_bwd && k == 1)
         t = type_with(in[1], DT_f32);
     if (!t)

@@ -1,6 +1,6 @@
 /* logprob_grad: d[r][j] = c[r] * SCALE * ((j == target[r]) - exp(SCALE * logits[r][j] - lse[r])), zeros
- * where target is -1; rounded to T_D.
- * p: logits f32 [C,VOCAB], target i32 [C], lse f32 [C], c f32 [C], d T_D [C,LD_D]    n: C
+ * where target is -1; rounded to T_D.  Without c: as if it were 1.
+ * p: logits f32 [C,VOCAB], target i32 [C], lse f32 [C], [c] f32 [C], d T_D [C,LD_D]    n: C
  * defines: VOCAB SCALE T_D LD_D
  * d lies in the memory of logits, row on row (LD_D * sizeof(T_D) == VOCAB * 4): blocks go through a buffer,
  * and element j is written after it and all before it were read. */
@@ -13,7 +13,7 @@ void SYMBOL(void *const *p, const int64_t *n) {
         const char *const from = (const char *)p[0] + r * VOCAB * (int64_t)sizeof(float);
         char *const to = (char *)p[4] + r * LD_D * (int64_t)sizeof(STORAGE(T_D));
         const bool scored = target[r] >= 0;
-        const float k = scored ? coef[r] * SCALE : 0.0f;
+        const float k = scored ? (coef ? coef[r] : 1.0f) * SCALE : 0.0f;
         for (int64_t j0 = 0; j0 < VOCAB; j0 += BLOCK) {
             const int64_t count = VOCAB - j0 < BLOCK ? VOCAB - j0 : BLOCK;
             float z[BLOCK];

@@ -1,6 +1,6 @@
 /* logprob_grad: d[r][j] = c[r] * SCALE * ((j == target[r]) - exp(SCALE * logits[r][j] - lse[r])), zeros
- * where target is -1; rounded to T_D.
- * logits f32 [C,VOCAB], target i32 [C], lse f32 [C], c f32 [C], d T_D [C,LD_D]    n: C
+ * where target is -1; rounded to T_D.  Without c: as if it were 1.
+ * logits f32 [C,VOCAB], target i32 [C], lse f32 [C], [c] f32 [C], d T_D [C,LD_D]    n: C
  * defines: VOCAB SCALE T_D LD_D    one row per block of 256 threads
  * d lies in the memory of logits, row on row: 256 elements are read before any of them is written, and
  * what is written never reaches elements still to be read. */
@@ -8,7 +8,7 @@ extern "C" __global__ void SYMBOL(const float *logits, const int32_t *target, co
                                   const float *coef, STORAGE(T_D) * d, int64_t rows) {
     for (int64_t r = blockIdx.x; r < rows; r += gridDim.x) {
         const int t = target[r];
-        const float k = t >= 0 ? coef[r] * SCALE : 0.0f, shift = lse[r];
+        const float k = t >= 0 ? (coef ? coef[r] : 1.0f) * SCALE : 0.0f, shift = lse[r];
         for (int j0 = 0; j0 < VOCAB; j0 += 256) {
             const int j = j0 + threadIdx.x;
             const float z = j < VOCAB ? logits[r * VOCAB + j] : 0.0f;

@@ -215,7 +215,7 @@ static void attention(void **unused) {
 
 /* ---- the head -------------------------------------------------------------------------------- */
 
-static void head_case(DType t, bool parts, bool dw) {
+static void head_case(DType t, bool parts, bool dw, bool back) {
     Arena *arena = arena_new();
     Case *c = case_new(arena);
     Graph *g = c->u.g;
@@ -229,10 +229,15 @@ static void head_case(DType t, bool parts, bool dw) {
     NodeId lse = g_part(g, logp, 1);
     output(c, logp);
     for (int k = 2; parts && k <= 5; k++) output(c, g_part(g, logp, k));
-    NodeId in[] = {h, w, y, lse, input(c, "c", vec(DT_f32, X_R), NULL)};
-    NodeId back = graph_add(g, OP_linear_logprob_bwd, in, 5, &attr, NULL, 0, NULL);
-    output(c, back);
-    if (dw) output(c, g_part(g, back, 1));
+    if (back) {
+        NodeId in[] = {h, w, y, lse, input(c, "c", vec(DT_f32, X_R), NULL)};
+        NodeId dh = graph_add(g, OP_linear_logprob_bwd, in, 5, &attr, NULL, 0, NULL);
+        output(c, dh);
+        if (dw) output(c, g_part(g, dh, 1));
+    } else { /* in the forward's sweep */
+        output(c, g_part(g, logp, 6));
+        if (dw) output(c, lse);
+    }
     /* bf16: d(logits), at most |c| times the scale in each of R rows, is rounded on the device
      * only */
     check(c, t == DT_f32 ? 2e-4 : R * 0.5 / 512);
@@ -240,9 +245,12 @@ static void head_case(DType t, bool parts, bool dw) {
 }
 
 static void head(void **unused) {
-    head_case(DT_f32, true, true);
-    head_case(DT_f32, false, false);
-    head_case(DT_bf16, false, true);
+    head_case(DT_f32, true, true, true);
+    head_case(DT_f32, false, false, true);
+    head_case(DT_bf16, false, true, true);
+    head_case(DT_f32, true, true, false);
+    head_case(DT_f32, false, false, false);
+    head_case(DT_bf16, false, false, false);
 }
 
 /* ---- quantized weights ----------------------------------------------------------------------- */
