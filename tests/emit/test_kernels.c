@@ -1,5 +1,6 @@
-/* test_kernels: the hand-written CPU kernels against plain double loops over random shapes, with the same
- * bits at 1, 2 and 3 threads.  Instances are made as custom.c makes them: defines, file, undefs. */
+/* test_kernels: the hand-written kernels against plain double loops over random shapes: on the CPU with the
+ * same bits at 1, 2 and 3 threads; the CUDA versions in the simulator (sim.h), on small shapes, with the
+ * same bits in every order of threads.  Instances are made as custom.c makes them: defines, file, undefs. */
 #include <dlfcn.h>
 #include <math.h>
 #include <omp.h>
@@ -14,19 +15,46 @@
 
 #include "compiler/dpoc.h"
 #include "runtime/quantize.h"
+#include "tests/emit/sim.h"
 
 /* ---- instances ----------------------------------------------------------------------------------------- */
 
 typedef void Function(void *const *, const int64_t *);
 
+static bool cuda; /* which of the two is tested */
 static Text source;
 static int instances;
 static void *library;
 
+/* How custom.c launches each file on CUDA; np pointers, then nn sizes. */
+typedef struct Launch {
+    const char *file;
+    int np, nn, rows_per_block, threads;
+} Launch;
+static const Launch launches[] = {{"take", 3, 2, 1, 128},          {"put", 3, 2, 1, 128},
+                                  {"sort", 3, 1, 1 << 30, 256},    {"attend", 6, 3, 64, 128},
+                                  {"attend_delta", 3, 1, 64, 128}, {"attend_dq", 8, 3, 64, 128},
+                                  {"attend_dkv", 10, 4, 64, 128},  {"logprob_stats", 8, 1, 1, 256},
+                                  {"logprob_grad", 5, 1, 1, 256},  {"dequant", 3, 2, 8, 256}};
+
+static struct {
+    Launch launch;
+    int grid_y;
+} made[200];
+
+static Launch launch_of(const char *file, const char *defines) {
+    size_t i = 0;
+    while (i < COUNT(launches) && strcmp(launches[i].file, file)) i++;
+    assert_true(i < COUNT(launches));
+    Launch l = launches[i];
+    if (strstr(defines, "NESTED 1")) l.np = 6;
+    return l;
+}
+
 /* Adds an instance; defines are "NAME value" separated by ';'.  Returns its number. */
-static int add(const char *file, const char *defines) {
+static int add_on(int grid_y, const char *file, const char *defines) {
     char path[64], copy[1024];
-    snprintf(path, sizeof path, "kernels/cpu/%s.h", file);
+    snprintf(path, sizeof path, cuda ? "kernels/cuda/%s.cuh" : "kernels/cpu/%s.h", file);
     size_t len;
     const char *body = embedded(path, &len);
     assert_non_null(body);
@@ -39,20 +67,25 @@ static int add(const char *file, const char *defines) {
     for (char *d = strtok(copy, ";"); d; d = strtok(NULL, ";"))
         text_add(&source, "#undef %.*s\n", (int)strcspn(d, " "), d);
     text_add(&source, "#undef SYMBOL\n#undef FN\n");
+    made[instances].launch = launch_of(file, defines);
+    made[instances].grid_y = grid_y;
+    char symbol[32];
+    snprintf(symbol, sizeof symbol, "k%d", instances);
+    if (cuda) sim_add_call(&source, symbol, made[instances].launch.np);
     return instances++;
 }
 
-static int addf(const char *file, const char *format, ...) PRINTF(2, 3);
-static int addf(const char *file, const char *format, ...) {
+static int addf(int grid_y, const char *file, const char *format, ...) PRINTF(3, 4);
+static int addf(int grid_y, const char *file, const char *format, ...) {
     char defines[1024];
     va_list args;
     va_start(args, format);
     vsnprintf(defines, sizeof defines, format, args);
     va_end(args);
-    return add(file, defines);
+    return add_on(grid_y, file, defines);
 }
 
-static void compile(void) {
+static void compile_cpu(void) {
     char dir[] = "/tmp/dpoc-kernels-XXXXXX", command[600];
     static const Target cpu = {.name = "cpu"};
     assert_non_null(mkdtemp(dir));
@@ -68,18 +101,38 @@ static void compile(void) {
     assert_int_equal(system(command), 0);
     snprintf(command, sizeof command, "%s/k.so", dir);
     library = dlopen(command, RTLD_NOW | RTLD_LOCAL);
-    assert_non_null(library);
     snprintf(command, sizeof command, "rm -r %s", dir);
     if (!getenv("KEEP")) assert_int_equal(system(command), 0);
 }
 
-static void run(int instance, void *const *p, const int64_t *n) {
+static void compile_cuda(void) {
+    static const Target sm_80 = {.name = "sm_80", .cuda = true};
+    Text text = {0};
+    text_add(&text, "%s%s", emit_prelude(&sm_80), source.data);
+    library = sim_compile(text.data);
+    text_free(&text);
+}
+
+/* `way`: number of threads, less one; or the simulator's order of threads. */
+static void run_way(int instance, void *const *p, const int64_t *n, int way) {
     char symbol[32];
     snprintf(symbol, sizeof symbol, "k%d", instance);
+    if (cuda) {
+        const Launch *l = &made[instance].launch;
+        const int64_t blocks = (n[0] + l->rows_per_block - 1) / l->rows_per_block;
+        const int grid[2] = {(int)blocks, made[instance].grid_y};
+        assert_true(sim_launch(library, symbol, p, n, l->nn, grid, l->threads, (SimOrder)way));
+        return;
+    }
     Function *f;
     *(void **)&f = dlsym(library, symbol);
     assert_non_null(f);
+    omp_set_num_threads(way + 1);
     f(p, n);
+}
+
+static void run(int instance, void *const *p, const int64_t *n) {
+    run_way(instance, p, n, 1);
 }
 
 /* ---- data ------------------------------------------------------------------------------------------------ */
@@ -149,23 +202,22 @@ static int differs(const char *what, const Tensor *y, double ulps) {
     return differs_at(what, y, ulps, 0);
 }
 
-/* Runs at 1, 2 and 3 threads with poisoned results; 0 if all bits agree. */
+/* Runs in three ways with poisoned results; 0 if all bits agree. */
 static int threads_differ(const char *what, int instance, void *const *p, const int64_t *n,
                           const Tensor *results, int nresults) {
     void *first[4] = {0};
     int bad = 0;
-    for (int threads = 1; threads <= 3; threads++) {
-        omp_set_num_threads(threads);
+    for (int way = 0; way < 3; way++) {
         for (int i = 0; i < nresults; i++)
             memset(results[i].data, 0xff, (size_t)results[i].n * (size_t)dtype_bytes(results[i].t));
-        run(instance, p, n);
+        run_way(instance, p, n, way);
         for (int i = 0; i < nresults; i++) {
             const size_t bytes = (size_t)results[i].n * (size_t)dtype_bytes(results[i].t);
-            if (threads == 1) {
+            if (way == 0) {
                 first[i] = malloc(bytes + 1);
                 memcpy(first[i], results[i].data, bytes);
             } else if (memcmp(first[i], results[i].data, bytes)) {
-                printf("%s: result %d depends on threads\n", what, i);
+                printf("%s: result %d depends on the order of work\n", what, i);
                 bad++;
             }
         }
@@ -200,13 +252,13 @@ static void make_attention(void) {
             dtype_name(s->q), s->heads, s->kv, s->dim, 1 / sqrt(s->dim), s->window,
             s->heads * s->dim + gap, s->kv * s->dim + gap, s->kv * s->dim);
         const int ldo = s->heads * s->dim, ldk = s->kv * s->dim;
-        s->made[0] = addf("attend", "%s;LD_O %d", base, ldo);
-        s->made[1] = addf("attend_delta", "T_Q %s;T_DO %s;HEADS %d;HEAD_DIM %d;LD_O %d;LD_DO %d",
+        s->made[0] = addf(s->heads, "attend", "%s;LD_O %d", base, ldo);
+        s->made[1] = addf(1, "attend_delta", "T_Q %s;T_DO %s;HEADS %d;HEAD_DIM %d;LD_O %d;LD_DO %d",
                           dtype_name(s->q), dtype_name(s->dout), s->heads, s->dim, ldo, ldo);
-        s->made[2] = addf("attend_dq", "%s;T_DO %s;T_DQ %s;LD_DO %d;LD_DQ %d", base,
+        s->made[2] = addf(s->heads, "attend_dq", "%s;T_DO %s;T_DQ %s;LD_DO %d;LD_DQ %d", base,
                           dtype_name(s->dout), dtype_name(s->dq), ldo, ldo);
-        s->made[3] = addf("attend_dkv", "%s;T_DO %s;T_DK %s;LD_DO %d;LD_DK %d;LD_DV %d", base,
-                          dtype_name(s->dout), dtype_name(s->dq), ldo, ldk, ldk);
+        s->made[3] = addf(s->kv, "attend_dkv", "%s;T_DO %s;T_DK %s;LD_DO %d;LD_DK %d;LD_DV %d",
+                          base, dtype_name(s->dout), dtype_name(s->dq), ldo, ldk, ldk);
     }
 }
 
@@ -252,7 +304,14 @@ static void add_cached(Layout *l, int queries, int length) {
 
 static Layout layout(int which) {
     Layout l = {.nsegs = 0};
-    if (which == 0) {
+    if (cuda) { /* small, but more than one block of rows */
+        add_pair(&l, 11, 7, 1);
+        add_cached(&l, 3, 9);
+        add_alone(&l, 2);
+        add_alone(&l, 44);
+        l.rows += 3; /* rows and keys that no segment names */
+        l.keys += 2;
+    } else if (which == 0) {
         add_pair(&l, 65, 63, 1);
         add_alone(&l, 64);
         add_pair(&l, 1, 64, 65);
@@ -376,10 +435,10 @@ static int check_attention(const Shape *s, const Layout *l) {
 static void test_attention(void **unused) {
     (void)unused;
     int bad = 0;
-    for (int which = 0; which < 4; which++) {
+    for (int which = 0; which < (cuda ? 1 : 4); which++) {
         const Layout l = layout(which);
         for (size_t i = 0; i < COUNT(shapes); i++)
-            if (which != 1 || i < 4) bad += check_attention(&shapes[i], &l);
+            if (cuda ? i % 2 == 0 : which != 1 || i < 4) bad += check_attention(&shapes[i], &l);
     }
     assert_int_equal(bad, 0);
 }
@@ -395,10 +454,10 @@ static int made_stats[COUNT(vocabs)], made_grad[COUNT(vocabs)][2];
 static void make_head(void) {
     for (size_t i = 0; i < COUNT(vocabs); i++) {
         made_stats[i] =
-            addf("logprob_stats", "VOCAB %d;SCALE %.9ef", vocabs[i].vocab, vocabs[i].scale);
+            addf(1, "logprob_stats", "VOCAB %d;SCALE %.9ef", vocabs[i].vocab, vocabs[i].scale);
         for (int bf = 0; bf < 2; bf++)
             made_grad[i][bf] =
-                addf("logprob_grad", "VOCAB %d;SCALE %.9ef;T_D %s;LD_D %d", vocabs[i].vocab,
+                addf(1, "logprob_grad", "VOCAB %d;SCALE %.9ef;T_D %s;LD_D %d", vocabs[i].vocab,
                      vocabs[i].scale, bf ? "bf16" : "f32", vocabs[i].vocab * (bf ? 2 : 1));
     }
 }
@@ -464,8 +523,7 @@ static int check_head(size_t which, int rows) {
             }
         for (int r = 0; r < rows; r++) ((float *)y[LSE].data)[r] = (float)y[LSE].x[r];
         void *g[] = {d.data, target, y[LSE].data, c.data, d.data};
-        omp_set_num_threads(1 + bf);
-        run(made_grad[which][bf], g, &n);
+        run_way(made_grad[which][bf], g, &n, bf);
         if (bf) /* rows of bf16 begin where rows of f32 did */
             for (int r = 0; r < rows; r++)
                 memmove((uint16_t *)d.data + (int64_t)r * vocab,
@@ -483,7 +541,7 @@ static int check_head(size_t which, int rows) {
 static void test_head(void **unused) {
     (void)unused;
     int bad = 0;
-    for (size_t i = 0; i < COUNT(vocabs); i++) bad += check_head(i, i < 2 ? 37 : 6);
+    for (size_t i = 0; i < (cuda ? 2 : COUNT(vocabs)); i++) bad += check_head(i, i < 2 ? 37 : 6);
     assert_int_equal(bad, 0);
 }
 
@@ -495,12 +553,12 @@ static int made_take[COUNT(widths)][2], made_put[COUNT(widths)], made_take_i32, 
 static void make_rows(void) {
     for (size_t i = 0; i < COUNT(widths); i++) {
         for (int bf = 0; bf < 2; bf++)
-            made_take[i][bf] = addf("take", "T_X %s;COLS %d;LD_X %d;LD_Y %d", bf ? "bf16" : "f32",
-                                    widths[i], widths[i] + 2, widths[i]);
-        made_put[i] = addf("put", "COLS %d;LD_X %d;LD_Y %d", widths[i], widths[i], widths[i]);
+            made_take[i][bf] = addf(1, "take", "T_X %s;COLS %d;LD_X %d;LD_Y %d",
+                                    bf ? "bf16" : "f32", widths[i], widths[i] + 2, widths[i]);
+        made_put[i] = addf(1, "put", "COLS %d;LD_X %d;LD_Y %d", widths[i], widths[i], widths[i]);
     }
-    made_take_i32 = add("take", "T_X i32;COLS 2;LD_X 2;LD_Y 2");
-    made_sort = add("sort", "");
+    made_take_i32 = add_on(1, "take", "T_X i32;COLS 2;LD_X 2;LD_Y 2");
+    made_sort = add_on(1, "sort", "");
 }
 
 static int32_t *indices(int n, int limit) {
@@ -566,11 +624,11 @@ static void make_dequant(void) {
     for (int f = 0; f < NQUANT; f++)
         for (int nested = 0; nested < 2; nested++)
             for (int bf = 0; bf < 2; bf++)
-                made_dequant[f][nested][bf] =
-                    addf("dequant", "T_Y %s;BLOCK 64;NESTED %d;%s 1", bf ? "bf16" : "f32", nested,
-                         f == QUANT_NF4   ? "NF4"
-                         : f == QUANT_FP4 ? "FP4"
-                                          : "INT8");
+                made_dequant[f][nested][bf] = addf(1, "dequant", "T_Y %s;BLOCK 64;NESTED %d;%s 1",
+                                                   bf ? "bf16" : "f32", nested,
+                                                   f == QUANT_NF4   ? "NF4"
+                                                   : f == QUANT_FP4 ? "FP4"
+                                                                    : "INT8");
 }
 
 static int check_dequant(QuantFormat format, int nested, int bf, int64_t n) {
@@ -603,20 +661,47 @@ static void test_dequant(void **unused) {
     for (int f = 0; f < NQUANT; f++)
         for (int nested = 0; nested < 2; nested++)
             for (int bf = 0; bf < 2; bf++) {
-                bad += check_dequant((QuantFormat)f, nested, bf, 64 * 700);
+                bad += check_dequant((QuantFormat)f, nested, bf, 64 * (cuda ? 260 : 700));
                 bad += check_dequant((QuantFormat)f, nested, bf, 64 * 3 + 7);
             }
     assert_int_equal(bad, 0);
+}
+
+/* Makes all instances for the CPU or for CUDA. */
+static int make(bool on_cuda) {
+    cuda = on_cuda;
+    text_free(&source);
+    source = (Text){0};
+    instances = 0;
+    make_attention();
+    make_head();
+    make_rows();
+    make_dequant();
+    if (cuda)
+        compile_cuda();
+    else
+        compile_cpu();
+    return library ? 0 : 1;
+}
+
+static int make_cpu(void **unused) {
+    (void)unused;
+    return make(false);
+}
+static int make_cuda(void **unused) {
+    (void)unused;
+    return make(true);
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_attention),
                                        cmocka_unit_test(test_head), cmocka_unit_test(test_take_put),
                                        cmocka_unit_test(test_sort), cmocka_unit_test(test_dequant)};
-    make_attention();
-    make_head();
-    make_rows();
-    make_dequant();
-    compile();
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    const int cpu_failed = cmocka_run_group_tests_name("cpu", tests, make_cpu, NULL);
+#ifdef HARD /* the sanitizers do not follow fibers */
+    (void)make_cuda;
+    return cpu_failed;
+#else
+    return cpu_failed + cmocka_run_group_tests_name("cuda, simulated", tests, make_cuda, NULL);
+#endif
 }
