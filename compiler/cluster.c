@@ -189,6 +189,9 @@ int cluster_add(Clusters *cs, GroupKind kind, const NodeId *nodes, int n, const 
         else if (op_info[x->op].kind == KIND_REDUCE)
             c.reduces = true;
         c.neffects += op_info[x->op].kind == KIND_EFFECT;
+        c.forward |= cs->forward[nodes[i]];
+        c.backward |= cs->backward[nodes[i]];
+        c.slope |= !cs->forward[nodes[i]] && !cs->backward[nodes[i]];
     }
     if (kind == GROUP_KERN) c.space = space_fitting(cs, nodes[0]);
     PUSH(cs->arena, cs->c, cs->n, cs->cap, c);
@@ -311,6 +314,9 @@ static void absorb(Clusters *cs, int to, int from) {
     x->reduces |= y->reduces;
     if (y->sum) x->sum = y->sum;
     x->neffects += y->neffects;
+    x->forward |= y->forward;
+    x->backward |= y->backward;
+    x->slope |= y->slope;
     for (i = 0; i < y->n; i++) cs->of[y->nodes[i]] = to;
     int early = x->pos < y->pos ? x->pos : y->pos, late = x->pos < y->pos ? y->pos : x->pos;
     cs->order[early] = -1;
@@ -323,6 +329,8 @@ const char *cluster_merge(Clusters *cs, int a, int b) {
     Cluster *x = &cs->c[a], *y = &cs->c[b];
     if (x->kind != GROUP_KERN || y->kind != GROUP_KERN) return "not a generated kernel";
     if (x->phase != y->phase) return "runs in another phase";
+    if ((x->forward || y->forward) && (x->slope || y->slope) && !x->backward && !y->backward)
+        return "its result would wait for the backward";
     if (x->sum || y->sum) {
         if (x->sum && y->sum) return "two sums over rows";
         if (x->reduces || y->reduces) return "sums over rows and over columns";

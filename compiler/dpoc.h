@@ -311,6 +311,9 @@ typedef struct Unit {
     int64_t activation_budget; /* bytes remat may keep; 0: all of it */
     int64_t activation_bytes;  /* remat's answer: bytes of activations that wait for the backward */
 } Unit;
+/* forward[id]: the loss or a metric needs the node; backward[id]: it depends on the loss's seed.  Neither:
+ * a slope that only the backward reads.  Arrays of g->n, cleared. */
+void unit_directions(const Unit *u, bool *forward, bool *backward);
 /* Puts a rewritten graph in place of u->g: every id the unit holds (trained leaves, loss, seed) goes
  * through `map`, which graph_clean or the pass's own copy filled. */
 void unit_replace_graph(Unit *u, Graph *g, const NodeId *map);

@@ -354,6 +354,10 @@ int pass_fuse(Pass *pass, Unit *u) {
         (Clusters){.arena = f.arena, .g = u->g, .kept = f.kept, .of = NEW_ARRAY(f.arena, int, n)};
     for (NodeId id = 0; id < n; id++) f.cs.of[id] = -1;
     graph_live(u->g, f.live);
+    bool *forward = NEW_ARRAY(f.arena, bool, n), *backward = NEW_ARRAY(f.arena, bool, n);
+    unit_directions(u, forward, backward);
+    f.cs.forward = forward;
+    f.cs.backward = backward;
     find_kept(&f);
     find_reads(&f);
     cluster_all(&f, !pass->off);

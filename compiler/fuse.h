@@ -68,6 +68,7 @@ typedef struct Cluster {
     bool reduces; /* has a reduction over columns */
     NodeId sum;   /* its one sum over rows, or 0 */
     int neffects;
+    bool forward, backward, slope; /* what it has: see unit_directions; slope: neither */
     int pos;           /* in the order of execution found so far */
     const Group *gemm; /* GROUP_GEMM: made by the gemm pass */
 } Cluster;
@@ -75,7 +76,7 @@ typedef struct Cluster {
 typedef struct Clusters {
     Arena *arena;
     const Graph *g;
-    const bool *kept;
+    const bool *kept, *forward, *backward;
     Reads reads;   /* operands */
     Reads readers; /* the other way: nodes that read a base */
     Reads

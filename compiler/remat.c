@@ -38,19 +38,18 @@ static OpKind kind_of(const Graph *g, NodeId id) {
 
 /* ---- what waits for the backward ------------------------------------------------------------- */
 
-static void mark_early(Remat *r) {
-    const Graph *g = r->g;
-    bool *late = NEW_ARRAY(r->arena, bool, g->n); /* depends on the seed */
-    late[r->u->seed] = true;
+void unit_directions(const Unit *u, bool *forward, bool *backward) {
+    const Graph *g = u->g;
+    if (u->seed) backward[u->seed] = true;
     for (NodeId id = 1; id < g->n; id++)
-        for (int i = 0; i < node(g, id)->nin; i++) late[id] |= late[node(g, id)->in[i]];
-    if (r->u->loss) r->early[r->u->loss] = true;
+        for (int i = 0; i < node(g, id)->nin; i++) backward[id] |= backward[node(g, id)->in[i]];
+    if (u->loss) forward[u->loss] = true;
     for (int i = 0; i < g->nroot; i++)
-        if (!late[g->root[i]] && node(g, g->root[i])->phase == PHASE_MICRO)
-            r->early[g->root[i]] = true;
+        if (!backward[g->root[i]] && node(g, g->root[i])->phase == PHASE_MICRO)
+            forward[g->root[i]] = true;
     for (NodeId id = g->n - 1; id > 0; id--)
-        for (int i = 0; r->early[id] && i < node(g, id)->nin; i++)
-            r->early[node(g, id)->in[i]] = true;
+        for (int i = 0; forward[id] && i < node(g, id)->nin; i++)
+            forward[node(g, id)->in[i]] = true;
 }
 
 static bool is_map(const Graph *g, NodeId id) {
@@ -258,7 +257,7 @@ int pass_remat(Pass *pass, Unit *u) {
     r.mapped = NEW_ARRAY(arena, bool, n);
     r.bytes = NEW_ARRAY(arena, int64_t, n);
     r.mark = NEW_ARRAY(arena, int, n);
-    mark_early(&r);
+    unit_directions(u, r.early, NEW_ARRAY(arena, bool, n));
     find_kept(&r);
     int changes = drop_free(&r);
     u->activation_bytes = r.total;
