@@ -177,6 +177,39 @@ static void swiglu(void **state) {
     rg_free(&r);
 }
 
+/* z = (x sigmoid(x)) W, loss = sum z^2 / 2: the slope of the activation depends on x alone, but is computed
+ * where the backward reads it, not by the forward's kernel. */
+static void slopes_are_computed_by_the_backward(void **state) {
+    (void)state;
+    RandomGraph r = rg_leaves();
+    Graph *g = r.g;
+    NodeId x = graph_find(g, OP_input, "x"), seed = graph_find(g, OP_input, "a");
+    const Type *t = node(g, x)->type;
+    NodeId w = g_input(g, "W", PHASE_INIT, type_mat(DT_f32, dim_const(RG_D), dim_const(RG_D)));
+    NodeId sig = g_op(g, OP_sigmoid, x, 0, 0);
+    NodeId z = g_matmul(g, g_op(g, OP_mul, x, sig, 0), w, false, true);
+    NodeId loss = g_op(g, OP_sum_rows, g_op(g, OP_sum_cols, g_op(g, OP_mul, z, z, 0), 0, 0), 0, 0);
+    out(&r, "loss", loss);
+    NodeId dz = g_op(g, OP_mul, z, g_bcast(g, seed, t, false), 0);
+    NodeId slope = g_op(g, OP_mul, sig, g_op(g, OP_sub, g_const(g, 1, t), sig, 0), 0);
+    out(&r, "dx", g_op(g, OP_mul, g_matmul(g, dz, w, false, false), slope, 0));
+    Unit u = rg_unit(&r);
+    u.kind = UNIT_TRAIN;
+    u.loss = loss;
+    u.seed = seed;
+    Pass gemm = {0}, fuse = {0};
+    assert_true(pass_gemm(&gemm, &u) >= 0 && pass_fuse(&fuse, &u) >= 0);
+    int with_slope = -1, with_sigmoid = -1;
+    for (int i = 0; i < u.ngroups; i++)
+        for (int k = 0; k < u.groups[i].nnodes; k++) {
+            if (u.groups[i].nodes[k] == slope) with_slope = i;
+            if (u.groups[i].nodes[k] == sig) with_sigmoid = i;
+        }
+    assert_true(with_slope > with_sigmoid);
+    assert_int_equal(u.groups[with_sigmoid].nouts, 2); /* the product's operand, sigmoid(x) */
+    rg_free(&r);
+}
+
 /* Equal computations on different nodes print the same: nothing of the graph is in a Kern's text. */
 static void equal_kernels_print_the_same(void **state) {
     (void)state;
@@ -206,6 +239,7 @@ int main(void) {
                                        cmocka_unit_test(gather),
                                        cmocka_unit_test(adamw),
                                        cmocka_unit_test(swiglu),
+                                       cmocka_unit_test(slopes_are_computed_by_the_backward),
                                        cmocka_unit_test(equal_kernels_print_the_same)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
