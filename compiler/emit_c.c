@@ -1,10 +1,11 @@
 /* emit_c.c: prints a Kern as C with OpenMP, and the text that every CPU kernel begins with.
  *
- * KERN_ROWS: threads share the rows; within a row, one loop over the columns per pass (stage.h), in 16
- * lanes where the pass ends in reductions.  A Kern without rows is one flat loop.  KERN_SUM_ROWS:
- * threads share blocks of 64 rows, whose sums are then added in order.  Each tensor is read from
- * memory once: a second pass over a row finds it in the cache.
- * Relies on stage.h.  Promises: the same bits at any thread count and vector length (LAWS in kern.h).
+ * KERN_ROWS: threads share the rows; within a row, one loop over the columns per pass (stage.h),
+ * in 16 lanes where the pass ends in reductions.  A Kern without rows is one flat loop.
+ * KERN_SUM_ROWS: threads share blocks of 64 rows, whose sums are then added in order.  Each
+ * tensor is read from memory once: a second pass over a row finds it in the cache.
+ * Relies on stage.h.  Promises: the same bits at any thread count and vector length (LAWS in
+ * kern.h).
  */
 #include "emit_text.h"
 
@@ -13,13 +14,14 @@
 /* Below this many elements a parallel region costs more than it saves. */
 enum { PARALLEL_MIN = 16384, SUM_BLOCK = 64, LANES = 16 };
 
-/* ---- one row ------------------------------------------------------------------------------------------ */
+/* ---- one row --------------------------------------------------------------------------------- */
 
 static const char *fold_name(const KVal *v) {
     return v->op == OP_max_cols ? "lanes_max" : "lanes_sum";
 }
 
-/* What a pass does in one column: values, row buffers, stores, and its reductions' partial results. */
+/* What a pass does in one column: values, row buffers, stores, and its reductions' partial
+ * results. */
 static void column_body(Out *o, int pass) {
     const Stages *s = o->s;
     for (int i = 0; i < o->k->nval; i++) {
@@ -153,7 +155,7 @@ static void flat_loop(Out *o) {
     out_close(o);
 }
 
-/* ---- sums over rows ------------------------------------------------------------------------------------- */
+/* ---- sums over rows -------------------------------------------------------------------------- */
 
 static int sum_value(const Kern *k) {
     for (int i = 0; i < k->nval; i++)
@@ -221,7 +223,7 @@ static void sum_rows(Out *o) {
     sum_results(o, sum);
 }
 
-/* ---- the whole ------------------------------------------------------------------------------------------- */
+/* ---- the whole ------------------------------------------------------------------------------- */
 
 void emit_kern_c(const Kern *k, const char *symbol, Text *out) {
     Stages *s = stages_new(k, true);

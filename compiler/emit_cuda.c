@@ -1,10 +1,10 @@
 /* emit_cuda.c: prints a Kern as CUDA C++ for NVRTC, with the launch it wants.
  *
- * KERN_ROWS without reductions: a thread per element.  With reductions: 16 threads (half a warp) per row,
- * 16 rows per block; thread l takes columns l, l+16, ..., which are the lanes of the LAW (kern.h), so
- * sums have the CPU's bits; each pass over a row reads it again, from the cache.  KERN_SUM_ROWS: 32 columns
- * per block, 16 blocks of 64 rows at a time, whose sums are added in order.
- * Compile with --fmad=false.  Relies on stage.h, emit_text.h.
+ * KERN_ROWS without reductions: a thread per element.  With reductions: 16 threads (half a warp)
+ * per row, 16 rows per block; thread l takes columns l, l+16, ..., which are the lanes of the LAW
+ * (kern.h), so sums have the CPU's bits; each pass over a row reads it again, from the cache.
+ * KERN_SUM_ROWS: 32 columns per block, 16 blocks of 64 rows at a time, whose sums are added in
+ * order. Compile with --fmad=false.  Relies on stage.h, emit_text.h.
  */
 #include "emit_text.h"
 
@@ -38,7 +38,7 @@ void kern_launch(const Kern *k, Kernel *out) {
     stages_free(s);
 }
 
-/* ---- a thread per element -------------------------------------------------------------------------------- */
+/* ---- a thread per element -------------------------------------------------------------------- */
 
 static void elements(Out *o) {
     const long long cols = (long long)o->k->cols;
@@ -66,7 +66,7 @@ static void elements(Out *o) {
     out_close(o);
 }
 
-/* ---- half a warp per row ----------------------------------------------------------------------------------- */
+/* ---- half a warp per row --------------------------------------------------------------------- */
 
 /* What a pass does in one column. */
 static void column_body(Out *o, int pass) {
@@ -132,7 +132,7 @@ static void rows(Out *o) {
     out_close(o);
 }
 
-/* ---- sums over rows ------------------------------------------------------------------------------------------ */
+/* ---- sums over rows -------------------------------------------------------------------------- */
 
 /* The sum of one block of 64 rows in this thread's column. */
 static void sum_block(Out *o, int sum) {
@@ -178,7 +178,7 @@ static void sum_rows(Out *o) {
     out_close(o);
 }
 
-/* ---- the whole ------------------------------------------------------------------------------------------------ */
+/* ---- the whole ------------------------------------------------------------------------------- */
 
 void emit_kern_cuda(const Kern *k, const char *symbol, Text *out) {
     Stages *s = stages_new(k, false);

@@ -29,7 +29,7 @@ void out_close(Out *o) {
     out_line(o, "}");
 }
 
-/* ---- arithmetic ------------------------------------------------------------------------------------- */
+/* ---- arithmetic ------------------------------------------------------------------------------ */
 
 const char *storage_type(DType t) {
     static const char *const names[NDTYPE] = {
@@ -114,13 +114,14 @@ static void expression(const Out *o, int i, Text *out) {
         text_add(out, format[v->op], v->a, v->b, v->c);
 }
 
-/* ---- loads and stores ------------------------------------------------------------------------------- */
+/* ---- loads and stores ------------------------------------------------------------------------ */
 
 bool kval_memory(const KVal *v) {
     return v->kop == KOP_LOAD || v->kop == KOP_STORE;
 }
 
-/* "row * 64", "(row / 4) * 64", "(i3 < 0 ? 0 : i3) * 64": where the row of a load or store begins. */
+/* "row * 64", "(row / 4) * 64", "(i3 < 0 ? 0 : i3) * 64": where the row of a load or store
+ * begins. */
 static void row_offset(const Out *o, int i, char *buf, size_t size) {
     const KVal *v = &o->k->val[i];
     if (v->index >= 0)

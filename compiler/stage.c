@@ -128,7 +128,8 @@ static bool used_anew(const Stages *s, int v, int first, int p) {
     return false;
 }
 
-/* Keeps what is shared by passes, dear to compute and not itself part of something kept: row buffers. */
+/* Keeps what is shared by passes, dear to compute and not itself part of something kept: row
+ * buffers. */
 static void set_kept(Stages *s) {
     const int n = s->k->nval;
     for (int v = 0; v < n; v++) {

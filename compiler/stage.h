@@ -1,10 +1,11 @@
 /* stage.h: a Kern cut into passes over the columns.
  *
- * A reduction over columns ends a pass; what uses its result is computed in a later one.  An ELEM value
- * that several passes need is computed again when that is cheap (its loads then come from the cache) or
- * when nothing may be kept, else it is kept in a buffer of one row.  What is stored where the Kern also
- * reads is stored in the last pass, so that a later pass never reads a value already overwritten.
- * Relies on kern.h.  Promises: order and rounding as kern.h's LAWS say, whatever is kept.
+ * A reduction over columns ends a pass; what uses its result is computed in a later one.  An ELEM
+ * value that several passes need is computed again when that is cheap (its loads then come from
+ * the cache) or when nothing may be kept, else it is kept in a buffer of one row.  What is stored
+ * where the Kern also reads is stored in the last pass, so that a later pass never reads a value
+ * already overwritten. Relies on kern.h.  Promises: order and rounding as kern.h's LAWS say,
+ * whatever is kept.
  */
 #ifndef DPOC_STAGE_H
 #define DPOC_STAGE_H
@@ -27,7 +28,8 @@ typedef struct Stages {
 Stages *stages_new(const Kern *k, bool keep);
 void stages_free(Stages *s);
 
-/* Whether pass p uses value v per column, and whether it then computes it (else: reads its buffer). */
+/* Whether pass p uses value v per column, and whether it then computes it (else: reads its
+ * buffer). */
 bool stage_needs(const Stages *s, int p, int v);
 bool stage_computes(const Stages *s, int p, int v);
 bool stage_reduces(const Stages *s, int p);     /* the pass ends in reductions */

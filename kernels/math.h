@@ -1,9 +1,9 @@
 /* math.h: our own exp, log, sqrt, sin, cos, tanh, erf, sigmoid, log_sigmoid and pow for f32.
  *
- * One text for C and CUDA, so that both give the same bits: branch-free, no contraction (compile with
- * -ffp-contract=off, --fmad=false), only +, -, *, /, sqrt, comparisons and bit operations, each of
- * which IEEE defines.  Errors measured by tests/emit/test_math.c against double, over the whole
- * range, denormals included: at most 1 ulp for exp, log, sin, cos, pow; 2.5 for the others.
+ * One text for C and CUDA, so that both give the same bits: branch-free, no contraction (compile
+ * with -ffp-contract=off, --fmad=false), only +, -, *, /, sqrt, comparisons and bit operations,
+ * each of which IEEE defines.  Errors measured by tests/emit/test_math.c against double, over the
+ * whole range, denormals included: at most 1 ulp for exp, log, sin, cos, pow; 2.5 for the others.
  * Polynomials are minimax fits (Remez) of our own, with coefficients rounded to the working type.
  * Relies on types.h.
  */
@@ -73,10 +73,10 @@ INLINE float f32_log1p_unit(float e) {
     return 2.0f * s + s * (z * (0.666666687f + z * (0.399997681f + z * (0.285799563f + z * p))));
 }
 
-/* sin(x + quarter * pi/2), in double inside: x = n pi/2 + r with pi/2 in three parts of 31, 31 and 53
- * bits.  Correctly rounded but for rare ties if |x| < 2^21 (positions times frequencies); beyond, the
- * absolute error grows like |x| 2^-53; from 2^40 on x counts as 0, inf and NaN give NaN.
- * Choices are made on bits, because the C compiler would turn conditions into branches here. */
+/* sin(x + quarter * pi/2), in double inside: x = n pi/2 + r with pi/2 in three parts of 31, 31
+ * and 53 bits.  Correctly rounded but for rare ties if |x| < 2^21 (positions times frequencies);
+ * beyond, the absolute error grows like |x| 2^-53; from 2^40 on x counts as 0, inf and NaN give
+ * NaN.  Choices are made on bits: the C compiler would turn conditions into branches here. */
 INLINE float f32_sin_quarter(float x, uint64_t quarter) {
     const double d = (double)(f32_abs(x) < 0x1p40f ? x : x - x);
     const double shifted = d * 0x1.45f306dc9c883p-1 + 0x1.8p52;
@@ -167,8 +167,8 @@ INLINE double f64_exp2(double x) {
     return p * f64_from_bits((f64_bits(shifted) + 1023u) << 52);
 }
 
-/* x^y for x >= 0 as 2^(y log2 x), in double inside; x^0 = 1; x < 0 gives NaN.  For objectives: loops
- * over it do not vectorize. */
+/* x^y for x >= 0 as 2^(y log2 x), in double inside; x^0 = 1; x < 0 gives NaN.  For objectives:
+ * loops over it do not vectorize. */
 INLINE float f32_pow(float x, float y) {
     const float low = x == 0.0f ? -F32_INF : F32_NAN;
     const float special = x == F32_INF ? x : low; /* log2 x where x is not a finite number > 0 */

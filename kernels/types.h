@@ -1,8 +1,8 @@
 /* types.h: what every kernel text stands on: integer types, bit casts, storage types, comparisons.
  *
  * One text for C (the emitted CPU kernels, the evaluator, tests) and for CUDA through NVRTC, which
- * has no headers.  INLINE marks a function that is inlined on either side.  Everything is branch-free,
- * so that loops over these functions vectorize.
+ * has no headers.  INLINE marks a function that is inlined on either side.  Everything is
+ * branch-free, so that loops over these functions vectorize.
  */
 #ifndef KERNEL_TYPES_H
 #define KERNEL_TYPES_H
@@ -25,8 +25,8 @@ typedef unsigned long long uint64_t;
 #endif
 
 /* Element types in memory, each a word that instances of hand-written kernels name (T_X = bf16):
- * STORAGE(T) is the C type, FROM(T, x) the f32 value of an element, TO(T, y) the element for a value.
- * A bf16 is stored as the upper half of an f32. */
+ * STORAGE(T) is the C type, FROM(T, x) the f32 value of an element, TO(T, y) the element for a
+ * value. A bf16 is stored as the upper half of an f32. */
 typedef float f32_t;
 typedef uint16_t bf16_t;
 typedef int32_t i32_t;

@@ -1,13 +1,20 @@
-/* attend: out[t][h] = sum over the keys j that query t sees of softmax_j(SCALE q[t][h] . k[j][h']) v[j][h'],
- * h' = h / (HEADS / KV_HEADS); lse[t][h] = log sum exp of the scores.  Never a matrix of all scores.
- * p: q T_Q [T,HEADS,HEAD_DIM], k, v T_Q [M,KV_HEADS,HEAD_DIM], segs i32 [G,6], out T_Q, [lse f32 [T,HEADS]]
- * n: T, M, G    defines: T_Q HEADS KV_HEADS HEAD_DIM SCALE WINDOW LD_Q LD_K LD_V LD_O
- * segs: q begin, q length, prefix begin, prefix length, own begin, own length (ops.def, attend).
+/* attend: attention of each query over the keys it sees; never a matrix of all scores.
  *
- * One task is one segment, the heads that share a key-value head, and up to TILE rows (queries times heads).
- * Rows are the vector axis: q is transposed once, k and v are read as they lie; scores, softmax and
- * result are kept transposed, [..][TILE].  Keys come in blocks of TILE in order of position, under the
- * running maximum and sum of an online softmax.  Rows that no segment names give zeros. */
+ *     out[t][h] = sum over j of softmax_j(SCALE q[t][h] . k[j][h']) v[j][h']
+ *     lse[t][h] = log sum over j of exp(SCALE q[t][h] . k[j][h'])       h' = h / (HEADS / KV_HEADS)
+ *
+ * arguments  q T_Q [T,HEADS,HEAD_DIM], k, v T_Q [M,KV_HEADS,HEAD_DIM], segs i32 [G,6], out T_Q,
+ *            [lse f32 [T,HEADS]]
+ * n          T, M, G
+ * defines    T_Q HEADS KV_HEADS HEAD_DIM SCALE WINDOW LD_Q LD_K LD_V LD_O
+ * segs       q begin, q length, prefix begin, prefix length, own begin, own length (ops.def)
+ *
+ * One task is one segment, the heads that share a key-value head, and up to TILE rows (queries
+ * times heads).  Rows are the vector axis: q is transposed once, k and v are read as they lie;
+ * scores, softmax and result are kept transposed, [..][TILE].  Keys come in blocks of TILE in
+ * order of position, under the running maximum and sum of an online softmax.  Rows that no
+ * segment names give zeros.
+ */
 enum {
     FN(SHARE) = HEADS / KV_HEADS <= TILE ? HEADS / KV_HEADS : 1, /* heads of a task */
     FN(QUERIES) = TILE / FN(SHARE)
@@ -50,8 +57,8 @@ static void FN(begin)(FN(Task) * t, const STORAGE(T_Q) * q, const int32_t *seg, 
     for (int64_t i = 0; i < HEAD_DIM * TILE; i++) t->out[i] = 0.0f;
 }
 
-/* Sixteen rows: scores become probabilities under the new maximum; what was summed under the old one shrinks.
- * (Loops over a constant count of lanes: the compiler adds no scalar ends.) */
+/* Sixteen rows: scores become probabilities under the new maximum; what was summed under the old
+ * one shrinks. (Loops over a constant count of lanes: the compiler adds no scalar ends.) */
 static void FN(softmax)(FN(Task) * t, int64_t r, int64_t position, int64_t keys, bool clear) {
     float *const score = t->score + r, *const out = t->out + r;
     const int32_t *const high = t->high + r, *const low = t->low + r;

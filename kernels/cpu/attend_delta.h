@@ -1,6 +1,9 @@
 /* attend_delta: delta[t][h] = sum over d of out[t][h][d] * dout[t][h][d], in 16 lanes.
- * p: out T_Q [T,HEADS,HEAD_DIM], dout T_DO, delta f32 [T,HEADS]    n: T
- * defines: T_Q T_DO HEADS HEAD_DIM LD_O LD_DO */
+ *
+ * arguments  out T_Q [T,HEADS,HEAD_DIM], dout T_DO, delta f32 [T,HEADS]
+ * n          T
+ * defines    T_Q T_DO HEADS HEAD_DIM LD_O LD_DO
+ */
 void SYMBOL(void *const *p, const int64_t *n) {
     enum { WHOLE = HEAD_DIM / 16 * 16 };
     float *const delta = p[2];

@@ -1,13 +1,19 @@
-/* attend_dkv: for every key j, over the queries t and heads h that see it (p and ds as in attend_dq):
- *     dv[j][h'] = sum of p dout[t][h]        dk[j][h'] = sum of ds q[t][h]
- * p: q, k, v T_Q, lse f32 [T,HEADS], dout T_DO, segs i32 [G,6], ranges i32 [K,4], delta f32 [T,HEADS],
- *    [dk T_DK], [dv T_DK]    n: M, T, G, K    defines: as attend, and T_DO T_DK LD_DO LD_DK LD_DV
- * ranges: key begin, key length, first segment, number of segments that see these keys.
+/* attend_dkv: gradients of attention with respect to keys and values (p and ds as in attend_dq).
  *
- * One task is up to TILE keys of one range and one key-value head: it alone writes them, so there are no
- * atomics, and segments, heads and queries are added in order.  Keys are the vector axis: k and v are
- * transposed once, q and dout are read as they lie, in blocks of TILE queries of one head.  Keys of no
- * range give zeros. */
+ *     dv[j][h'] = sum of p dout[t][h]        dk[j][h'] = sum of ds q[t][h]
+ *     over the queries t that see key j and the heads h that share h'
+ *
+ * arguments  q, k, v T_Q, lse f32 [T,HEADS], dout T_DO, segs i32 [G,6], ranges i32 [K,4],
+ *            delta f32 [T,HEADS], [dk T_DK], [dv T_DK]
+ * n          M, T, G, K
+ * defines    as attend, and T_DO T_DK LD_DO LD_DK LD_DV
+ * ranges     key begin, key length, first segment, number of segments that see these keys
+ *
+ * One task is up to TILE keys of one range and one key-value head: it alone writes them, so there
+ * are no atomics, and segments, heads and queries are added in order.  Keys are the vector axis: k
+ * and v are transposed once, q and dout are read as they lie, in blocks of TILE queries of one
+ * head.  Keys of no range give zeros.
+ */
 /* Only what is wanted has a distance between rows. */
 #ifdef LD_DK
 enum { FN(LDK) = LD_DK };
@@ -41,8 +47,8 @@ static void FN(begin)(FN(Task) * t, void *const *p) {
     for (int64_t i = 0; i < HEAD_DIM * TILE; i++) t->dk[i] = t->dv[i] = 0.0f;
 }
 
-/* Scores become p, dp becomes ds.  Key r stands at `position` + r, query i at `first` + i.  (Loops over 16
- * lanes: the compiler adds no scalar ends.) */
+/* Scores become p, dp becomes ds.  Key r stands at `position` + r, query i at `first` + i.
+ * (Loops over 16 lanes: the compiler adds no scalar ends.) */
 static void FN(slopes)(FN(Task) * t, int64_t position, int64_t first, int64_t queries,
                        const float *lse, const float *delta) {
     for (int64_t i = 0; i < queries; i++)
@@ -60,7 +66,8 @@ static void FN(slopes)(FN(Task) * t, int64_t position, int64_t first, int64_t qu
         }
 }
 
-/* Queries begin .. end of a segment, one head: query i lies in row `row` + i - begin at position `first` + i. */
+/* Queries begin .. end of a segment, one head: query i lies in row `row` + i - begin at position
+ * `first` + i. */
 static void FN(queries)(FN(Task) * t, void *const *p, int64_t head, int64_t position, int64_t row,
                         int64_t first, int64_t count) {
     for (int64_t i = 0; i < count; i += TILE) {

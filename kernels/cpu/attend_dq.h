@@ -1,8 +1,16 @@
-/* attend_dq: dq[t][h] = sum over the keys j that query t sees of ds_j k[j][h'], where
- *     p_j = exp(SCALE q[t][h] . k[j][h'] - lse[t][h])    ds_j = SCALE p_j (dout[t][h] . v[j][h'] - delta[t][h])
- * p: q, k, v T_Q, lse f32 [T,HEADS], dout T_DO, segs i32 [G,6], delta f32 [T,HEADS], dq T_DQ    n: T, M, G
- * defines: as attend, and T_DO T_DQ LD_DO LD_DQ
- * Tasks, rows and key blocks are those of attend; everything is transposed, [..][TILE]. */
+/* attend_dq: gradient of attention with respect to the queries.
+ *
+ *     p_j       = exp(SCALE q[t][h] . k[j][h'] - lse[t][h])
+ *     ds_j      = SCALE p_j (dout[t][h] . v[j][h'] - delta[t][h])
+ *     dq[t][h]  = sum over the keys j that query t sees of ds_j k[j][h']
+ *
+ * arguments  q, k, v T_Q, lse f32 [T,HEADS], dout T_DO, segs i32 [G,6], delta f32 [T,HEADS],
+ *            dq T_DQ
+ * n          T, M, G
+ * defines    as attend, and T_DO T_DQ LD_DO LD_DQ
+ *
+ * Tasks, rows and key blocks are those of attend; everything is transposed, [..][TILE].
+ */
 enum {
     FN(SHARE) = HEADS / KV_HEADS <= TILE ? HEADS / KV_HEADS : 1, /* heads of a task */
     FN(QUERIES) = TILE / FN(SHARE)

@@ -1,6 +1,6 @@
-/* lanes.h: the law of reductions over columns, on the CPU (see kern.h): 16 partial results, lane l of
- * columns l, l+16, l+32, ..., folded 8+8, 4+4, 2+2, 1+1.  Emitted loops run over the 16 lanes, which
- * the compiler turns into vectors.  Relies on types.h.
+/* lanes.h: the law of reductions over columns, on the CPU (see kern.h): 16 partial results, lane
+ * l of columns l, l+16, l+32, ..., folded 8+8, 4+4, 2+2, 1+1.  Emitted loops run over the 16
+ * lanes, which the compiler turns into vectors.  Relies on types.h.
  */
 INLINE float lanes_sum(float s[16]) {
     for (int l = 0; l < 8; l++) s[l] += s[l + 8];

@@ -1,9 +1,15 @@
-/* logprob_grad: d[r][j] = c[r] * SCALE * ((j == target[r]) - exp(SCALE * logits[r][j] - lse[r])), zeros
- * where target is -1; rounded to T_D.  Without c: as if it were 1.
- * p: logits f32 [C,VOCAB], target i32 [C], lse f32 [C], [c] f32 [C], d T_D [C,LD_D]    n: C
- * defines: VOCAB SCALE T_D LD_D
- * d lies in the memory of logits, row on row (LD_D * sizeof(T_D) == VOCAB * 4): blocks go through a buffer,
- * and element j is written after it and all before it were read. */
+/* logprob_grad: the gradient of the log-probabilities with respect to the logits, in their place.
+ *
+ *     d[r][j] = c[r] * SCALE * ((j == target[r]) - exp(SCALE * logits[r][j] - lse[r]))
+ *     zeros where target is -1; rounded to T_D; without c: as if it were 1
+ *
+ * arguments  logits f32 [C,VOCAB], target i32 [C], lse f32 [C], [c f32 [C]], d T_D [C,LD_D]
+ * n          C
+ * defines    VOCAB SCALE T_D LD_D
+ *
+ * d lies in the memory of logits, row on row (LD_D * sizeof(T_D) == VOCAB * 4): blocks go through a
+ * buffer, and element j is written after it and all before it were read.
+ */
 void SYMBOL(void *const *p, const int64_t *n) {
     enum { BLOCK = 256 };
     const int32_t *const target = p[1];

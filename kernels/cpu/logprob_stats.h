@@ -1,11 +1,18 @@
-/* logprob_stats: what the head needs of each row of logits z = SCALE * logits:
- *   lse = log sum exp z     logp = z[target] - lse (0 where target < 0)     mean = sum z / VOCAB
- *   entropy = lse - sum p z     hit = (first index of the maximum == target)     logsum_p2 = log sum p^2
- * p: logits f32 [C,VOCAB], target i32 [C], [logp], [lse], [mean], [entropy], [hit], [logsum_p2] f32 [C]
- * n: C    defines: VOCAB SCALE
- * Two sweeps over a row: the maximum, then the sums of z, e = exp(z - max), e (z - max) and e^2; the
- * second finds even a row of 128k logits in the cache.  Sums are of 16 lanes within blocks of BLOCK
- * columns, and blocks are added in order: over a large vocabulary that keeps errors small. */
+/* logprob_stats: what the head needs of each row of logits; z = SCALE * logits, p = softmax(z).
+ *
+ *     lse       = log sum exp z                  logp    = z[target] - lse, 0 where target < 0
+ *     mean      = sum z / VOCAB                  entropy = lse - sum p z
+ *     logsum_p2 = log sum p^2                    hit     = (first index of the maximum == target)
+ *
+ * arguments  logits f32 [C,VOCAB], target i32 [C], [logp], [lse], [mean], [entropy], [hit],
+ *            [logsum_p2] f32 [C]
+ * n          C
+ * defines    VOCAB SCALE
+ *
+ * Two sweeps over a row: the maximum, then the sums of z, e = exp(z - max), e (z - max) and e^2;
+ * the second finds even a row of 128k logits in the cache.  Sums are of 16 lanes within blocks of
+ * BLOCK columns, and blocks are added in order: over a large vocabulary that keeps errors small.
+ */
 enum { FN(BLOCK) = 4096 };
 
 typedef struct FN(Sums) {

@@ -1,7 +1,12 @@
 /* put: y[m] = sum of the rows x[r] with index[r] == m, r ascending, starting from 0.
- * p: x f32 [R,COLS], index i32 [R], y f32 [M,COLS]    n: M, R    defines: COLS LD_X LD_Y
- * Every thread walks all rows in order and adds those of its own range of m (narrow rows) or its own
- * range of columns (wide ones), so the order of additions is that of r whatever the threads. */
+ *
+ * arguments  x f32 [R,COLS], index i32 [R], y f32 [M,COLS]
+ * n          M, R
+ * defines    COLS LD_X LD_Y
+ *
+ * Every thread walks all rows in order and adds those of its own range of m (narrow rows) or its
+ * own range of columns (wide ones), so the order of additions is that of r whatever the threads.
+ */
 enum { FN(chunk) = 256, FN(chunks) = (COLS + FN(chunk) - 1) / FN(chunk) };
 
 /* Columns begin .. end of the rows of y in first .. last. */

@@ -1,6 +1,10 @@
 /* sort: y = x ascending, NaN last; equal values keep their order; y[i] = x[source[i]].
- * p: x f32 [P], [y f32 [P]], [source i32 [P]]    n: P
- * An element's place is the number of elements that go before it: no order of work matters. */
+ *
+ * arguments  x f32 [P], [y f32 [P]], [source i32 [P]]
+ * n          P
+ *
+ * An element's place is the number of elements that go before it: no order of work matters.
+ */
 INLINE bool FN(before)(float a, int64_t i, float b, int64_t j) {
     if (a != a || b != b) return (a == a) || (b != b && a != a && i < j);
     return a < b || (a == b && i < j);

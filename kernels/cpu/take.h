@@ -1,5 +1,9 @@
 /* take: y[r] = x[index[r]], zeros where index[r] < 0; rows of COLS elements, moved as they are.
- * p: x [M,COLS], index i32 [R], y [R,COLS]    n: R, M    defines: T_X COLS LD_X LD_Y */
+ *
+ * arguments  x T_X [M,COLS], index i32 [R], y T_X [R,COLS]
+ * n          R, M
+ * defines    T_X COLS LD_X LD_Y
+ */
 void SYMBOL(void *const *p, const int64_t *n) {
     const STORAGE(T_X) *const x = p[0];
     const int32_t *const index = p[1];

@@ -2,9 +2,9 @@
  *
  *     c[i][r] (+)= sum over k of x[i * si + k * sk] * b[k][r],   0 <= i < m, 0 <= r < width
  *
- * b and c are dense with TILE columns; x is read one element at a time, so it may be a matrix as it lies in
- * memory or its transpose.  Vectors run over r.  Each element is one chain of fused multiply-adds over k
- * in order, so bits do not depend on the blocking.  Relies on types.h.
+ * b and c are dense with TILE columns; x is read one element at a time, so it may be a matrix as
+ * it lies in memory or its transpose.  Vectors run over r.  Each element is one chain of fused
+ * multiply-adds over k in order, so bits do not depend on the blocking.  Relies on types.h.
  */
 enum { TILE = 64 };
 
@@ -70,8 +70,8 @@ static void tile_product(float *restrict c, bool add, const float *restrict x, i
     }
 }
 
-/* Rows of k elements as f32, side by side in `room` [m][k]: apart, as they lie, they would compete for the
- * same places in the cache. */
+/* Rows of k elements as f32, side by side in `room` [m][k]: apart, as they lie, they would
+ * compete for the same places in the cache. */
 INLINE void tile_rows_f32(const f32_t *x, int64_t ld, int64_t m, int64_t k, float *room) {
     for (int64_t i = 0; i < m; i++)
 #pragma omp simd

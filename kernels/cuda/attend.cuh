@@ -1,9 +1,14 @@
 /* attend: attention of each query over the keys it sees, as kernels/cpu/attend.h says.
- * q T_Q [T,HEADS,HEAD_DIM], k, v T_Q [M,KV_HEADS,HEAD_DIM], segs i32 [G,6], out T_Q, [lse f32 [T,HEADS]]
- * n: T, M, G    defines: T_Q HEADS KV_HEADS HEAD_DIM SCALE WINDOW LD_Q LD_K LD_V LD_O
- * The plain version: one warp per query and head, a lane holds every 32nd element of the head; keys in
- * order of position under the running maximum and sum of an online softmax.
- * Grid: x blocks of 64 queries, y heads; 4 warps per block. */
+ *
+ * arguments  q T_Q [T,HEADS,HEAD_DIM], k, v T_Q [M,KV_HEADS,HEAD_DIM], segs i32 [G,6], out T_Q,
+ *            [lse f32 [T,HEADS]]
+ * n          T, M, G
+ * defines    T_Q HEADS KV_HEADS HEAD_DIM SCALE WINDOW LD_Q LD_K LD_V LD_O
+ * grid       x blocks of 64 queries, y heads; 4 warps per block
+ *
+ * The plain version: one warp per query and head, a lane holds every 32nd element of the head; keys
+ * in order of position under the running maximum and sum of an online softmax.
+ */
 enum { FN(PART) = (HEAD_DIM + 31) / 32 };
 
 extern "C" __global__ void SYMBOL(const STORAGE(T_Q) * q, const STORAGE(T_Q) * k,

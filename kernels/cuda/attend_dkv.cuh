@@ -1,9 +1,15 @@
-/* attend_dkv: gradients of attention with respect to keys and values, as kernels/cpu/attend_dkv.h says.
- * q, k, v T_Q, lse f32 [T,HEADS], dout T_DO, segs i32 [G,6], ranges i32 [K,4], delta f32 [T,HEADS],
- * [dk T_DK], [dv T_DK]    n: M, T, G, K    defines: as attend, and T_DO T_DK LD_DO LD_DK LD_DV
- * The plain version: one warp per key and key-value head, a lane holds every 32nd element of the head;
- * it adds segments, heads and queries in order, so there are no atomics.
- * Grid: x blocks of 64 keys, y key-value heads; 4 warps per block. */
+/* attend_dkv: gradients of attention with respect to keys and values, as kernels/cpu/attend_dkv.h
+ * says.
+ *
+ * arguments  q, k, v T_Q, lse f32 [T,HEADS], dout T_DO, segs i32 [G,6], ranges i32 [K,4],
+ *            delta f32 [T,HEADS], [dk T_DK], [dv T_DK]
+ * n          M, T, G, K
+ * defines    as attend, and T_DO T_DK LD_DO LD_DK LD_DV
+ * grid       x blocks of 64 keys, y key-value heads; 4 warps per block
+ *
+ * The plain version: one warp per key and key-value head, a lane holds every 32nd element of the
+ * head; it adds segments, heads and queries in order, so there are no atomics.
+ */
 enum { FN(PART) = (HEAD_DIM + 31) / 32 };
 
 /* Only what is wanted has a distance between rows. */

@@ -1,8 +1,13 @@
 /* attend_dq: gradient of attention with respect to the queries, as kernels/cpu/attend_dq.h says.
- * q, k, v T_Q, lse f32 [T,HEADS], dout T_DO, segs i32 [G,6], delta f32 [T,HEADS], dq T_DQ    n: T, M, G
- * defines: as attend, and T_DO T_DQ LD_DO LD_DQ
+ *
+ * arguments  q, k, v T_Q, lse f32 [T,HEADS], dout T_DO, segs i32 [G,6], delta f32 [T,HEADS],
+ *            dq T_DQ
+ * n          T, M, G
+ * defines    as attend, and T_DO T_DQ LD_DO LD_DQ
+ * grid       x blocks of 64 queries, y heads; 4 warps per block
+ *
  * The plain version: one warp per query and head, a lane holds every 32nd element of the head.
- * Grid: x blocks of 64 queries, y heads; 4 warps per block. */
+ */
 enum { FN(PART) = (HEAD_DIM + 31) / 32 };
 
 extern "C" __global__ void SYMBOL(const STORAGE(T_Q) * q, const STORAGE(T_Q) * k,

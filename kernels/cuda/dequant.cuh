@@ -1,9 +1,14 @@
-/* dequant: y[i] = value(code i) * scale of block i / BLOCK, rounded to T_Y; i runs over the whole matrix.
- *   NF4, FP4: value from a table of 16, element 2j in the high nibble of byte j;  INT8: code / 127
- *   scale = absmax[block], or with NESTED: map[absmax[block]] * absmax2[block / 256] + offset
- * codes u8, absmax f32, y                                         n: blocks, elements
- * codes u8, absmax u8, absmax2 f32, offset f32 [1], map f32 [256], y      (NESTED 1)
- * defines: T_Y BLOCK NESTED, and one of NF4 FP4 INT8 */
+/* dequant: y[i] = value(code i) * scale of block i / BLOCK, rounded to T_Y.
+ *
+ *     NF4, FP4: a value of 16, element 2j in the high nibble of byte j      INT8: code / 127
+ *     scale = absmax[block], or with NESTED: map[absmax[block]] * absmax2[block / 256] + offset
+ *
+ * arguments  codes u8, absmax f32, y T_Y
+ *            codes u8, absmax u8, absmax2 f32, offset f32 [1], map f32 [256], y T_Y     (NESTED 1)
+ * n          blocks, elements
+ * defines    T_Y BLOCK NESTED, and one of NF4 FP4 INT8
+ * grid       any
+ */
 #ifndef INT8
 static __constant__ const float FN(value)[16] = {
 #    ifdef NF4

@@ -1,6 +1,6 @@
-/* lanes.cuh: the law of reductions over columns on CUDA (see kern.h): the 16 partial results of a row are
- * in 16 neighbouring threads (a half-warp), thread l having added columns l, l+16, l+32, ...  All 16
- * get the result of lane 0, which folds 8+8, 4+4, 2+2, 1+1.  Relies on types.h.
+/* lanes.cuh: the law of reductions over columns on CUDA (see kern.h): the 16 partial results of a
+ * row are in 16 neighbouring threads (a half-warp), thread l having added columns l, l+16, l+32,
+ * ...  All 16 get the result of lane 0, which folds 8+8, 4+4, 2+2, 1+1.  Relies on types.h.
  */
 INLINE uint32_t lanes_mask() {
     return 0xffffu << (threadIdx.x & 16);
@@ -18,8 +18,8 @@ INLINE float lanes_max(float s) {
     return __shfl_sync(mask, s, 0, 16);
 }
 
-/* Sums of one value per thread over a block of 256 threads: half-warps by lanes_sum, then the 16 of them
- * in the same way.  Every thread gets the result.  `room`: 16 floats of shared memory. */
+/* Sums of one value per thread over a block of 256 threads: half-warps by lanes_sum, then the 16
+ * of them in the same way.  Every thread gets the result.  `room`: 16 floats of shared memory. */
 INLINE float block_sum(float s, float *room) {
     __syncthreads();
     const float part = lanes_sum(s);
@@ -42,7 +42,7 @@ INLINE float warp_sum(float s) {
     return s;
 }
 
-/* A warp holds a vector of n elements of type T from `from` on: thread l has elements l, l+32, ...; this is
- * its i-th, 0 beyond the end. */
+/* A warp holds a vector of n elements of type T from `from` on: thread l has elements l, l+32,
+ * ...; this is its i-th, 0 beyond the end. */
 #define WARP_AT(T, from, i, n)                                                                     \
     (threadIdx.x % 32 + 32 * (i) < (n) ? FROM(T, (from)[threadIdx.x % 32 + 32 * (i)]) : 0.0f)

@@ -1,9 +1,14 @@
-/* logprob_grad: d[r][j] = c[r] * SCALE * ((j == target[r]) - exp(SCALE * logits[r][j] - lse[r])), zeros
- * where target is -1; rounded to T_D.  Without c: as if it were 1.
- * logits f32 [C,VOCAB], target i32 [C], lse f32 [C], [c] f32 [C], d T_D [C,LD_D]    n: C
- * defines: VOCAB SCALE T_D LD_D    one row per block of 256 threads
- * d lies in the memory of logits, row on row: 256 elements are read before any of them is written, and
- * what is written never reaches elements still to be read. */
+/* logprob_grad: the gradient of the log-probabilities with respect to the logits, in their place,
+ * as kernels/cpu/logprob_grad.h says.
+ *
+ * arguments  logits f32 [C,VOCAB], target i32 [C], lse f32 [C], [c f32 [C]], d T_D [C,LD_D]
+ * n          C
+ * defines    VOCAB SCALE T_D LD_D
+ * grid       one row per block of 256 threads
+ *
+ * 256 elements are read before any of them is written, and what is written never reaches elements
+ * still to be read.
+ */
 extern "C" __global__ void SYMBOL(const float *logits, const int32_t *target, const float *lse,
                                   const float *coef, STORAGE(T_D) * d, int64_t rows) {
     for (int64_t r = blockIdx.x; r < rows; r += gridDim.x) {

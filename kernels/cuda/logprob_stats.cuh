@@ -1,6 +1,11 @@
-/* logprob_stats: statistics of each row of logits z = SCALE * logits, as kernels/cpu/logprob_stats.h says.
- * logits f32 [C,VOCAB], target i32 [C], [logp], [lse], [mean], [entropy], [hit], [logsum_p2] f32 [C]
- * n: C    defines: VOCAB SCALE    one row per block of 256 threads */
+/* logprob_stats: statistics of each row of logits, as kernels/cpu/logprob_stats.h says.
+ *
+ * arguments  logits f32 [C,VOCAB], target i32 [C], [logp], [lse], [mean], [entropy], [hit],
+ *            [logsum_p2] f32 [C]
+ * n          C
+ * defines    VOCAB SCALE
+ * grid       one row per block of 256 threads
+ */
 extern "C" __global__ void SYMBOL(const float *logits, const int32_t *target, float *logp,
                                   float *lse, float *mean, float *entropy, float *hit, float *p2,
                                   int64_t rows) {

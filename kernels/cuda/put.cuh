@@ -1,6 +1,10 @@
 /* put: y[m] = sum of the rows x[r] with index[r] == m, r ascending, starting from 0.
- * x f32 [R,COLS], index i32 [R], y f32 [M,COLS]    n: M, R    defines: COLS LD_X LD_Y
- * One row of y per block: it walks all indices in order, each thread in its own columns; no atomics. */
+ *
+ * arguments  x f32 [R,COLS], index i32 [R], y f32 [M,COLS]
+ * n          M, R
+ * defines    COLS LD_X LD_Y
+ * grid       one row of y per block: it walks all indices in order, each thread in its own columns
+ */
 extern "C" __global__ void SYMBOL(const float *x, const int32_t *index, float *y, int64_t rows,
                                   int64_t sources) {
     for (int64_t m = blockIdx.x; m < rows; m += gridDim.x)

@@ -1,8 +1,8 @@
 /* interpret.h: a straightforward interpreter of Kerns, data for their arguments, and comparisons.
  *
- * It knows nothing of passes, lanes in vectors or kept rows: value after value, row after row, in the order
- * the LAWS of kern.h fix.  `exact` rounds every value to f32 and takes our functions: emitted code must
- * agree with that to the bit.  Else it works in double with libm.
+ * It knows nothing of passes, lanes in vectors or kept rows: value after value, row after row, in
+ * the order the LAWS of kern.h fix.  `exact` rounds every value to f32 and takes our functions:
+ * emitted code must agree with that to the bit.  Else it works in double with libm.
  */
 #ifndef TEST_INTERPRET_H
 #define TEST_INTERPRET_H
@@ -15,7 +15,7 @@
 #include "kernels/random.h"
 #include "tests/emit/kerns.h"
 
-/* ---- the interpreter --------------------------------------------------------------------------------- */
+/* ---- the interpreter ------------------------------------------------------------------------- */
 
 typedef struct Run {
     const Case *c;
@@ -254,7 +254,7 @@ static void interpret(const Case *c, void **p, bool exact) {
     for (int i = 0; i < c->k.nval; i++) free(r.val[i]);
 }
 
-/* ---- data ------------------------------------------------------------------------------------------------ */
+/* ---- data ------------------------------------------------------------------------------------ */
 
 static uint32_t next(uint64_t *s) {
     *s = *s * 6364136223846793005ull + 1442695040888963407ull;

@@ -1,4 +1,4 @@
-/* nvrtc.h: NVRTC opened at run time, and a check that kernel text becomes a cubin; no GPU is needed. */
+/* nvrtc.h: NVRTC opened at run time, and a check that kernel text becomes a cubin (no GPU). */
 #ifndef TEST_NVRTC_H
 #define TEST_NVRTC_H
 
@@ -61,8 +61,8 @@ static int number_before(const char *text, const char *word) {
     return atoi(at);
 }
 
-/* Compiles text with n kernels of these symbols, called `names` in what is printed; returns how many have no
- * code or spill registers. */
+/* Compiles text with n kernels of these symbols, called `names` in what is printed; returns how
+ * many have no code or spill registers. */
 static int nvrtc_check(const char *what, const char *text, int n, const char *const *symbols,
                        const char *const *names, const char *arch) {
     char option[64];

@@ -1,9 +1,10 @@
-/* sim.h: runs emitted CUDA text on the host, thread by thread, to see what it computes without a GPU.
+/* sim.h: runs emitted CUDA text on the host, thread by thread, to see what it computes without a
+ * GPU.
  *
- * The text is compiled by g++ behind a few definitions and loaded; every CUDA thread is a fiber, switched only at
- * barriers and shuffles, in ascending, descending or random order, so that code which relies on one order
- * shows.  A shuffle waits for all lanes of its mask; a block in which nobody can go on is reported.
- * It says nothing about speed, nor about races between barriers.
+ * The text is compiled by g++ behind a few definitions and loaded; every CUDA thread is a fiber,
+ * switched only at barriers and shuffles, in ascending, descending or random order, so that code
+ * which relies on one order shows.  A shuffle waits for all lanes of its mask; a block in which
+ * nobody can go on is reported. It says nothing about speed, nor about races between barriers.
  */
 #ifndef TEST_SIM_H
 #define TEST_SIM_H
@@ -66,7 +67,8 @@ void sim_sync(void) {
     sim_moved = true;
 }
 
-/* Shuffles: the value of lane `source` (of the warp) once all lanes of the mask have given theirs. */
+/* Shuffles: the value of lane `source` (of the warp) once all lanes of the mask have given
+ * theirs. */
 uint32_t sim_shuffle(uint32_t mask, uint32_t value, int source) {
     const int me = sim_current, first = me / 32 * 32, mine = ++sim_lane[me].shuffles;
     sim_lane[me].value[mine & 1] = value;
@@ -90,8 +92,8 @@ static void sim_enter(void) {
     }
 }
 
-/* From the scheduler to a fiber, until it yields.  (Contexts only begin fibers: each switch of one is a
- * system call.) */
+/* From the scheduler to a fiber, until it yields.  (Contexts only begin fibers: each switch of
+ * one is a system call.) */
 static __attribute__((noinline)) void sim_resume(int i) {
     sim_current = i;
     sim_thread = (SimIndex){(unsigned)i, 0, 0};

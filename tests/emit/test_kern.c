@@ -1,6 +1,6 @@
-/* test_kern: emitted C and CUDA against a straightforward interpreter (interpret.h): the same bits at 1, 2 and
- * 3 threads, for this processor and for a plain one, and in the simulator (sim.h) in every order of
- * threads; and the interpreter against itself in double. */
+/* test_kern: emitted C and CUDA against a straightforward interpreter (interpret.h): the same
+ * bits at 1, 2 and 3 threads, for this processor and for a plain one, and in the simulator
+ * (sim.h) in every order of threads; and the interpreter against itself in double. */
 #include <dlfcn.h>
 #include <omp.h>
 #include <setjmp.h>
@@ -14,7 +14,7 @@
 #include "tests/emit/interpret.h"
 #include "tests/emit/sim.h"
 
-/* ---- compiling ------------------------------------------------------------------------------------------- */
+/* ---- compiling ------------------------------------------------------------------------------- */
 
 typedef void Function(void *const *, const int64_t *);
 

@@ -20,7 +20,8 @@ typedef struct Worst {
     float x;
 } Worst;
 
-/* |y - ref| in units of the last place of ref as f32; infinite when one is special and not the other. */
+/* |y - ref| in units of the last place of ref as f32; infinite when one is special and not the
+ * other. */
 static double ulps(float y, double ref) {
     if (isnan(ref) || isnan(y)) return isnan(ref) && isnan(y) ? 0 : INFINITY;
     const float r = (float)ref;

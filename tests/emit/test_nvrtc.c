@@ -1,6 +1,6 @@
-/* test_nvrtc: NVRTC makes cubins of everything that is emitted for CUDA, for sm_80 and sm_90, without a
- * GPU: all hand-made Kerns and an instance of every file in kernels/cuda.  Prints registers, spills and
- * shared memory; none may spill.  Skipped where NVRTC is not installed. */
+/* test_nvrtc: NVRTC makes cubins of everything that is emitted for CUDA, for sm_80 and sm_90,
+ * without a GPU: all hand-made Kerns and an instance of every file in kernels/cuda.  Prints
+ * registers, spills and shared memory; none may spill.  Skipped where NVRTC is not installed. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

@@ -1,5 +1,6 @@
-/* test_nvrtc_models: NVRTC makes cubins of every kernel of every run that models/ and models/objectives can
- * make, for a small config.json of each family.  Skipped where NVRTC is not installed. */
+/* test_nvrtc_models: NVRTC makes cubins of every kernel of every run that models/ and
+ * models/objectives can make, for a small config.json of each family.  Skipped where NVRTC is not
+ * installed. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
