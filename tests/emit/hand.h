@@ -127,7 +127,7 @@ static void run_way(int instance, void *const *p, const int64_t *n, int way) {
     f(p, n);
 }
 
-static void run(int instance, void *const *p, const int64_t *n) {
+static inline void run(int instance, void *const *p, const int64_t *n) {
     run_way(instance, p, n, 1);
 }
 
@@ -194,7 +194,7 @@ static int differs_at(const char *what, const Tensor *y, double ulps, double mos
     return 1;
 }
 
-static int differs(const char *what, const Tensor *y, double ulps) {
+static inline int differs(const char *what, const Tensor *y, double ulps) {
     return differs_at(what, y, ulps, 0);
 }
 
