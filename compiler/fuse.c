@@ -181,20 +181,13 @@ static void find_reads(Fuse *f) {
 
 /* ---- clusters --------------------------------------------------------------------------------------------------- */
 
-/* What the backward computes for itself, clones above all, must not be computed by the forward: it
- * would wait in memory. */
-static bool across_loss(const Fuse *f, NodeId a, NodeId b) {
-    return f->u->kind == UNIT_TRAIN && f->u->loss && (a > f->u->loss) != (b > f->u->loss);
-}
-
 static void merge_reads(Fuse *f, NodeId id) {
     Clusters *cs = &f->cs;
     for (int i = cs->reads.first[id]; i < cs->reads.first[id + 1]; i++) {
         NodeId base = place_of(f->g, cs->reads.id[i]).base;
         int mine = cs->of[id], other = cs->of[base];
         if (other < 0 || other == mine || cs->c[other].kind != GROUP_KERN) continue;
-        const char *why =
-            across_loss(f, id, base) ? "it belongs to the forward" : cluster_merge(cs, other, mine);
+        const char *why = cluster_merge(cs, other, mine);
         if (why)
             unit_refuse(f->u, "fuse", id, "not with %s %%%d: %s",
                         op_info[node(f->g, base)->op].name, base, why);
