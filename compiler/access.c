@@ -1,8 +1,8 @@
 /* access.c: which element of a value a kernel reads at (row, column) of its space.
  *
- * Relies on place.c.  Promises: a path that is ok can be printed as a load of kern.h, and its index is the
- * one the graph means; where a broadcast, a view or a layout has no such load, the path is refused and names
- * the node that must be stored instead.
+ * Relies on place.c.  Promises: a path that is ok can be printed as a load of kern.h, and its
+ * index is the one the graph means; where a broadcast, a view or a layout has no such load, the
+ * path is refused and names the node that must be stored instead.
  */
 #include "fuse.h"
 
@@ -93,7 +93,7 @@ bool access_own(const Space *s, NodeId id, Access *at) {
     return dim_equal(count, s->rows);
 }
 
-/* ---- paths ----------------------------------------------------------------------------------------------- */
+/* ---- paths ---------------------------------------------------------------------------------- */
 
 static int64_t product(const Type *t, int begin, int end) { /* 0: depends on the batch */
     int64_t n = 1;
@@ -174,7 +174,7 @@ bool only_reshaped(const Graph *g, NodeId id, NodeId base) {
     return id == base;
 }
 
-/* ---- loads and stores ----------------------------------------------------------------------------------------- */
+/* ---- loads and stores ----------------------------------------------------------------------- */
 
 bool access_ld(const Space *s, NodeId id, Access at, int64_t *ld) {
     const Type *t = node(s->g, id)->type;

@@ -1,17 +1,17 @@
 /* cluster.c: groups of nodes while they grow: which may be one kernel.
  *
- * Two clusters become one when every node of both can run over one space of rows and columns, every value
- * that passes between them is read exactly where it is computed, what the kernel overwrites is read at the
- * same place only, and no third cluster would have to run both after and before the union.  The order of
- * execution is kept all the time (Pearce and Kelly: only the stretch between the two is looked at), so a
- * cycle is found without walking the graph.
- * Relies on access.c.  Promises: `order` is a valid order of execution after every call.
+ * Two clusters become one when every node of both can run over one space of rows and columns,
+ * every value that passes between them is read exactly where it is computed, what the kernel
+ * overwrites is read at the same place only, and no third cluster would have to run both after and
+ * before the union.  The order of execution is kept all the time (Pearce and Kelly: only the
+ * stretch between the two is looked at), so a cycle is found without walking the graph. Relies on
+ * access.c.  Promises: `order` is a valid order of execution after every call.
  */
 #include "fuse.h"
 
 #include <string.h>
 
-/* ---- storage -------------------------------------------------------------------------------------------- */
+/* ---- storage -------------------------------------------------------------------------------- */
 
 static bool interval(const Graph *g, NodeId id, int64_t *begin, int64_t *end) {
     Place p = place_of(g, id);
@@ -30,7 +30,7 @@ bool same_storage(const Graph *g, NodeId a, NodeId b) {
     return a0 < b1 && b0 < a1;
 }
 
-/* ---- whether a node can run in a space ------------------------------------------------------------------- */
+/* ---- whether a node can run in a space ------------------------------------------------------ */
 
 typedef struct Fit { /* the union being judged; b = -1: only a; a = -1: nothing but the node */
     const Clusters *cs;
@@ -174,7 +174,7 @@ bool cluster_fits(const Clusters *cs, int a, const Space *space) {
     return all_fit(&(Fit){.cs = cs, .s = space, .a = a, .b = -1}, a);
 }
 
-/* ---- the order of execution ---------------------------------------------------------------------------------- */
+/* ---- the order of execution ----------------------------------------------------------------- */
 
 int cluster_add(Clusters *cs, GroupKind kind, const NodeId *nodes, int n, const Group *gemm) {
     const Graph *g = cs->g;
@@ -217,8 +217,8 @@ static bool needs_marked(const Clusters *cs, const Cluster *c, int lo, bool lo_t
     return false;
 }
 
-/* Moves what stands between lo and hi and needs lo behind hi; false, and nothing moved, when hi needs
- * some of it. */
+/* Moves what stands between lo and hi and needs lo behind hi; false, and nothing moved, when hi
+ * needs some of it. */
 static bool close_gap(Clusters *cs, int lo, int hi) {
     int later = 0;
     for (int p = lo + 1; p < hi; p++) {
@@ -243,7 +243,7 @@ static bool close_gap(Clusters *cs, int lo, int hi) {
     return true;
 }
 
-/* ---- merging ----------------------------------------------------------------------------------------------------- */
+/* ---- merging -------------------------------------------------------------------------------- */
 
 /* A kernel that sums over rows stores nothing but its sum. */
 static bool stores_rows(const Clusters *cs, int c, int a, int b) {

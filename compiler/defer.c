@@ -1,10 +1,11 @@
 /* defer.c: the head's gradient in its forward sweep.
  *
- * The adjoint of h is c[r] * d logp[r] / d h[r]: the coefficient c comes from the loss, the rest is known
- * as soon as the logits are.  So linear_logprob can leave d logp / d h [R,D] behind (part 6) while the
- * logits of a chunk exist, and the backward is one multiplication instead of computing all logits again.
- * Legal when nothing wants dW, which would need c inside the sum over rows.  Statistics other than logp
- * have no gradient.  Relies on graph.c.  Promises: the same gradient but for where c is multiplied.
+ * The adjoint of h is c[r] * d logp[r] / d h[r]: the coefficient c comes from the loss, the rest
+ * is known as soon as the logits are.  So linear_logprob can leave d logp / d h [R,D] behind (part
+ * 6) while the logits of a chunk exist, and the backward is one multiplication instead of
+ * computing all logits again. Legal when nothing wants dW, which would need c inside the sum over
+ * rows.  Statistics other than logp have no gradient.  Relies on graph.c.  Promises: the same
+ * gradient but for where c is multiplied.
  */
 #include "dpoc.h"
 

@@ -2,8 +2,8 @@
  *
  * Copies the live graph, putting something simpler in place of a node where that gives the same
  * bits: so x + 0 stays (-0 + 0 is +0) while x - 0 and x + -0 go, and only operations that IEEE
- * defines are computed here, in f32.  Powers of two move past products.  Runs before and after grad; `stop` goes once nothing will be
- * differentiated. Relies on graph.c.
+ * defines are computed here, in f32.  Powers of two move past products.  Runs before and after
+ * grad; `stop` goes once nothing will be differentiated. Relies on graph.c.
  */
 #include "dpoc.h"
 
@@ -148,7 +148,8 @@ static NodeId fold_mul(const Fold *f) {
     return 0;
 }
 
-/* ---- what moves past products and rotations ----------------------------------------------------- */
+/* ---- what moves past products and rotations
+ * ----------------------------------------------------- */
 
 /* The node below reshapes and roundings. */
 static NodeId below(const Graph *g, NodeId id) {
@@ -156,8 +157,8 @@ static NodeId below(const Graph *g, NodeId id) {
     return id;
 }
 
-/* x * 2^k, or 2^k * x: the place of the constant; -1: something else, or x is a product, whose call takes
- * the factor in. */
+/* x * 2^k, or 2^k * x: the place of the constant; -1: something else, or x is a product, whose
+ * call takes the factor in. */
 static int power_of_two(const Graph *g, NodeId id) {
     const Node *n = &g->node[id];
     if (n->op != OP_mul) return -1;
@@ -178,8 +179,8 @@ static NodeId rebuilt(const Fold *f, NodeId id, NodeId at, NodeId x) {
     return graph_add(f->g, n.op, &in, 1, &n.attr, n.type, n.inst, n.origin);
 }
 
-/* (2^k x) y = 2^k (x y): the factor costs nothing in a library call, while 2^k x would be another copy of a
- * gradient.  Every bit is the same but where a number underflows. */
+/* (2^k x) y = 2^k (x y): the factor costs nothing in a library call, while 2^k x would be another
+ * copy of a gradient.  Every bit is the same but where a number underflows. */
 static NodeId fold_matmul(const Fold *f) {
     NodeId in[2] = {f->in[0], f->in[1]};
     double num = 1;
@@ -211,8 +212,8 @@ static bool halves_equal(const Graph *g, NodeId id, int depth) {
     return true;
 }
 
-/* rotate_half(x y) = rotate_half(x) y where y's halves are equal: then only x is read crosswise, which a
- * kernel can do with what is stored. */
+/* rotate_half(x y) = rotate_half(x) y where y's halves are equal: then only x is read crosswise,
+ * which a kernel can do with what is stored. */
 static NodeId fold_rotate(const Fold *f) {
     const Node *x = in_node(f, 0);
     if (x->op != OP_mul) return 0;

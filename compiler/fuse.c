@@ -1,12 +1,13 @@
-/* fuse.c: everything the gemm pass left becomes kernels: maps, reductions and stores as Kerns, CUSTOM ops
- * alone with their parts.
+/* fuse.c: everything the gemm pass left becomes kernels: maps, reductions and stores as Kerns,
+ * CUSTOM ops alone with their parts.
  *
- * First it is decided which inlined nodes must be stored after all (something reads them that can't
- * recompute them).  Then every node is a cluster of its own, and in order of ids each is merged with the
- * clusters of what it reads, where cluster.c allows; what it does not allow is recorded.  Effects come
- * last, after every reader of what they overwrite.  A value is stored only if another group reads it.
- * Relies on cluster.c, lower.c, custom.c.  Promises: every live node that computes belongs to exactly one
- * group or is inlined where it is read; u->groups are in a valid order of execution.
+ * First it is decided which inlined nodes must be stored after all (something reads them that
+ * can't recompute them).  Then every node is a cluster of its own, and in order of ids each is
+ * merged with the clusters of what it reads, where cluster.c allows; what it does not allow is
+ * recorded.  Effects come last, after every reader of what they overwrite.  A value is stored only
+ * if another group reads it. Relies on cluster.c, lower.c, custom.c.  Promises: every live node
+ * that computes belongs to exactly one group or is inlined where it is read; u->groups are in a
+ * valid order of execution.
  */
 #include "fuse.h"
 
@@ -39,14 +40,15 @@ static bool is_kern(const Fuse *f, NodeId id) {
     return kind_of(f->g, id) != KIND_CUSTOM && n->op != OP_part;
 }
 
-/* Whether the node is computed by some group (as opposed to a leaf, a view, or inlined where read). */
+/* Whether the node is computed by some group (as opposed to a leaf, a view, or inlined where
+ * read). */
 static bool computes(const Fuse *f, NodeId id) {
     if (!f->live[id]) return false;
     if (f->kept[id]) return true;
     return kind_of(f->g, id) != KIND_LEAF && !is_view(f->g, id) && !inlined(f->g, id);
 }
 
-/* ---- what must be stored although it could be inlined ------------------------------------------------------ */
+/* ---- what must be stored although it could be inlined --------------------------------------- */
 
 static bool keep(Fuse *f, NodeId operand) {
     if (!operand) return false;
@@ -94,7 +96,7 @@ static void find_kept(Fuse *f) {
     }
 }
 
-/* ---- who reads what --------------------------------------------------------------------------------------------- */
+/* ---- who reads what ------------------------------------------------------------------------- */
 
 typedef struct List {
     NodeId *id;
@@ -139,7 +141,8 @@ static bool touches_state(const Fuse *f, NodeId id, const List *reads) {
     return false;
 }
 
-/* Effects wait for the readers of what they overwrite in the same program, and for earlier effects. */
+/* Effects wait for the readers of what they overwrite in the same program, and for earlier
+ * effects. */
 static void find_after(Fuse *f, const List *reads, List *after) {
     const Graph *g = f->g;
     List touch = {0};
@@ -179,7 +182,7 @@ static void find_reads(Fuse *f) {
     f->cs.after = reads_pack(f->arena, after, n);
 }
 
-/* ---- clusters --------------------------------------------------------------------------------------------------- */
+/* ---- clusters ------------------------------------------------------------------------------- */
 
 static void merge_reads(Fuse *f, NodeId id) {
     Clusters *cs = &f->cs;
@@ -248,7 +251,7 @@ static void spread_rows(Fuse *f, int c) {
     }
 }
 
-/* ---- groups ------------------------------------------------------------------------------------------------------ */
+/* ---- groups --------------------------------------------------------------------------------- */
 
 static void add_once(Arena *arena, List *list, NodeId id) {
     for (int i = 0; i < list->n; i++)

@@ -1,17 +1,17 @@
 /* fuse.h: what fuse.c and lower.c share: which element of a value a kernel reads at (row, column).
  *
- * A fused kernel runs over a space of rows x cols.  From one of its nodes, a path leads down each operand
- * through nodes that are never stored for it (constants, broadcasts, widening casts, scalar arithmetic,
- * reshapes: "inlined") to an end: a constant, a node of the same kernel, or a stored value to load.
- * access.c follows such paths.
+ * A fused kernel runs over a space of rows x cols.  From one of its nodes, a path leads down each
+ * operand through nodes that are never stored for it (constants, broadcasts, widening casts,
+ * scalar arithmetic, reshapes: "inlined") to an end: a constant, a node of the same kernel, or a
+ * stored value to load. access.c follows such paths.
  */
 #ifndef DPOC_FUSE_H
 #define DPOC_FUSE_H
 
 #include "kern.h"
 
-/* Element (row ? row / div : 0) * (col ? space's cols : 1) + (col ? column : 0) of a value, in the value's
- * row-major order.  An axis of size 1 is never used. */
+/* Element (row ? row / div : 0) * (col ? space's cols : 1) + (col ? column : 0) of a value, in the
+ * value's row-major order.  An axis of size 1 is never used. */
 typedef struct Access {
     bool row, col;
     int64_t div;
@@ -38,7 +38,7 @@ bool sums_rows(const Graph *g, NodeId id);
 /* The space a node asks for by itself. */
 Space space_of(const Graph *g, NodeId id, const bool *kept);
 Access access_elem(const Space *s);
-/* Where a node of the space's kernel has its own value; false: it does not belong into this space. */
+/* Where a node of the space's kernel has its own value; false: it does not belong there. */
 bool access_own(const Space *s, NodeId id, Access *at);
 bool access_equal(Access a, Access b);
 Read access_read(const Space *s, NodeId operand, Access at);
@@ -51,7 +51,7 @@ bool access_take(const Space *s, NodeId take, int64_t *ld);
 /* Whether `id` is nothing but reshapes of `base`. */
 bool only_reshaped(const Graph *g, NodeId id, NodeId base);
 
-/* ---- cluster.c: groups while they grow -------------------------------------------------------------------- */
+/* ---- cluster.c: groups while they grow ------------------------------------------------------ */
 
 typedef struct
     Reads { /* by node that is computed somewhere: what its paths end in, stored or not */
@@ -69,8 +69,8 @@ typedef struct Cluster {
     NodeId sum;   /* its one sum over rows, or 0 */
     int neffects;
     bool forward, backward, slope; /* what it has: see unit_directions; slope: neither */
-    int pos;           /* in the order of execution found so far */
-    const Group *gemm; /* GROUP_GEMM: made by the gemm pass */
+    int pos;                       /* in the order of execution found so far */
+    const Group *gemm;             /* GROUP_GEMM: made by the gemm pass */
 } Cluster;
 
 typedef struct Clusters {
@@ -92,9 +92,11 @@ typedef struct Clusters {
 
 /* A cluster of these nodes, ordered after all there are. */
 int cluster_add(Clusters *cs, GroupKind kind, const NodeId *nodes, int n, const Group *gemm);
-/* The node that must be stored before `id` can be a kernel of its own in `space`; 0: none; -1: no way. */
+/* The node that must be stored before `id` can be a kernel of its own in `space`; 0: none; -1: no
+ * way. */
 NodeId cluster_misfit(const Clusters *cs, const Space *space, NodeId id);
-/* The space a node asks for by itself, or one with longer rows where only that lets it read its operands. */
+/* The space a node asks for by itself, or one with longer rows where only that lets it read its
+ * operands. */
 Space space_fitting(const Clusters *cs, NodeId id);
 /* Whether all nodes of cluster a can run in this space. */
 bool cluster_fits(const Clusters *cs, int a, const Space *space);

@@ -1,11 +1,11 @@
 /* gemm.c: every matmul becomes one library call, with what the library does on the way.
  *
- * Operands and result keep their layout (views are leading dimensions).  A call takes in, in this order:
- * a constant factor (alpha), a bias, the sum with another product (beta = 1 in that product's buffer), and
- * what becomes of the result: rounding to bf16, or a store or accumulation into state.  Only nodes that
- * nothing else reads are taken in, so no value is lost and every rounding stays where the graph has it:
- * f32 arithmetic is done in f32.  Relies on place.c.  Promises: one group a matmul, also when switched off
- * (then of the matmul alone).
+ * Operands and result keep their layout (views are leading dimensions).  A call takes in, in this
+ * order: a constant factor (alpha), a bias, the sum with another product (beta = 1 in that
+ * product's buffer), and what becomes of the result: rounding to bf16, or a store or accumulation
+ * into state.  Only nodes that nothing else reads are taken in, so no value is lost and every
+ * rounding stays where the graph has it: f32 arithmetic is done in f32.  Relies on place.c.
+ * Promises: one group a matmul, also when switched off (then of the matmul alone).
  */
 #include "dpoc.h"
 

@@ -1,7 +1,7 @@
 /* kern.c: a Kern as text, for dumps and tests.
  *
- * One line a value: `v3 = add v1 v2 : elem`.  Promises: two kernels that compute the same print the same,
- * except for the names of arguments, which are left out.
+ * One line a value: `v3 = add v1 v2 : elem`.  Promises: two kernels that compute the same print
+ * the same, except for the names of arguments, which are left out.
  */
 #include "kern.h"
 

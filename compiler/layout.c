@@ -1,9 +1,9 @@
 /* layout.c: strided views that a reader can't address become copies.
  *
- * Columns of a matrix are a view whose rows are further apart than they are long.  Maps, reductions, products
- * and gathers read such rows where they are; a reshape that changes the rows, a broadcast, and kernels that
- * take heads [T,H,S] need them dense.  Only for those a copy is written.  Relies on place.c.  Promises: after
- * it every view has a place, and no value changes.
+ * Columns of a matrix are a view whose rows are further apart than they are long.  Maps,
+ * reductions, products and gathers read such rows where they are; a reshape that changes the rows,
+ * a broadcast, and kernels that take heads [T,H,S] need them dense.  Only for those a copy is
+ * written.  Relies on place.c.  Promises: after it every view has a place, and no value changes.
  */
 #include "dpoc.h"
 

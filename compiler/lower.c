@@ -1,10 +1,10 @@
 /* lower.c: a group's nodes as one Kern.
  *
- * Nodes become values in order; operand paths (access.c) become constants, loads or the group's own
- * values; what the group stores is written after everything was read.  Relies on access.c.  Promises:
- * arguments in the order they are first used, one argument per place in memory (so a value read and
- * written in place is one argument), no load twice, and nothing in the Kern but `origin` and
- * `KArg.node` that depends on node ids.
+ * Nodes become values in order; operand paths (access.c) become constants, loads or the group's
+ * own values; what the group stores is written after everything was read.  Relies on access.c.
+ * Promises: arguments in the order they are first used, one argument per place in memory (so a
+ * value read and written in place is one argument), no load twice, and nothing in the Kern but
+ * `origin` and `KArg.node` that depends on node ids.
  */
 #include "fuse.h"
 
@@ -55,7 +55,7 @@ static KLevel level_of(Access at) {
     return at.row && at.col ? LEVEL_ELEM : at.row ? LEVEL_ROW : at.col ? LEVEL_COL : LEVEL_SCALAR;
 }
 
-/* ---- arguments, loads ------------------------------------------------------------------------------------ */
+/* ---- arguments, loads ----------------------------------------------------------------------- */
 
 static int argument(Lower *l, NodeId id, bool write) {
     Place place = place_of(l->g, id);
@@ -93,7 +93,7 @@ static int load_at(Lower *l, NodeId id, Access at, bool half) {
     return load(l, v, id);
 }
 
-/* Integers become numbers where the graph casts them; bf16 and f16 are numbers as they are loaded. */
+/* Integers become numbers where the graph casts them; bf16 and f16 are numbers once loaded. */
 static int as_float(Lower *l, int val, DType wanted) {
     const KVal *x = &l->k->val[val];
     if (wanted != DT_f32 || (x->dtype != DT_i32 && x->dtype != DT_u8)) return val;
@@ -108,7 +108,7 @@ static int as_float(Lower *l, int val, DType wanted) {
     return push(l, v, x->origin);
 }
 
-/* ---- operands ---------------------------------------------------------------------------------------------- */
+/* ---- operands ------------------------------------------------------------------------------- */
 
 static int operand(Lower *l, NodeId id, Access at, bool half);
 
@@ -155,7 +155,7 @@ static int operand(Lower *l, NodeId id, Access at, bool half) {
     return l->value[pos];
 }
 
-/* ---- nodes --------------------------------------------------------------------------------------------------- */
+/* ---- nodes ---------------------------------------------------------------------------------- */
 
 /* Where node `id` has its own value, as a level: full rows, one per row, or one per column. */
 static KLevel own_level(const Lower *l, NodeId id, Access *at) {

@@ -1,8 +1,8 @@
 /* pass.c: the compiler is this table.
  *
- * Every row is run, verified, timed and, where asked, dumped; its name is the name of its file, its switch
- * in `graph`, its dump and its test.  Relies on every pass and on graph_verify.  Promises: looking never
- * changes anything, and what a pass breaks is reported under its name.
+ * Every row is run, verified, timed and, where asked, dumped; its name is the name of its file,
+ * its switch in `graph`, its dump and its test.  Relies on every pass and on graph_verify.
+ * Promises: looking never changes anything, and what a pass breaks is reported under its name.
  */
 #include "kern.h"
 #include "spec.h"
@@ -68,7 +68,7 @@ static bool switched_off(const Unit *u, const Pass *pass) {
     return !spec_on(u->spec, intern_printf("graph.%.*s", (int)n, pass->name));
 }
 
-/* ---- dumps --------------------------------------------------------------------------------------------- */
+/* ---- dumps ---------------------------------------------------------------------------------- */
 
 static void print_ids(const char *what, const NodeId *id, int n, Text *out) {
     if (n) text_add(out, " %s", what);
@@ -124,7 +124,7 @@ static bool dump_after(const Unit *u, int row, const DumpOptions *dump) {
     return ok;
 }
 
-/* ---- the runner ------------------------------------------------------------------------------------------ */
+/* ---- the runner ----------------------------------------------------------------------------- */
 
 static bool run_row(Unit *u, int row, const DumpOptions *dump) {
     Pass pass = pass_table[row];

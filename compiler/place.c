@@ -1,8 +1,8 @@
 /* place.c: where a value lies once its views are looked through, and who reads a value.
  *
- * Relies on types.c and runtime/dim.c.  Promises: place_of follows reshape, rows, cols and slot down to the
- * leaf or stored node whose buffer holds the value, as an offset and one distance between rows; Uses counts
- * only what the roots reach.
+ * Relies on types.c and runtime/dim.c.  Promises: place_of follows reshape, rows, cols and slot
+ * down to the leaf or stored node whose buffer holds the value, as an offset and one distance
+ * between rows; Uses counts only what the roots reach.
  */
 #include "dpoc.h"
 

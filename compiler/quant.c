@@ -1,11 +1,11 @@
 /* quant.c: dequantization becomes visible nodes.
  *
- * A weight that is kept in a quantized format is not one buffer but several: codes and statistics, leaves
- * named TENSOR#PART.  Each reader gets a dequant node of its own (a fresh inst), in the reader's phase: the
- * numbers exist only while they are used, in scratch memory, and the forward's are not the backward's.
- * A reader in an init phase (a cast, a view) is copied along for each of its own readers.
- * Relies on graph.c and the formats of runtime/quantize.h.  Promises: the same values as the format means,
- * no other node changes.
+ * A weight that is kept in a quantized format is not one buffer but several: codes and statistics,
+ * leaves named TENSOR#PART.  Each reader gets a dequant node of its own (a fresh inst), in the
+ * reader's phase: the numbers exist only while they are used, in scratch memory, and the forward's
+ * are not the backward's. A reader in an init phase (a cast, a view) is copied along for each of
+ * its own readers. Relies on graph.c and the formats of runtime/quantize.h.  Promises: the same
+ * values as the format means, no other node changes.
  */
 #include "dpoc.h"
 #include "../runtime/quantize.h"
@@ -15,8 +15,7 @@ typedef struct Quant {
     const Graph *from;
     Graph *to;
     NodeId *map;
-    bool *
-        packed; /* quantized leaves, and init-phase casts and views of them: made where they are read */
+    bool *packed;  /* quantized leaves, casts and views of them: made where they are read */
     uint32_t inst; /* of the last dequantization */
 } Quant;
 

@@ -1,11 +1,11 @@
 /* slice.c: the last layer after attention, and the head, only for scored rows.
  *
- * take(f(x), row) is f(take(x, row)) when row r of f needs only row r of its operands.  So the gather of
- * scored rows moves up through maps, reductions over columns, products (left operand), broadcasts and
- * reshapes that keep rows, as long as nothing else reads the values it passes; it stops at attention,
- * where rows meet, and at values that all rows need.
- * Only the input "row" is moved: its numbers are never -1, for which take gives zeros while f of zeros
- * need not be zero.  Relies on graph.c.  Promises: the same values, fewer rows.
+ * take(f(x), row) is f(take(x, row)) when row r of f needs only row r of its operands.  So the
+ * gather of scored rows moves up through maps, reductions over columns, products (left operand),
+ * broadcasts and reshapes that keep rows, as long as nothing else reads the values it passes; it
+ * stops at attention, where rows meet, and at values that all rows need. Only the input "row" is
+ * moved: its numbers are never -1, for which take gives zeros while f of zeros need not be zero.
+ * Relies on graph.c.  Promises: the same values, fewer rows.
  */
 #include "dpoc.h"
 
@@ -73,7 +73,8 @@ static bool find_seeds(Slice *s, const bool *live) {
     return any;
 }
 
-/* From the last node up: a value is sliced when all its readers are, or are the gathers themselves. */
+/* From the last node up: a value is sliced when all its readers are, or are the gathers
+ * themselves. */
 static void find_sliced(Slice *s, const Uses *uses) {
     for (NodeId id = s->from->n - 1; id > 0; id--) {
         if (!use_count(uses, id) || !row_wise(s, id)) continue;

@@ -1,10 +1,10 @@
-/* group_run.h: runs a unit's groups the slow way: Kerns by the semantics of kern.h, GEMMs as three loops,
- * CUSTOM ops by copying the evaluator's result.
+/* group_run.h: runs a unit's groups the slow way: Kerns by the semantics of kern.h, GEMMs as three
+ * loops, CUSTOM ops by copying the evaluator's result.
  *
- * Values live in one array per stored base, filled with NaN until written, so a wrong order, a wrong
- * place or a value that nobody stored shows.  With `isolated`, every group reads the evaluator's values
- * instead, and arithmetic is rounded to f32 as kernels do: then kernels without reductions must agree
- * with EVAL_ROUNDING to the bit.
+ * Values live in one array per stored base, filled with NaN until written, so a wrong order, a
+ * wrong place or a value that nobody stored shows.  With `isolated`, every group reads the
+ * evaluator's values instead, and arithmetic is rounded to f32 as kernels do: then kernels without
+ * reductions must agree with EVAL_ROUNDING to the bit.
  */
 #ifndef GROUP_RUN_H
 #define GROUP_RUN_H

@@ -1,8 +1,8 @@
 /* kernel_graph.h: random typed graphs of what kernels must get right, and their leaves' values.
  *
- * Values [T,D], [T,H,S] (D = H*S), [T], [R,..], [D], scalars; maps, broadcasts of every kind, reductions
- * both ways, reshapes, views, casts, products, gathers, scatters, effects into slots of one flat state.
- * Everything depends on the seed alone.  Relies on cmocka.h, included before.
+ * Values [T,D], [T,H,S] (D = H*S), [T], [R,..], [D], scalars; maps, broadcasts of every kind,
+ * reductions both ways, reshapes, views, casts, products, gathers, scatters, effects into slots of
+ * one flat state. Everything depends on the seed alone.  Relies on cmocka.h, included before.
  */
 #ifndef KERNEL_GRAPH_H
 #define KERNEL_GRAPH_H
@@ -306,7 +306,8 @@ static inline int rg_count(const Graph *g, Op op) { /* live nodes */
     return n;
 }
 
-/* The largest difference of the flat state after both graphs ran; infinite for NaN against a number. */
+/* The largest difference of the flat state after both graphs ran; infinite for NaN against a
+ * number. */
 static inline double rg_compare(const RandomGraph *r, const Graph *a, const Graph *b,
                                 EvalMode mode) {
     Eval *x = eval_new(a, mode, r->extent), *y = eval_new(b, mode, r->extent);

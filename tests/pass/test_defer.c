@@ -1,4 +1,5 @@
-/* defer: the head's backward becomes a multiplication, with the same gradient; not where dW is wanted. */
+/* defer: the head's backward becomes a multiplication, with the same gradient; not where dW is
+ * wanted. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -7,7 +8,8 @@
 
 #include "kernel_graph.h"
 
-/* logp and its backward with coefficients c = tanh(logp); `dw`: the weight's gradient is wanted too. */
+/* logp and its backward with coefficients c = tanh(logp); `dw`: the weight's gradient is wanted
+ * too. */
 static void head(RandomGraph *r, bool dw) {
     Graph *g = r->g;
     NodeId h = graph_find(g, OP_input, "r"); /* [R,D] */

@@ -1,5 +1,6 @@
-/* fuse: kernels compute what their nodes mean, in every grouping; and known patterns become the number of
- * kernels they should.  Random graphs are run group by group (group_run.h) and compared with eval.c. */
+/* fuse: kernels compute what their nodes mean, in every grouping; and known patterns become the
+ * number of kernels they should.  Random graphs are run group by group (group_run.h) and compared
+ * with eval.c. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

@@ -1,5 +1,5 @@
-/* gemm: what a library call takes in.  Structures are counted; that every call computes what its nodes mean
- * is shown by running the groups (group_run.h). */
+/* gemm: what a library call takes in.  Structures are counted; that every call computes what its
+ * nodes mean is shown by running the groups (group_run.h). */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

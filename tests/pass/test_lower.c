@@ -1,5 +1,6 @@
-/* lower: the Kern of known groups, line by line, and the patterns that must be one kernel each: RMSNorm with
- * residual, SwiGLU and its backward, rope, AdamW.  What Kerns compute is checked in test_fuse.c. */
+/* lower: the Kern of known groups, line by line, and the patterns that must be one kernel each:
+ * RMSNorm with residual, SwiGLU and its backward, rope, AdamW.  What Kerns compute is checked in
+ * test_fuse.c. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -79,7 +80,8 @@ static void rmsnorm_with_residual(void **state) {
     rg_free(&r);
 }
 
-/* y = x cos + rotate_half(x) sin, with cos and sin [T,S] for all heads, x rows of a matrix [T,H*S]. */
+/* y = x cos + rotate_half(x) sin, with cos and sin [T,S] for all heads, x rows of a matrix
+ * [T,H*S]. */
 static void rope(void **state) {
     (void)state;
     RandomGraph r = rg_leaves();
@@ -177,8 +179,8 @@ static void swiglu(void **state) {
     rg_free(&r);
 }
 
-/* z = (x sigmoid(x)) W, loss = sum z^2 / 2: the slope of the activation depends on x alone, but is computed
- * where the backward reads it, not by the forward's kernel. */
+/* z = (x sigmoid(x)) W, loss = sum z^2 / 2: the slope of the activation depends on x alone, but is
+ * computed where the backward reads it, not by the forward's kernel. */
 static void slopes_are_computed_by_the_backward(void **state) {
     (void)state;
     RandomGraph r = rg_leaves();
@@ -210,7 +212,7 @@ static void slopes_are_computed_by_the_backward(void **state) {
     rg_free(&r);
 }
 
-/* Equal computations on different nodes print the same: nothing of the graph is in a Kern's text. */
+/* Equal computations on different nodes print the same: no ids are in a Kern's text. */
 static void equal_kernels_print_the_same(void **state) {
     (void)state;
     RandomGraph r = rg_leaves();

@@ -1,5 +1,5 @@
-/* place_of: where a value lies, checked against the evaluator: element (row, column) of a view is element
- * offset + row * ld + column of its base. */
+/* place_of: where a value lies, checked against the evaluator: element (row, column) of a view is
+ * element offset + row * ld + column of its base. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

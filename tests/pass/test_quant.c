@@ -1,5 +1,5 @@
-/* quant: a quantized weight's numbers are what its codes mean; forward and backward read dequantizations of
- * their own, in their own phase; other weights stay as they are. */
+/* quant: a quantized weight's numbers are what its codes mean; forward and backward read
+ * dequantizations of their own, in their own phase; other weights stay as they are. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -104,8 +104,8 @@ static void check(const char *name, bool nested) {
     eval_run(got, PHASE_MICRO, false);
     int64_t n;
     const double *a = eval_state(want, "flat", &n), *b = eval_state(got, "flat", &n);
-    /* The host multiplies in f32 (2 roundings, 2^-23 each); a value of `flat` sums 7 x 12 x 8 products
-     * of numbers below 1.3. */
+    /* The host multiplies in f32 (2 roundings, 2^-23 each); a value of `flat` sums 7 x 12 x 8
+     * products of numbers below 1.3. */
     for (int64_t i = 0; i < n; i++) assert_true(fabs(a[i] - b[i]) < 7 * 12 * 8 * 1.3 * 0x1p-22);
     eval_free(want);
     eval_free(got);

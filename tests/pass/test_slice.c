@@ -1,5 +1,5 @@
-/* slice: the same values from fewer rows.  Random graphs before and after; and a last layer in small, whose
- * products run over scored rows only while what all rows need still runs over all. */
+/* slice: the same values from fewer rows.  Random graphs before and after; and a last layer in
+ * small, whose products run over scored rows only while what all rows need still runs over all. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -36,7 +36,8 @@ static NodeId weight(RandomGraph *r, const char *name, int64_t rows, int64_t col
     return graph_add(r->g, OP_weight, NULL, 0, &attr, t, 0, NULL);
 }
 
-/* h = x + mlp(norm(x)); the head reads norm(h) at scored rows.  `keep`: something reads h at all rows. */
+/* h = x + mlp(norm(x)); the head reads norm(h) at scored rows.  `keep`: something reads h at all
+ * rows. */
 static void last_layer(RandomGraph *r, bool keep) {
     Graph *g = r->g;
     NodeId x = graph_find(g, OP_input, "x"), up = weight(r, "up", RG_F, RG_D),

@@ -1,5 +1,5 @@
-/* The pass table: every pair "a before b" holds, every pass after the first is in a pair, every row but
- * those that are always needed has a switch in `graph`. */
+/* The pass table: every pair "a before b" holds, every pass after the first is in a pair, every
+ * row but those that are always needed has a switch in `graph`. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
