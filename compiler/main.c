@@ -8,31 +8,33 @@
 #include <unistd.h>
 
 static const Verb verbs[] = {
-    {"init", "init NAME", "write a commented starter file NAME.dpo", verb_init},
+    {"init", "init NAME", "write a commented starter file NAME.dpo", verb_init, 1},
     {"check", "check FILE.dpo [--model DIR] [--data PAIRS]",
-     "everything that can be known before running", verb_check},
-    {"fmt", "fmt FILE.dpo", "canonical formatting, in place (`-` reads stdin)", verb_fmt},
+     "everything that can be known before running", verb_check, 1},
+    {"fmt", "fmt FILE.dpo", "canonical formatting, in place (`-` reads stdin)", verb_fmt, MAX_LIST},
     {"plan", "plan FILE.dpo --model DIR [--json]", "parameters, FLOPs, exact peak memory, kernels",
-     verb_plan},
+     verb_plan, 1},
     {"compile", "compile FILE.dpo --model DIR [--arch=sm_80] -o OUT",
-     "write the plan and its kernels", verb_compile},
-    {"view", "view FILE.dpo --model DIR --dot=F | --svg=F", "the graph, the memory map", verb_view},
-    {"train", "train FILE.dpo --model DIR --data PAIRS -o RUN", "preference training", verb_train},
+     "write the plan and its kernels", verb_compile, 1},
+    {"view", "view FILE.dpo --model DIR --dot=F | --svg=F", "the graph, the memory map", verb_view,
+     1},
+    {"train", "train FILE.dpo --model DIR --data PAIRS -o RUN", "preference training", verb_train,
+     1},
     {"eval", "eval FILE.dpo --model DIR --data PAIRS [--adapter DIR] [--json]",
-     "loss, rewards and log-probabilities", verb_eval},
+     "loss, rewards and log-probabilities", verb_eval, 1},
     {"generate", "generate --model DIR [--adapter DIR] --prompt TEXT", "continue text",
-     verb_generate},
+     verb_generate, 1},
     {"bench", "bench FILE.dpo --model DIR [--variants a,b] [--json]",
-     "compare variants, interleaved", verb_bench},
+     "compare variants, interleaved", verb_bench, 1},
     {"verify", "verify FILE.dpo --model DIR [--device D]",
-     "device results against the double-precision evaluator", verb_verify},
+     "device results against the double-precision evaluator", verb_verify, 1},
     {"tokens", "tokens --model DIR [--data PAIRS] [--text S]",
-     "ids, pieces and loss mask as training sees them", verb_tokens},
-    {"passes", "passes", "the passes and why they stand in this order", verb_passes},
-    {"ops", "ops", "the op table", verb_ops},
-    {"settings", "settings [--json]", "all keys with types, ranges and defaults", verb_settings},
-    {"doctor", "doctor", "hardware and libraries found, rejected and missing", verb_doctor},
-    {"cache", "cache list|clear", "the kernel cache", verb_cache},
+     "ids, pieces and loss mask as training sees them", verb_tokens, 1},
+    {"passes", "passes", "the passes and why they stand in this order", verb_passes, 0},
+    {"ops", "ops", "the op table", verb_ops, 0},
+    {"settings", "settings [--json]", "all keys with types, ranges and defaults", verb_settings, 0},
+    {"doctor", "doctor", "hardware and libraries found, rejected and missing", verb_doctor, 0},
+    {"cache", "cache list|clear", "the kernel cache", verb_cache, 1},
 };
 
 /* Threads that wait spin for a moment only: on a busy machine libgomp's default (300,000 rounds) made a
@@ -50,15 +52,15 @@ int main(int argc, char **argv) {
     Options options;
     if (!options_parse(argc, argv, verbs, COUNT(verbs), &options)) return EXIT_USAGE;
     const Verb *verb = verb_by_name(verbs, COUNT(verbs), options.verb);
+    int code = EXIT_OK;
     if (options.version) {
         printf("dpoc %s\n", VERSION);
-        return EXIT_OK;
-    }
-    if (!verb || options.help) {
+    } else if (!verb || options.help) {
         options_help(options.help ? stdout : stderr, verbs, COUNT(verbs), verb);
-        return options.help ? EXIT_OK : EXIT_USAGE;
+        code = options.help ? EXIT_OK : EXIT_USAGE;
+    } else {
+        code = verb->run(&options);
     }
-    int code = verb->run(&options);
     if (fflush(stdout) != 0 && code == EXIT_OK) {
         fprintf(stderr, "dpoc: cannot write the result\n");
         return EXIT_IO;

@@ -4,12 +4,20 @@
  * `--flag=value`, `--flag value` and `-o value` mean the same; `--` ends the flags. */
 #include "options.h"
 
-#include <math.h>   /* NAN */
+#include <math.h>   /* NAN floor */
 #include <stdlib.h> /* strtod getenv */
 #include <string.h> /* strcmp */
 #include <unistd.h> /* isatty */
 
-typedef enum FlagKind { FLAG_BOOL, FLAG_TEXT, FLAG_LIST, FLAG_NUMBER, FLAG_MAYBE } FlagKind;
+typedef enum FlagKind {
+    FLAG_BOOL,
+    FLAG_TEXT,
+    FLAG_LIST,
+    FLAG_COUNT,
+    FLAG_NUMBER,
+    FLAG_SHARE,
+    FLAG_MAYBE
+} FlagKind;
 
 typedef struct Flag {
     const char *name;
@@ -20,7 +28,7 @@ typedef struct Flag {
 } Flag;
 
 #define AT(field) offsetof(Options, field)
-#define RUNS      "check plan compile view train eval generate bench verify tokens export"
+#define RUNS      "check plan compile view train eval generate bench verify tokens"
 
 static const Flag flags[] = {
     {"model", 0, FLAG_TEXT, AT(model), "DIR", RUNS,
@@ -43,9 +51,7 @@ static const Flag flags[] = {
     {"variant", 0, FLAG_TEXT, AT(variant), "NAME", RUNS, "the variant of the file to use"},
     {"variants", 0, FLAG_TEXT, AT(variants), "a,b", "bench",
      "the variants to compare (default: all)"},
-    {"compare", 0, FLAG_TEXT, AT(compare), "OLD.json", "bench",
-     "an earlier result to compare with"},
-    {"runs", 0, FLAG_NUMBER, AT(runs), "N", "bench", "timed steps of each variant (default 10)"},
+    {"runs", 0, FLAG_COUNT, AT(runs), "N", "bench", "timed steps of each variant (default 10)"},
     {"random-weights", 0, FLAG_BOOL, AT(random_weights), NULL,
      "train eval bench verify plan compile generate", "config.json is enough: weights are random"},
     {"resume", 0, FLAG_MAYBE, AT(resume), "CKPT", "train",
@@ -55,7 +61,6 @@ static const Flag flags[] = {
     {"dry-run", 'n', FLAG_BOOL, AT(dry_run), NULL, "train", "everything but the steps"},
     {"arch", 0, FLAG_TEXT, AT(arch), "sm_80", "compile plan view",
      "emit CUDA for this architecture"},
-    {"html", 0, FLAG_TEXT, AT(html), "FILE", "view", "the graph through the passes as one page"},
     {"svg", 0, FLAG_TEXT, AT(svg), "FILE", "view", "memory map: x = step, y = address"},
     {"dot", 0, FLAG_TEXT, AT(dot), "FILE", "view", "the graph for graphviz"},
     {"prompt", 0, FLAG_TEXT, AT(prompt), "TEXT", "generate", "text to continue"},
@@ -63,26 +68,21 @@ static const Flag flags[] = {
      "JSON list of messages, or a file of prompts"},
     {"spec", 0, FLAG_TEXT, AT(spec), "FILE.dpo", "generate tokens",
      "model description (default: by model_type)"},
-    {"max-tokens", 0, FLAG_NUMBER, AT(max_tokens), "N", "generate",
+    {"max-tokens", 0, FLAG_COUNT, AT(max_tokens), "N", "generate",
      "at most so many new tokens (default 128)"},
     {"temperature", 0, FLAG_NUMBER, AT(temperature), "X", "generate", "0 is greedy (default)"},
-    {"top-p", 0, FLAG_NUMBER, AT(top_p), "X", "generate", "nucleus sampling"},
+    {"top-p", 0, FLAG_SHARE, AT(top_p), "X", "generate", "nucleus sampling"},
     {"text", 0, FLAG_TEXT, AT(text), "S", "tokens", "text to tokenize"},
-    {"format", 0, FLAG_TEXT, AT(format), "peft|merged|gguf-lora", "export", "what to write"},
-    {"dtype", 0, FLAG_TEXT, AT(dtype), "bf16|fp16|fp32", "export",
-     "element type of merged weights"},
     {"check", 0, FLAG_BOOL, AT(check), NULL, "fmt", "exit 1 if the file is not formatted"},
-    {"json", 0, FLAG_BOOL, AT(json), NULL, "*", "one JSON document on stdout"},
+    {"json", 0, FLAG_BOOL, AT(json), NULL, "check plan eval generate bench settings",
+     "one JSON document on stdout"},
     {"quiet", 'q', FLAG_BOOL, AT(quiet), NULL, "*", "no progress"},
-    {"log-every", 0, FLAG_NUMBER, AT(log_every), "N", "train", "plain progress line every N steps"},
+    {"log-every", 0, FLAG_COUNT, AT(log_every), "N", "train", "plain progress line every N steps"},
     {"color", 0, FLAG_TEXT, AT(color), "auto|always|never", "*", "colour of diagnostics"},
-    {"threads", 0, FLAG_NUMBER, AT(threads), "N", RUNS, "CPU threads (default: all)"},
+    {"threads", 0, FLAG_COUNT, AT(threads), "N", RUNS, "CPU threads (default: all)"},
     {"cache-dir", 0, FLAG_TEXT, AT(cache_dir), "DIR", RUNS " cache", "kernel cache"},
-    {"safe", 0, FLAG_BOOL, AT(safe), NULL, RUNS, "generated kernels only"},
     {"dump-after", 0, FLAG_TEXT, AT(dump_after), "PASS|all", RUNS, "print the graph after a pass"},
     {"dump-dir", 0, FLAG_TEXT, AT(dump_dir), "DIR", RUNS, "put dumps there"},
-    {"only", 0, FLAG_TEXT, AT(only), "PASS", "view", "run one pass on a file.ir"},
-    {"explain", 0, FLAG_TEXT, AT(explain), "%id", RUNS, "decisions about one value"},
     {"help", 'h', FLAG_BOOL, AT(help), NULL, "*", "this text"},
     {"version", 0, FLAG_BOOL, AT(version), NULL, "*", "version"},
 };
@@ -122,6 +122,19 @@ static bool unknown_flag(const char *name, const char *verb) {
     return usage_error("unknown flag", name, names, n);
 }
 
+static bool store_number(const Flag *f, const char *value, double *out) {
+    char *end;
+    bool whole = f->kind == FLAG_COUNT;
+    double x = strtod(value, &end), least = whole, most = f->kind == FLAG_SHARE ? 1 : 1e9;
+    if (*value && !*end && x >= least && x <= most && (!whole || x == floor(x))) {
+        *out = x;
+        return true;
+    }
+    fprintf(stderr, "dpoc: --%s wants a %snumber from %g to %g, not '%s'\n", f->name,
+            whole ? "whole " : "", least, most, value);
+    return false;
+}
+
 /* Stores a value; false after a message. */
 static bool store(const Flag *f, const char *value, Options *out) {
     char *at = (char *)out + f->at;
@@ -143,16 +156,10 @@ static bool store(const Flag *f, const char *value, Options *out) {
         list->item[list->n++] = value;
         return true;
     }
-    case FLAG_NUMBER: {
-        char *end;
-        double x = strtod(value, &end);
-        if (*value == 0 || *end != 0 || isnan(x)) {
-            fprintf(stderr, "dpoc: --%s wants a number, not '%s'\n", f->name, value);
-            return false;
-        }
-        *(double *)(void *)at = x;
-        return true;
-    }
+    case FLAG_COUNT:
+    case FLAG_NUMBER:
+    case FLAG_SHARE:
+        return store_number(f, value, (double *)(void *)at);
     }
     return false;
 }
@@ -186,6 +193,21 @@ static bool take_flag(int argc, char **argv, int *i, Options *out) {
     return store(f, value, out);
 }
 
+/* What the table can't say about the values. */
+static bool options_agree(const Options *o) {
+    static const char *const colors[] = {"auto", "always", "never"};
+    bool known = !o->color;
+    for (size_t i = 0; i < COUNT(colors) && !known; i++) known = !strcmp(o->color, colors[i]);
+    if (!known) fprintf(stderr, "dpoc: --color is auto, always or never, not '%s'\n", o->color);
+    if (o->resumes && o->overwrite)
+        fprintf(stderr, "dpoc: --resume and --overwrite exclude each other\n");
+    bool many = o->threads > 1024;
+    if (many) fprintf(stderr, "dpoc: --threads=%g: at most 1024\n", o->threads);
+    bool mixed = o->json && o->dump_after && !o->dump_dir;
+    if (mixed) fprintf(stderr, "dpoc: --dump-after with --json needs --dump-dir=DIR\n");
+    return known && !many && !mixed && !(o->resumes && o->overwrite);
+}
+
 bool options_parse(int argc, char **argv, const Verb *verbs, int nverbs, Options *out) {
     *out = (Options){.program = argv[0],
                      .threads = NAN,
@@ -199,7 +221,8 @@ bool options_parse(int argc, char **argv, const Verb *verbs, int nverbs, Options
         out->verb = argv[i++];
     else
         out->verb = "";
-    if (*out->verb && !verb_by_name(verbs, nverbs, out->verb)) {
+    const Verb *verb = verb_by_name(verbs, nverbs, out->verb);
+    if (*out->verb && !verb) {
         const char *names[64];
         int n = 0;
         for (; n < nverbs && n < 64; n++) names[n] = verbs[n].name;
@@ -212,14 +235,14 @@ bool options_parse(int argc, char **argv, const Verb *verbs, int nverbs, Options
             flags_end = true;
         } else if (!flags_end && word[0] == '-' && word[1] != 0) {
             if (!take_flag(argc, argv, &i, out)) return false;
-        } else if (out->args.n == MAX_LIST) {
-            fprintf(stderr, "dpoc: too many arguments\n");
+        } else if (out->args.n == MAX_LIST || (*out->verb && out->args.n == verb->args)) {
+            fprintf(stderr, "dpoc: '%s' is one argument too many\n", word);
             return false;
         } else {
             out->args.item[out->args.n++] = word;
         }
     }
-    return true;
+    return options_agree(out);
 }
 
 void options_help(FILE *out, const Verb *verbs, int nverbs, const Verb *verb) {

@@ -16,15 +16,16 @@ typedef struct Options {
     OptionList args; /* positional */
     OptionList set, adapter, data;
     const char *model, *eval_data, *out, *device, *memory, *variant, *color, *cache_dir;
-    const char *dump_after, *dump_dir, *only, *explain, *arch, *html, *svg, *dot, *resume;
-    const char *prompt, *chat, *spec, *format, *dtype, *variants, *compare, *text, *seed;
+    const char *dump_after, *dump_dir, *arch, *svg, *dot, *resume;
+    const char *prompt, *chat, *spec, *variants, *text, *seed;
     double threads, log_every, max_tokens, temperature, top_p, runs;
-    bool quiet, json, safe, resumes, overwrite, dry_run, random_weights, help, version, check;
+    bool quiet, json, resumes, overwrite, dry_run, random_weights, help, version, check;
 } Options;
 
 typedef struct Verb {
     const char *name, *usage, *sentence;
     int (*run)(const Options *options); /* exit code */
+    int args;                           /* at most so many without a flag */
 } Verb;
 
 /* Fills `out`; false after a message on stderr (exit 2). Numbers not given are NAN. */

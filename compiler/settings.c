@@ -87,8 +87,8 @@ static bool set_word(Front *f, const SettingDef *d, const Ast *value, const Valu
         return false;
     }
     if (!word_in(d->words, text)) {
-        diag(f->diags, DIAG_ERROR, value->loc, "%s can't be '%s'; it is one of %s", d->path, text,
-             list);
+        diag(f->diags, DIAG_ERROR, value->loc, "%s can't be '%s'; it is one of %s%s", d->path, text,
+             list, d->type == SET_SIZE ? ", or a size such as 40GiB" : "");
         const char *close = closest_name(text, words, n);
         if (close) diag(f->diags, DIAG_HELP, value->loc, "did you mean '%s'?", close);
         return false;

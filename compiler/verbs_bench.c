@@ -232,6 +232,23 @@ static int check_losses(const Entry *entry, int n) {
     return code;
 }
 
+/* Every name of --variants is one of the file's; else false after a message. */
+static bool variants_known(const Options *o, const Spec *spec, Arena *arena) {
+    int n;
+    const VariantSpec *variants = spec_variants(spec, &n);
+    const char **names = NEW_ARRAY(arena, const char *, n);
+    for (int i = 0; i < n; i++) names[i] = variants[i].name;
+    for (const char *at = o->variants; at && *at; at += strcspn(at, ","), at += *at == ',') {
+        const char *name = arena_strn(arena, at, strcspn(at, ","));
+        const char *close = closest_name(name, names, n);
+        if (close && !strcmp(close, name)) continue;
+        fprintf(stderr, "dpoc: --variants: %s has no variant '%s'%s%s%s\n", o->args.item[0], name,
+                close ? "; did you mean '" : "", close ? close : "", close ? "'?" : "");
+        return false;
+    }
+    return true;
+}
+
 /* The file itself first, then its variants (all, or those of --variants). */
 static int list_entries(const Options *o, Spec *spec, Entry *entry) {
     int n = 0, nvariants;
@@ -254,6 +271,7 @@ int verb_bench(const Options *o) {
     int code = work_check(&first, NULL, o->data.n > 0), n = 0, opened = 0;
     Entry *entry = NEW_ARRAY(first.arena, Entry, MAX_VARIANTS);
     int runs = isnan(o->runs) ? 10 : (int)fmax(1, o->runs);
+    if (code == EXIT_OK && !variants_known(o, first.spec, first.arena)) code = EXIT_INPUT;
     if (code == EXIT_OK) n = list_entries(o, first.spec, entry);
     for (; opened < n && code == EXIT_OK; opened++) {
         entry[opened].ms = NEW_ARRAY(first.arena, double, runs);

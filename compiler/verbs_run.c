@@ -189,6 +189,7 @@ static int train_on(Work *w, Pairs *pairs, const Template *template) {
                                                                                   : work_fail(w);
     if (code == EXIT_OK) code = work_open(w);
     if (code == EXIT_OK) {
+        if (o->overwrite && !o->dry_run) run_dir_clear(o->out);
         job.exec = w->exec;
         print_start(w);
         code = job_train(&job, &w->err);
@@ -277,12 +278,11 @@ static bool prompt_ids(Work *w, const Template *t, const char *text, bool chat, 
     return true;
 }
 
-static int answer(Work *w, const Template *t, const char *text, bool chat, bool many) {
+/* Continues `ids`, which stand for `text`. */
+static bool answer_ids(Work *w, const char *text, Ids *ids) {
     const Options *o = w->options;
     int32_t stop[64];
-    Ids ids = {0};
-    if (!prompt_ids(w, t, text, chat, &ids)) return work_fail(w);
-    int64_t prompt = ids.n;
+    int64_t prompt = ids->n;
     GenerateJob job = {.exec = w->exec,
                        .plan = w->plan,
                        .tokenizer = w->tokenizer,
@@ -293,44 +293,91 @@ static int answer(Work *w, const Template *t, const char *text, bool chat, bool 
                        .stop = stop,
                        .nstop = stop_tokens(w, stop, COUNT(stop)),
                        .stream = o->json ? NULL : stdout};
-    if (!o->json && !chat && !many) fputs(text, stdout);
-    bool ok = generate(&job, &ids, &w->err);
+    bool ok = generate(&job, ids, &w->err);
     if (ok && o->json) {
         Text out = {0}, line = {0};
-        tokenizer_decode(w->tokenizer, ids.v + prompt, ids.n - prompt, true, &out);
+        tokenizer_decode(w->tokenizer, ids->v + prompt, ids->n - prompt, true, &out);
         text_add(&line, "{\"prompt\":");
         json_escape(&line, text);
         text_add(&line, ",\"answer\":");
         json_escape(&line, out.data ? out.data : "");
         text_add(&line, ",\"prompt_tokens\":%lld,\"answer_tokens\":%lld}\n", (long long)prompt,
-                 (long long)(ids.n - prompt));
+                 (long long)(ids->n - prompt));
         fputs(line.data, stdout);
         text_free(&out);
         text_free(&line);
     } else if (ok) {
         fputc('\n', stdout);
     }
+    return ok;
+}
+
+static int answer(Work *w, const Template *t, const char *text, bool chat, bool echo) {
+    Ids ids = {0};
+    if (echo && !w->options->json) fputs(text, stdout);
+    bool ok = prompt_ids(w, t, text, chat, &ids) && answer_ids(w, text, &ids);
     ids_free(&ids);
     return ok ? EXIT_OK : work_fail(w);
 }
 
-/* --chat FILE: one prompt a line, text or {"prompt": ..}. */
+/* A conversation: [{"role": .., "content": ..}, ..]. */
+static bool answer_messages(Work *w, const Template *t, const char *path, const json_t *list) {
+    int n = (int)json_array_size(list);
+    if (t->kind == TEMPLATE_NONE)
+        return fail(&w->err, EXIT_USAGE, "%s is a conversation: name a data.template", path);
+    if (n == 0) return fail(&w->err, EXIT_IO, "%s: no message", path);
+    Message *m = NEW_ARRAY(w->arena, Message, n);
+    for (int i = 0; i < n; i++) {
+        const json_t *one = json_array_get(list, (size_t)i);
+        m[i].role = json_string_value(json_object_get(one, "role"));
+        m[i].content = json_string_value(json_object_get(one, "content"));
+        if (!m[i].role || !m[i].content)
+            return fail(&w->err, EXIT_IO, "%s: message %d wants \"role\" and \"content\"", path,
+                        i + 1);
+        m[i].len = strlen(m[i].content);
+    }
+    Ids ids = {0};
+    bool ok =
+        template_encode(t, m, n, true, &ids, &w->err) && answer_ids(w, m[n - 1].content, &ids);
+    ids_free(&ids);
+    return ok;
+}
+
+/* One line of a file of prompts: text, or {"prompt": ..}. */
+static int answer_line(Work *w, const Template *t, const char *path, int number, const char *line,
+                       bool chat) {
+    json_error_t e;
+    json_t *o = *line == '{' ? json_loads(line, 0, &e) : NULL;
+    const char *prompt = *line == '{' ? json_string_value(json_object_get(o, "prompt")) : line;
+    int code = EXIT_OK;
+    if (prompt) {
+        code = answer(w, t, prompt, chat, false);
+    } else {
+        fail(&w->err, EXIT_IO, "%s:%d: %s", path, number, o ? "no text \"prompt\"" : e.text);
+        code = work_fail(w);
+    }
+    json_decref(o);
+    return code;
+}
+
+/* --chat FILE: a conversation, or one prompt a line. */
 static int answer_file(Work *w, const Template *t, const char *path, bool chat) {
     size_t len;
     char *text = file_read(path, &len, &w->err);
     if (!text) return work_fail(w);
-    int code = EXIT_OK;
-    for (char *line = strtok(text, "\n"); line && code == EXIT_OK; line = strtok(NULL, "\n")) {
-        json_t *o = *line == '{' ? json_loads(line, 0, NULL) : NULL;
-        const char *prompt = o ? json_string_value(json_object_get(o, "prompt")) : line;
-        if (!prompt) {
-            fail(&w->err, EXIT_IO, "%s: a line has no \"prompt\"", path);
-            code = work_fail(w);
-        } else {
-            code = answer(w, t, prompt, chat, true);
+    int code = EXIT_OK, number = 1;
+    json_error_t e;
+    json_t *list = text[strspn(text, " \t\r\n")] == '[' ? json_loads(text, 0, &e) : NULL;
+    if (list) {
+        if (!answer_messages(w, t, path, list)) code = work_fail(w);
+    } else {
+        for (char *line = text, *end; *line && code == EXIT_OK; line = end, number++) {
+            end = line + strcspn(line, "\n");
+            if (*end) *end++ = 0;
+            if (*line) code = answer_line(w, t, path, number, line, chat);
         }
-        json_decref(o);
     }
+    json_decref(list);
     free(text);
     return code;
 }
@@ -353,7 +400,7 @@ int verb_generate(const Options *o) {
     if (code == EXIT_OK) code = work_open(&w);
     bool chat =
         code == EXIT_OK && template.kind != TEMPLATE_NONE && template.kind != TEMPLATE_PLAIN;
-    if (code == EXIT_OK && o->prompt) code = answer(&w, &template, o->prompt, false, false);
+    if (code == EXIT_OK && o->prompt) code = answer(&w, &template, o->prompt, false, true);
     if (code == EXIT_OK && o->chat) code = answer_file(&w, &template, o->chat, chat);
     work_close(&w);
     return code;

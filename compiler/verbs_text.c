@@ -17,21 +17,20 @@ static const char starter[] =
     "#   dpoc plan  %s.dpo --model DIR\n"
     "#   dpoc train %s.dpo --model DIR --data pairs.jsonl -o RUN\n"
     "\n"
-    "base = auto                                  # the model whose `for` is the checkpoint's "
-    "model_type\n"
+    "base = auto  # the model whose `for` is the checkpoint's model_type\n"
     "\n"
     "adapter pref = lora(rank = 16, alpha = 32) on all_linear\n"
-    "policy    = base + pref\n"
+    "policy = base + pref\n"
     "reference = base\n"
-    "train pref                                   # all else is frozen\n"
+    "train pref  # all else is frozen\n"
     "\n"
     "objective dpo(beta = 0.1) {\n"
     "    reward(side) = beta * (logp(policy, side) - logp(reference, side))\n"
-    "    loss         = -log_sigmoid(reward(chosen) - reward(rejected))\n"
+    "    loss = -log_sigmoid(reward(chosen) - reward(rejected))\n"
     "}\n"
     "\n"
     "data { max_prompt = 512  max_length = 1024 }\n"
-    "run  { steps = 50  batch = 8  tokens = 4096  lr = 5e-5  schedule = cosine  warmup = 10 }\n";
+    "run { steps = 50  batch = 8  tokens = 4096  lr = 5e-5  schedule = cosine  warmup = 10 }\n";
 
 int verb_init(const Options *o) {
     if (o->args.n != 1) return work_usage("init needs one NAME");
@@ -169,6 +168,10 @@ int verb_cache(const Options *o) {
     if (!clear && !list) return work_usage("cache list, or cache clear");
     const char *dir = o->cache_dir ? o->cache_dir : cache_dir_default();
     DIR *d = opendir(dir);
+    if (!d && errno != ENOENT) {
+        fprintf(stderr, "dpoc: error: %s: %s\n", dir, strerror(errno));
+        return EXIT_IO;
+    }
     Arena *arena = arena_new();
     int files = 0, code = EXIT_OK;
     double bytes = 0;

@@ -90,6 +90,19 @@ static int64_t host_budget(void) {
     return (int64_t)kib * 1024 / 10 * 9;
 }
 
+/* `all` or the name of a pass; else false after a message. */
+static bool pass_known(const char *name) {
+    const char *names[64] = {"all"};
+    int n = 1;
+    for (int i = 0; pass_table[i].name && n < (int)COUNT(names); i++)
+        names[n++] = pass_table[i].name;
+    const char *close = closest_name(name, names, n);
+    if (close && !strcmp(close, name)) return true;
+    fprintf(stderr, "dpoc: --dump-after=%s: there is no such pass%s%s%s\n", name,
+            close ? "; did you mean '" : "", close ? close : "", close ? "'?" : "");
+    return false;
+}
+
 int work_compile(Work *w, const char *arch, const bool want[NUNIT]) {
     const Target *target = target_by_name(arch ? arch : "cpu");
     if (!target) {
@@ -97,6 +110,7 @@ int work_compile(Work *w, const char *arch, const bool want[NUNIT]) {
         return EXIT_USAGE;
     }
     const Options *o = w->options;
+    if (o->dump_after && !pass_known(o->dump_after)) return EXIT_USAGE;
     double memory = spec_num(w->spec, "graph.memory");
     int64_t budget = memory > 0 ? (int64_t)memory : target->cuda ? 0 : host_budget();
     if (target->cuda && budget > 0) {

@@ -70,6 +70,8 @@ typedef struct TrainJob {
 int job_train(const TrainJob *job, Err *err);
 /* Makes or checks the output directory: exit 2 when it is in use and neither flag is given. */
 int run_dir_open(const char *dir, bool resumes, bool overwrite, Err *err);
+void run_dir_clear(
+    const char *dir); /* removes what an earlier run left; called once the new one can start */
 
 /* ---- save.c: adapters and checkpoints ------------------------------------------------------------------ */
 typedef struct TrainState { /* all that a run needs to go on, beside the flat buffers */

@@ -1,5 +1,6 @@
 /* metrics.c: see metrics.h. */
 #include "metrics.h"
+#include "../io/utf8.h"
 
 #include <errno.h>
 #include <jansson.h>
@@ -23,8 +24,10 @@ void number_text(char out[40], double x) {
 }
 
 void json_escape(Text *out, const char *s) {
+    Text valid = {0};
+    utf8_repair(s, strlen(s), &valid);
     text_add(out, "\"");
-    for (; *s; s++) {
+    for (s = valid.len ? valid.data : ""; *s; s++) {
         unsigned char c = (unsigned char)*s;
         if (c == '"' || c == '\\')
             text_add(out, "\\%c", c);
@@ -36,6 +39,7 @@ void json_escape(Text *out, const char *s) {
             text_add(out, "%c", c);
     }
     text_add(out, "\"");
+    text_free(&valid);
 }
 
 /* Length of the part of `text` that holds whole lines of steps <= keep (other events count as belonging

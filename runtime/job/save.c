@@ -180,8 +180,10 @@ int run_dir_open(const char *dir, bool resumes, bool overwrite, Err *err) {
              dir);
         return EXIT_USAGE;
     }
-    if (!dir_make(dir, err)) return err->code;
-    if (!overwrite || resumes) return EXIT_OK;
+    return dir_make(dir, err) ? EXIT_OK : err->code;
+}
+
+void run_dir_clear(const char *dir) {
     Arena *arena = arena_new();
     int64_t *steps;
     int n = list_checkpoints(dir, &steps);
@@ -191,7 +193,6 @@ int run_dir_open(const char *dir, bool resumes, bool overwrite, Err *err) {
     static const char *const ours[] = {"adapter", "model", "metrics.jsonl", "run.json"};
     for (size_t i = 0; i < COUNT(ours); i++) remove_tree(path_join(arena, dir, ours[i]));
     arena_free(arena);
-    return EXIT_OK;
 }
 
 /* ---- checkpoints ----------------------------------------------------------------------------------------- */

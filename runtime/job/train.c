@@ -251,9 +251,8 @@ int job_train(const TrainJob *job, Err *err) {
     const char *order = plan_str(job->plan, "run.shuffle");
     bool shuffle = order ? strcmp(order, "off") != 0 : plan_num(job->plan, "run.shuffle") != 0;
     epoch_start(&r.epoch, r.arena, r.ntrain, job->seed, shuffle);
-    bool ok = (!job->resumes || resume(&r, err)) &&
-              write_setting_inputs(job->exec, job->plan, err) && write_run_json(&r, err) &&
-              open_metrics(&r, job->resumes, err);
+    bool ok = (!job->resumes || resume(&r, err)) && write_setting_inputs(job->exec, job->plan, err);
+    if (ok && !job->dry_run) ok = write_run_json(&r, err) && open_metrics(&r, job->resumes, err);
     if (ok && !job->dry_run) {
         stop_watch();
         r.loss = NEW_ARRAY(r.arena, double, r.steps - r.state.step + 1);
@@ -263,7 +262,7 @@ int job_train(const TrainJob *job, Err *err) {
     }
     ok = ok && (job->dry_run || save_trained(job->exec, job->plan, job->run_dir, err));
     Err closing = {0};
-    if (!metrics_close(r.metrics, ok ? err : &closing)) ok = false;
+    if (r.metrics && !metrics_close(r.metrics, ok ? err : &closing)) ok = false;
     arena_free(r.arena);
     if (!ok) return err->code ? err->code : EXIT_BUG;
     return stop_signal() ? 128 + stop_signal() : EXIT_OK;
