@@ -29,12 +29,13 @@ static void take_in(Gemms *x, Chain *c, NodeId id) {
     x->changes++;
 }
 
-/* The only reader of `id`, through reshapes; 0: several, or none.  `at`: what it reads. */
+/* The only reader of `id` in its phase, through reshapes; 0: several, or none.  `at`: what it reads. */
 static NodeId only_user(const Gemms *x, NodeId id, NodeId *at) {
     for (;;) {
         if (use_count(&x->uses, id) != 1) return 0;
         NodeId user = x->uses.user[x->uses.first[id]];
         *at = id;
+        if (node(x->g, user)->phase != node(x->g, id)->phase) return 0;
         if (node(x->g, user)->op != OP_reshape) return user;
         id = user;
     }
