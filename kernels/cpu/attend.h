@@ -57,41 +57,43 @@ static void FN(begin)(FN(Task) * t, const STORAGE(T_Q) * q, const int32_t *seg, 
     for (int64_t i = 0; i < HEAD_DIM * TILE; i++) t->out[i] = 0.0f;
 }
 
-/* Sixteen rows: scores become probabilities under the new maximum; what was summed under the old
- * one shrinks. (Loops over a constant count of lanes: the compiler adds no scalar ends.) */
-static void FN(softmax)(FN(Task) * t, int64_t r, int64_t position, int64_t keys, bool clear) {
+/* TILE_WIDTH rows from r on: scores become probabilities under the new maximum; what was summed
+ * under the old one shrinks.  `clear`: every row sees every key.  (Loops over a constant count of
+ * lanes: the compiler adds no scalar ends.) */
+static inline __attribute__((always_inline)) void
+FN(softmax)(FN(Task) * t, int64_t r, int64_t position, int64_t keys, const bool clear) {
     float *const score = t->score + r, *const out = t->out + r;
-    const int32_t *const high = t->high + r, *const low = t->low + r;
-    float most[16], shrink[16], sum[16];
-    for (int l = 0; l < 16; l++) most[l] = t->most[r + l];
+    float most[TILE_WIDTH], shrink[TILE_WIDTH], sum[TILE_WIDTH];
+    for (int l = 0; l < TILE_WIDTH; l++) most[l] = t->most[r + l];
     for (int64_t j = 0; j < keys; j++) {
         float *const s = score + j * TILE;
         const int32_t at = (int32_t)(position + j);
 #pragma omp simd
-        for (int l = 0; l < 16; l++) {
-            const bool seen = clear | ((at <= high[l]) & (at >= low[l]));
-            s[l] = seen ? SCALE * s[l] : -F32_INF;
-            most[l] = f32_max(most[l], s[l]);
+        for (int l = 0; l < TILE_WIDTH; l++) {
+            const bool seen = (at <= t->high[r + l]) & (!WINDOW || at >= t->low[r + l]);
+            const float y = clear || seen ? s[l] : -F32_INF;
+            if (!clear) s[l] = y;
+            most[l] = most[l] > SCALE * y ? most[l] : SCALE * y; /* a NaN shows in the sum */
         }
     }
 #pragma omp simd
-    for (int l = 0; l < 16; l++) {
+    for (int l = 0; l < TILE_WIDTH; l++) {
         shrink[l] = tile_exp(t->most[r + l] - most[l]);
-        t->most[r + l] = most[l];
         sum[l] = t->sum[r + l] * shrink[l];
+        t->most[r + l] = most[l];
     }
     for (int64_t d = 0; d < HEAD_DIM; d++)
 #pragma omp simd
-        for (int l = 0; l < 16; l++) out[d * TILE + l] *= shrink[l];
+        for (int l = 0; l < TILE_WIDTH; l++) out[d * TILE + l] *= shrink[l];
     for (int64_t j = 0; j < keys; j++) {
         float *const s = score + j * TILE;
 #pragma omp simd
-        for (int l = 0; l < 16; l++) {
-            s[l] = tile_exp(s[l] - most[l]);
+        for (int l = 0; l < TILE_WIDTH; l++) {
+            s[l] = tile_exp(TILE_FMA(s[l], SCALE, -most[l]));
             sum[l] += s[l];
         }
     }
-    for (int l = 0; l < 16; l++) t->sum[r + l] = sum[l];
+    for (int l = 0; l < TILE_WIDTH; l++) t->sum[r + l] = sum[l];
 }
 
 /* Keys at positions begin .. end, which lie at k, v from key number `from` on. */
@@ -103,7 +105,12 @@ static void FN(keys)(FN(Task) * t, const STORAGE(T_Q) * k, const STORAGE(T_Q) * 
         TILE_ROWS_OF(T_Q)(k + key * LD_K + kv * HEAD_DIM, LD_K, count, HEAD_DIM, t->room);
         tile_product(t->score, false, t->room, HEAD_DIM, 1, t->q, count, HEAD_DIM, t->width);
         const bool clear = at + count - 1 <= t->first && (!WINDOW || at > t->last - WINDOW);
-        for (int64_t r = 0; r < t->width; r += 16) FN(softmax)(t, r, at, count, clear);
+        for (int64_t r = 0; r < t->width; r += TILE_WIDTH) {
+            if (clear)
+                FN(softmax)(t, r, at, count, true);
+            else
+                FN(softmax)(t, r, at, count, false);
+        }
         TILE_ROWS_OF(T_Q)(v + key * LD_V + kv * HEAD_DIM, LD_V, count, HEAD_DIM, t->room);
         tile_product(t->out, true, t->room, 1, HEAD_DIM, t->score, HEAD_DIM, count, t->width);
     }

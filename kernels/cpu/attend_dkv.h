@@ -59,7 +59,7 @@ static void FN(slopes)(FN(Task) * t, int64_t position, int64_t first, int64_t qu
                       low = WINDOW ? high - WINDOW + 1 : -16;
 #pragma omp simd
             for (int l = 0; l < 16; l++) {
-                const float e = tile_exp(SCALE * s[l] - shift);
+                const float e = tile_exp(TILE_FMA(s[l], SCALE, -shift));
                 s[l] = (l <= high) & (l >= low) ? e : 0.0f;
                 dp[l] = SCALE * s[l] * (dp[l] - d);
             }

@@ -67,8 +67,8 @@ static void FN(slopes)(FN(Task) * t, int64_t position, int64_t keys) {
             const int32_t at = (int32_t)(position + j);
 #pragma omp simd
             for (int l = 0; l < 16; l++) {
-                const float e = SCALE * tile_exp(SCALE * s[l] - t->lse[r + l]);
-                const bool seen = (at <= t->high[r + l]) & (at >= t->low[r + l]);
+                const float e = SCALE * tile_exp(TILE_FMA(s[l], SCALE, -t->lse[r + l]));
+                const bool seen = (at <= t->high[r + l]) & (!WINDOW || at >= t->low[r + l]);
                 s[l] = seen ? e * (dp[l] - t->delta[r + l]) : 0.0f;
             }
         }

@@ -20,9 +20,10 @@ enum { TILE_ROWS = 6, TILE_WIDTH = 16 }; /* 12 of 16 */
 #    define TILE_FMA(a, b, c) ((a) * (b) + (c))
 #endif
 
-/* exp for softmax, x <= 0 or little more: about 1 ulp, 0 below -87; NaN stays NaN. */
+/* exp for softmax, x <= 0 or little more: about 1 ulp; NaN stays NaN.  0 below -60: such a weight is
+ * lost in the sum of all, but its products would be denormal, which processors handle slowly. */
 INLINE float tile_exp(float x) {
-    const float y = x < -87.0f ? -87.0f : x;
+    const float y = x < -60.0f ? -60.0f : x;
     const float shifted = TILE_FMA(y, 0x1.715476p+0f, 0x1.8p23f);
     const float n = shifted - 0x1.8p23f;
     const float r = TILE_FMA(n, -0x1.7f7d1cp-20f, TILE_FMA(n, -0x1.62e4p-1f, y));
@@ -32,7 +33,7 @@ INLINE float tile_exp(float x) {
     p = TILE_FMA(r, p, 0.5f);
     p = TILE_FMA(r * r, p, r) + 1.0f;
     const float power = f32_from_bits((f32_bits(shifted) + 127u) << 23);
-    return x < -87.0f ? 0.0f : p * power;
+    return x < -60.0f ? 0.0f : p * power;
 }
 
 /* `rows` is a constant at every call: then the block of results stays in registers. */
