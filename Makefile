@@ -4,7 +4,6 @@
 #   make fuzz     the readers under libFuzzer    make bench    variants and peers, interleaved
 #   make deps     what the build needs           make install  PREFIX=/usr/local
 #   make golden   rewrite golden files           make lines    files, functions and columns over the limits
-#   make gpu-check   on a machine with a GPU
 
 BUILD   ?= build
 PREFIX  ?= /usr/local
@@ -105,6 +104,10 @@ demo: deps
 
 deps:
 	tests/deps
+
+# After reading what changed and why.
+golden: all $(BUILD)/tests/parse/test_parse
+	DPOC_GOLDEN=1 $(BUILD)/tests/parse/test_parse
 
 lines:
 	tests/lines/check
