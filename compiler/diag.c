@@ -221,8 +221,12 @@ int diags_errors(const Diags *diags) {
     return diags->errors;
 }
 
+void diags_blame_file(Diags *diags, int errors) {
+    diags->file_errors += diags->errors - errors;
+}
+
 int diags_exit(const Diags *diags) {
-    return diags->errors && diags->errors == diags->file_errors ? EXIT_IO : EXIT_INPUT;
+    return diags->errors && diags->file_errors >= diags->errors ? EXIT_IO : EXIT_INPUT;
 }
 
 void diags_sort(Diags *diags, uint32_t file) {

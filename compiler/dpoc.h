@@ -40,6 +40,7 @@ void diag_warn(Diags *diags, const char *name, Loc loc, const char *format, ...)
 /* An error in a file that is read (data, config.json, checkpoint, adapter), not in what was written. */
 void diag_file(Diags *diags, Loc loc, const char *format, ...) PRINTF(3, 4);
 int diags_errors(const Diags *diags);
+void diags_blame_file(Diags *diags, int errors); /* the errors after the first `errors` are a file's */
 int diags_exit(const Diags *diags); /* after errors: EXIT_IO if all are in files, else EXIT_INPUT */
 /* Puts the diagnostics about one file, which end the list, into the order of their places. */
 void diags_sort(Diags *diags, uint32_t file);

@@ -296,11 +296,18 @@ static Value weight_declare(Builder *b, const Ast *decl) {
 
 static void run_block(Builder *b, const Ast *list);
 
+enum { MOST_ROUNDS = 10000 };
+
 static void run_for(Builder *b, const Ast *s) {
     int64_t from, to;
     Frame *f = b->frame;
     if (!expr_int(&b->expr, s->a, "the beginning of a range", INT32_MIN, &from)) return;
     if (!expr_int(&b->expr, s->b, "the end of a range", INT32_MIN, &to)) return;
+    if (to - from > MOST_ROUNDS) {
+        builder_error(b, s->loc, "a loop of %lld rounds; at most %d", (long long)(to - from),
+                      MOST_ROUNDS);
+        return;
+    }
     int errors = diags_errors(b->front->diags);
     for (int64_t i = from; i < to && !f->returned; i++) {
         if (!builder_goes_on(b, s->loc, 0)) return;

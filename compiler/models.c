@@ -389,6 +389,13 @@ static void check_checkpoint(Spec *spec, const Base *base) {
     checkpoint_close(c);
 }
 
+/* A description of ours that can't be built: config.json says what it can't. */
+static void blame_config(Spec *spec, const Base *base, int errors) {
+    diag(spec->front.diags, DIAG_NOTE, (Loc){0}, "names in `config` stand for values of %s",
+         path_join(spec->front.arena, base->dir ? base->dir : "", "config.json"));
+    diags_blame_file(spec->front.diags, errors);
+}
+
 void models_weights(Spec *spec) {
     for (int i = 0; i < spec->nbases; i++) {
         Base *base = spec->bases[i];
@@ -403,6 +410,9 @@ void models_weights(Spec *spec) {
         layer_model(&b, &alone, NULL);
         arena_free(arena);
         bool ok = diags_errors(spec->front.diags) == errors;
+        size_t len;
+        bool ours = embedded(base->module->path, &len) != NULL;
+        if (!ok && ours) blame_config(spec, base, errors);
         if (ok && base->dir && !spec->options.random_weights) check_checkpoint(spec, base);
     }
 }

@@ -54,8 +54,22 @@ static float fresh_value(const Feed *feed, uint64_t seed, int64_t i) {
     return (float)(radius * (w & 1 ? sin(angle) : cos(angle)) * feed->num);
 }
 
+/* Values from a file must be numbers: a NaN would be everywhere after one product. */
+static bool all_finite(const Binder *b, const Feed *feed, const void *values, DType type,
+                       int64_t n) {
+    const uint32_t *word = values;
+    const uint16_t *half = values;
+    uint32_t special = type == DT_f32 ? 0x7f800000 : type == DT_bf16 ? 0x7f80 : 0x7c00, found = 0;
+    for (int64_t i = 0; i < n; i++)
+        found |= ((type == DT_f32 ? word[i] : half[i]) & special) == special;
+    return !found || fail(b->err, EXIT_NUMERIC, "%s: tensor \"%s\" holds NaN or infinity",
+                          safe_path(feed->tensor->file), feed->tensor->name);
+}
+
 static bool feed_read(const Binder *b, const Feed *feed, int64_t begin, int64_t n, float *out) {
-    if (feed->fresh == FRESH_FILE) return safe_read_f32(feed->tensor, begin, n, out, b->err);
+    if (feed->fresh == FRESH_FILE)
+        return safe_read_f32(feed->tensor, begin, n, out, b->err) &&
+               all_finite(b, feed, out, DT_f32, n);
     if (feed->fresh <= FRESH_ONE) {
         for (int64_t i = 0; i < n; i++) out[i] = feed->fresh == FRESH_ONE;
         return true;
@@ -155,7 +169,9 @@ static bool move_piece(Binder *b, const Bind *bind, const Feed *feed, DType to, 
     bool scale = !strcmp(bind->transform, "scale");
     int64_t size = dtype_bytes(to);
     if (feed->tensor && !scale && feed->tensor->type == same[to]) {
-        if (!safe_read(feed->tensor, begin * size, n * size, b->staged, b->err)) return false;
+        if (!safe_read(feed->tensor, begin * size, n * size, b->staged, b->err) ||
+            !all_finite(b, feed, b->staged, to, n))
+            return false;
     } else {
         if (!feed_read(b, feed, begin, n, b->value)) return false;
         for (int64_t i = 0; scale && i < n; i++) b->value[i] *= (float)bind->num;

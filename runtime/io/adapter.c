@@ -158,6 +158,12 @@ static bool refuse(const json_t *root, const char *path, Err *err) {
 static bool parse_config(Arena *arena, const json_t *root, const char *path, Adapter *a, Err *err) {
     if (!json_is_object(root)) return fail(err, EXIT_IO, "%s: not a JSON object", path);
     if (!refuse(root, path, err)) return false;
+    static const char *const numbers[] = {"r", "lora_alpha", "lora_dropout"};
+    for (size_t i = 0; i < COUNT(numbers); i++) {
+        const json_t *v = json_object_get(root, numbers[i]);
+        if (v && !json_is_null(v) && !json_is_number(v))
+            return fail(err, EXIT_IO, "%s: \"%s\" is not a number", path, numbers[i]);
+    }
     double r = number_at(root, "r", 8);
     if (!(r >= 1 && r <= 1 << 20) || (double)(int)r != r)
         return fail(err, EXIT_IO, "%s: \"r\" is not a rank", path);

@@ -199,6 +199,7 @@ static bool parse_model(Tokenizer *t, const json_t *model, Err *err) {
         return fail(err, EXIT_IO, "%s: model.type is \"%s\"; only BPE is understood", t->path,
                     type);
     if (!json_is_object(vocab)) return bad(t, err, "model.vocab is not an object");
+    if (json_object_size(vocab) == 0) return bad(t, err, "model.vocab is empty");
     if (merges && !json_is_array(merges)) return bad(t, err, "model.merges is not a list");
     static const char *const affixes[] = {"continuing_subword_prefix", "end_of_word_suffix"};
     for (size_t i = 0; i < COUNT(affixes); i++) {

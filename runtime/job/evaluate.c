@@ -25,6 +25,19 @@ static bool read_scores(Exec *exec, const Plan *plan, const Micro *micro, PairSc
     return true;
 }
 
+/* Numbers, or the reason to stop. */
+static bool all_finite(const Pairs *pairs, const int32_t *which, const Evaluation *e, Arena *arena,
+                       Err *err) {
+    for (int64_t i = 0; i < e->pairs; i++) {
+        const Pair *p = &pairs->pair[which ? which[i] : i];
+        const PairScore *s = &e->score[i];
+        if (isfinite(s->logp_chosen) && (!p->rejected || isfinite(s->logp_rejected))) continue;
+        return fail(err, EXIT_NUMERIC, "%s: the log-probability of an answer is not a number",
+                    pair_where(arena, pairs, p));
+    }
+    return true;
+}
+
 bool evaluate(Exec *exec, const Plan *plan, const Pairs *pairs, const int32_t *which, int64_t n,
               Arena *arena, Evaluation *out, Err *err) {
     PackItem *items = NEW_ARRAY(arena, PackItem, n);
@@ -45,7 +58,8 @@ bool evaluate(Exec *exec, const Plan *plan, const Pairs *pairs, const int32_t *w
         ok = run_micro(exec, plan, "eval", &pack->micro[m], err) &&
              read_scores(exec, plan, &pack->micro[m], out->score, scratch, err);
     arena_free(scratch);
-    return ok && read_metrics(exec, plan, pack, (int)n, out->values, err);
+    return ok && read_metrics(exec, plan, pack, (int)n, out->values, err) &&
+           all_finite(pairs, which, out, arena, err);
 }
 
 static void put_number(FILE *out, const char *key, double x) {
