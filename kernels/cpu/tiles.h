@@ -14,7 +14,7 @@ enum { TILE_ROWS = 8, TILE_WIDTH = 32 }; /* 16 of 32 registers hold results */
 enum { TILE_ROWS = 6, TILE_WIDTH = 16 }; /* 12 of 16 */
 #endif
 
-#ifdef __FMA__
+#if defined(__FMA__) || defined(__FP_FAST_FMAF)
 #    define TILE_FMA(a, b, c) __builtin_fmaf(a, b, c)
 #else
 #    define TILE_FMA(a, b, c) ((a) * (b) + (c))

@@ -88,8 +88,13 @@ static void output(Case *c, DType t, int value, KLevel level, bool accumulate) {
 static int op3(Case *c, Op op, int a, int b, int d) {
     KVal v = {.kop = KOP_OP, .op = op, .a = a, .b = b, .c = d, .arg = -1, .index = -1, .rowdiv = 1};
     const int in[] = {a, b, d};
-    for (int i = 0; i < 3; i++)
-        if (in[i] >= 0 && c->val[in[i]].level > v.level) v.level = c->val[in[i]].level;
+    bool seen[LEVEL_ELEM + 1] = {false};
+    for (int i = 0; i < 3; i++) {
+        if (in[i] < 0) continue;
+        seen[c->val[in[i]].level] = true;
+        if (c->val[in[i]].level > v.level) v.level = c->val[in[i]].level;
+    }
+    if (seen[LEVEL_ROW] && seen[LEVEL_COL]) v.level = LEVEL_ELEM;
     if (op == OP_sum_cols || op == OP_max_cols) v.level = LEVEL_ROW;
     if (op == OP_sum_rows) v.level = LEVEL_COL;
     return push_val(c, v);
@@ -321,7 +326,82 @@ static Case *case_all_ops(int64_t rows, int64_t cols) {
     return c;
 }
 
-enum { MAX_CASES = 48 };
+/* ---- cases at random --------------------------------------------------------------------------- */
+
+static uint32_t draw(uint64_t *s, uint32_t n) {
+    *s = *s * 6364136223846793005ull + 1442695040888963407ull;
+    return (uint32_t)(*s >> 33) % n;
+}
+
+/* A load of any kind of place that fuse makes. */
+static int random_load(Case *c, uint64_t *s) {
+    static const KLevel levels[] = {LEVEL_ELEM, LEVEL_ELEM, LEVEL_ELEM,
+                                    LEVEL_ROW,  LEVEL_COL,  LEVEL_SCALAR};
+    const KLevel level = levels[draw(s, c->k.shape == KERN_ROWS ? 6 : 5)];
+    const DType t = draw(s, 3) ? DT_f32 : DT_bf16;
+    if (level == LEVEL_SCALAR || level == LEVEL_COL || draw(s, 3)) return input(c, t, level);
+    KVal v = memory(c, KOP_LOAD, new_arg(c, t, (c->rows + 1) * (c->k.cols + 5), 0), level);
+    v.ld = level == LEVEL_ELEM ? c->k.cols + draw(s, 5) : 1 + draw(s, 3);
+    const uint32_t kind = draw(s, 3);
+    if (kind == 0) v.rowdiv = 1 + draw(s, 4);
+    if (kind == 1 && c->k.narg < MAX_ARG) v.index = new_arg(c, DT_i32, c->rows, c->rows);
+    if (kind == 2) v.half = level == LEVEL_ELEM && c->k.cols % 2 == 0;
+    return push_val(c, v);
+}
+
+static int random_op(Case *c, uint64_t *s, int n) {
+    static const Op one[] = {OP_neg, OP_abs, OP_tanh, OP_sigmoid, OP_cast};
+    static const Op two[] = {OP_add, OP_sub, OP_mul, OP_max, OP_min, OP_lt};
+    const int a = (int)draw(s, (uint32_t)n), b = (int)draw(s, (uint32_t)n);
+    const uint32_t kind = draw(s, 8);
+    if (kind == 0 && c->k.shape == KERN_ROWS)
+        return op1(c, OP_tanh, op1(c, draw(s, 2) ? OP_sum_cols : OP_max_cols, a));
+    if (kind == 1) return op1(c, OP_exp, op1(c, OP_tanh, a));
+    if (kind == 2) return op3(c, OP_select, a, b, (int)draw(s, (uint32_t)n));
+    if (kind > 4) return op2(c, two[draw(s, COUNT(two))], a, b);
+    const Op op = one[draw(s, COUNT(one))];
+    return op == OP_cast ? round_to(c, DT_bf16, a) : op1(c, op, a);
+}
+
+/* Stores in a fresh place, or over a full row that the Kern reads too. */
+static void random_store(Case *c, uint64_t *s, int value) {
+    const KLevel of = c->val[value].level;
+    const bool whole = of == LEVEL_ELEM || of == LEVEL_COL || draw(s, 2);
+    const KLevel level = c->k.shape == KERN_SUM_ROWS ? LEVEL_COL : whole ? LEVEL_ELEM : LEVEL_ROW;
+    const DType t = draw(s, 3) ? DT_f32 : DT_bf16;
+    for (int i = 0; i < c->k.nval && level == LEVEL_ELEM && draw(s, 2); i++) {
+        const KVal *v = &c->val[i];
+        if (v->kop != KOP_LOAD || v->level != LEVEL_ELEM || v->half || v->index >= 0) continue;
+        if (v->rowdiv > 1 || v->ld != c->k.cols || c->arg[v->arg].write) continue;
+        store_to(c, v->arg, value, level, false);
+        return;
+    }
+    if (c->k.narg < MAX_ARG) output(c, t, value, level, draw(s, 4) == 0);
+}
+
+static Case *case_random(uint64_t seed) {
+    static const int cols[] = {1, 2, 8, 15, 16, 48, 100, 256, 1030};
+    uint64_t s = seed * 0x9e3779b97f4a7c15ull + 1;
+    const KernShape shape = draw(&s, 4) ? KERN_ROWS : KERN_SUM_ROWS;
+    Case *c = new_case("random", shape, 1 + draw(&s, 90), cols[draw(&s, COUNT(cols))]);
+    number(c, 0.75);
+    for (uint32_t i = 0, n = 1 + draw(&s, 4); i < n; i++) random_load(c, &s);
+    for (uint32_t i = 0, n = 3 + draw(&s, 14); i < n && c->k.nval < MAX_VAL - 12; i++) {
+        if (draw(&s, 6) == 0 && c->k.narg < MAX_ARG - 4)
+            random_load(c, &s);
+        else
+            random_op(c, &s, c->k.nval);
+    }
+    int value = c->k.nval - 1;
+    if (shape == KERN_SUM_ROWS) value = op1(c, OP_tanh, op1(c, OP_sum_rows, value));
+    const int last = c->k.nval;
+    random_store(c, &s, value);
+    for (uint32_t i = 0, n = draw(&s, 3); i < n && shape == KERN_ROWS; i++)
+        random_store(c, &s, (int)draw(&s, (uint32_t)last));
+    return c;
+}
+
+enum { RANDOM_CASES = 40, MAX_CASES = 48 + RANDOM_CASES };
 static int all_cases(Case **c) {
     int n = 0;
     for (int bf = 0; bf < 2; bf++) {
@@ -352,6 +432,7 @@ static int all_cases(Case **c) {
     c[n++] = case_norm(4096);
     c[n++] = case_in_place(30, 640);
     c[n++] = case_all_ops(30, 70);
+    for (int i = 0; i < RANDOM_CASES; i++) c[n++] = case_random((uint64_t)i);
     return n;
 }
 
