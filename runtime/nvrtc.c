@@ -1,0 +1,128 @@
+/* nvrtc.c: see nvrtc.h.  The prototypes are our own text: no NVIDIA header is needed to build. */
+#include "nvrtc.h"
+
+#include <dlfcn.h>
+#include <glob.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct Program *Handle; /* nvrtcProgram */
+
+struct Nvrtc {
+    void *library;
+    int (*create)(Handle *, const char *, const char *, int, const char *const *,
+                  const char *const *);
+    int (*compile)(Handle, int, const char *const *);
+    int (*log_size)(Handle, size_t *), (*log)(Handle, char *);
+    int (*cubin_size)(Handle, size_t *), (*cubin)(Handle, char *);
+    int (*destroy)(Handle *), (*version)(int *, int *);
+};
+
+static void *open_library(void) {
+    static const char *const names[] = {"libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so"};
+    void *lib = NULL;
+    for (size_t i = 0; i < COUNT(names) && !lib; i++) lib = dlopen(names[i], RTLD_NOW);
+    glob_t found;
+    if (!lib && glob("/usr/local/cuda*/lib*/libnvrtc.so", 0, NULL, &found) == 0) {
+        for (size_t i = 0; i < found.gl_pathc && !lib; i++)
+            lib = dlopen(found.gl_pathv[i], RTLD_NOW);
+        globfree(&found);
+    }
+    return lib;
+}
+
+Nvrtc *nvrtc_open(Err *err) {
+    void *lib = open_library();
+    if (!lib) {
+        fail(err, EXIT_DEVICE,
+             "libnvrtc is not installed: it is part of the CUDA toolkit, or `pip install "
+             "nvidia-cuda-nvrtc`");
+        return NULL;
+    }
+    Nvrtc *n = calloc(1, sizeof *n);
+    n->library = lib;
+    const struct {
+        void *slot;
+        const char *name;
+    } f[] = {{&n->create, "nvrtcCreateProgram"},       {&n->compile, "nvrtcCompileProgram"},
+             {&n->log_size, "nvrtcGetProgramLogSize"}, {&n->log, "nvrtcGetProgramLog"},
+             {&n->cubin_size, "nvrtcGetCUBINSize"},    {&n->cubin, "nvrtcGetCUBIN"},
+             {&n->destroy, "nvrtcDestroyProgram"},     {&n->version, "nvrtcVersion"}};
+    for (size_t i = 0; i < COUNT(f); i++) {
+        void *symbol = dlsym(lib, f[i].name);
+        memcpy(f[i].slot, &symbol, sizeof symbol);
+        if (symbol) continue;
+        fail(err, EXIT_DEVICE, "libnvrtc has no %s: version 12 or 13 is needed", f[i].name);
+        nvrtc_close(n);
+        return NULL;
+    }
+    return n;
+}
+
+void nvrtc_close(Nvrtc *n) {
+    if (n) dlclose(n->library);
+    free(n);
+}
+
+int nvrtc_version(const Nvrtc *n, int *minor) {
+    int major = 0;
+    n->version(&major, minor);
+    return major;
+}
+
+static bool read_results(const Nvrtc *n, Handle program, bool compiled, Cubin *out) {
+    size_t size = 0;
+    if (n->log_size(program, &size) != 0) return false;
+    out->log = calloc(size + 1, 1);
+    if (n->log(program, out->log) != 0 || !compiled) return false;
+    if (n->cubin_size(program, &out->size) != 0) return false;
+    out->data = malloc(out->size + 1);
+    return n->cubin(program, out->data) == 0;
+}
+
+bool nvrtc_compile(const Nvrtc *n, const char *name, const char *text, const char *arch, Cubin *out,
+                   Err *err) {
+    *out = (Cubin){0};
+    char option[64];
+    snprintf(option, sizeof option, "--gpu-architecture=%s", arch);
+    const char *const options[] = {option, "--fmad=false", "--ptxas-options=-v"};
+    Handle program;
+    if (n->create(&program, text, name, 0, NULL, NULL) != 0)
+        return fail(err, EXIT_BUG, "NVRTC takes no program");
+    bool compiled = n->compile(program, COUNT(options), options) == 0;
+    bool ok = read_results(n, program, compiled, out);
+    n->destroy(&program);
+    if (ok) return true;
+    fail(err, EXIT_BUG, "%s does not compile for %s (our bug): %.1500s", name, arch,
+         out->log ? out->log : "no log");
+    cubin_free(out);
+    return false;
+}
+
+void cubin_free(Cubin *cubin) {
+    free(cubin->data);
+    free(cubin->log);
+    *cubin = (Cubin){0};
+}
+
+/* The number that stands before a word: "64 bytes spill stores". */
+static int number_before(const char *text, const char *end, const char *word) {
+    const char *at = strstr(text, word);
+    if (!at || at > end) return 0;
+    while (at > text && (at[-1] < '0' || at[-1] > '9')) at--;
+    while (at > text && at[-1] >= '0' && at[-1] <= '9') at--;
+    return atoi(at);
+}
+
+bool cubin_figures(const Cubin *cubin, const char *symbol, KernelFigures *out) {
+    char entry[200];
+    snprintf(entry, sizeof entry, "function '%s'", symbol);
+    const char *at = strstr(cubin->log, entry);
+    if (!at) return false;
+    const char *next = strstr(at, "Compiling entry");
+    const char *end = next ? next : at + strlen(at);
+    *out = (KernelFigures){
+        number_before(at, end, "registers"), number_before(at, end, "bytes stack frame"),
+        number_before(at, end, "bytes spill stores"), number_before(at, end, "bytes smem")};
+    return true;
+}
