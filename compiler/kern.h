@@ -31,7 +31,8 @@ typedef struct KVal {
     KLevel level;
     DType dtype;  /* of the value: a cast rounds to it; loads and stores: the argument's element type */
     double num;   /* KOP_CONST */
-    int64_t i0, i1; /* uniform: stream, cols */
+    int64_t i0, i1; /* uniform: stream, cols; a and b are the loads of its keys and seed, of which
+                     * words 0 and 1 are taken, both i32 */
     /* KOP_LOAD, KOP_STORE: element (row, col) is at
      *     base + (index >= 0 ? args[index][row / rowdiv] : row / rowdiv) * ld + column
      * with column = col for COL and ELEM levels, else 0.  A SCALAR load is base[0], a COL load base[col].
