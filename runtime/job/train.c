@@ -1,7 +1,9 @@
 /* train.c: the main job: optimizer steps over an endless, reproducible sequence of pairs.
  *
- * One step: program "step" once, "micro" for each micro-batch, "update" once; then one line of metrics.
- * Everything that decides a step follows from (seed, cursor), so a resumed run is the unbroken one. */
+ * One step: program "step" once, "micro" for each micro-batch, "update" once; then one line of
+ * metrics.
+ * Everything that decides a step follows from (seed, cursor), so a resumed run is the unbroken one.
+ * */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -70,13 +72,15 @@ static bool guard(const Run *r, int64_t step, double loss, double norm, Err *err
             err, EXIT_NUMERIC,
             "step %lld: the gradient's norm is %f (loss %g); the checkpoints before it are intact",
             (long long)step, norm, loss);
-    if (norm == 0)
+    /* Equal answers cancel but for the rounding of products in another order. */
+    const Pairs *pairs = r->job->pairs;
+    bool cancels = pairs->counts.identical == pairs->n && norm < 1e-4;
+    if (norm == 0 || cancels)
         return fail(err, EXIT_NUMERIC,
                     "step %lld: the gradient is exactly zero: nothing is being trained. Are chosen "
                     "and rejected the same in "
                     "every pair, or is the loss saturated (loss %g)?",
                     (long long)step, loss);
-    (void)r;
     return true;
 }
 
