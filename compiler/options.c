@@ -178,7 +178,12 @@ static bool take_flag(int argc, char **argv, int *i, Options *out) {
             if (flags[k].letter == word[1]) f = &flags[k];
         if (f && word[2]) value = word + 2;
     }
-    if (!f || !takes(f, out->verb)) return unknown_flag(word + strspn(word, "-"), out->verb);
+    if (!f || !takes(f, out->verb)) {
+        char name[64];
+        word += strspn(word, "-");
+        snprintf(name, sizeof name, "%.*s", (int)strcspn(word, "="), word);
+        return unknown_flag(name, out->verb);
+    }
     if (f->kind == FLAG_BOOL && value) {
         fprintf(stderr, "dpoc: --%s takes no value\n", f->name);
         return false;
