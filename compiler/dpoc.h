@@ -3,7 +3,8 @@
  *   text -> AST -> Spec -> Graph -> (passes) -> Groups of Kerns, GEMMs, custom kernels -> Plan
  *
  * Open this before any .c file.  Laws, phases and identity: README.md beside this file.
- * Relies on runtime/base.h and runtime/plan.h (types shared with the runtime), never on its other headers
+ * Relies on runtime/base.h and runtime/plan.h (types shared with the runtime), never on its other
+ * headers
  * except runtime/io (config.json, safetensors headers).
  */
 #ifndef DPOC_H
@@ -16,7 +17,7 @@ typedef struct Spec Spec; /* spec.h */
 typedef struct Kern Kern; /* kern.h */
 typedef struct Eval Eval; /* eval.c */
 
-/* =================================== places in the source: diag.c ==================================== */
+/* =================================== places in the source: diag.c ============================= */
 
 typedef struct Loc { /* bytes begin..end of a source; file 0: nowhere */
     uint32_t file, begin, end;
@@ -37,10 +38,12 @@ Loc loc_join(Loc a, Loc b);
 void diag(Diags *diags, Severity severity, Loc loc, const char *format, ...) PRINTF(4, 5);
 /* A warning with a name that -W can silence: "truncated". */
 void diag_warn(Diags *diags, const char *name, Loc loc, const char *format, ...) PRINTF(4, 5);
-/* An error in a file that is read (data, config.json, checkpoint, adapter), not in what was written. */
+/* An error in a file that is read (data, config.json, checkpoint, adapter), not in what was
+ * written. */
 void diag_file(Diags *diags, Loc loc, const char *format, ...) PRINTF(3, 4);
 int diags_errors(const Diags *diags);
-void diags_blame_file(Diags *diags, int errors); /* the errors after the first `errors` are a file's */
+/* the errors after the first `errors` are a file's */
+void diags_blame_file(Diags *diags, int errors);
 int diags_exit(const Diags *diags); /* after errors: EXIT_IO if all are in files, else EXIT_INPUT */
 /* Puts the diagnostics about one file, which end the list, into the order of their places. */
 void diags_sort(Diags *diags, uint32_t file);
@@ -50,7 +53,7 @@ void diags_print(const Diags *diags, int from, FILE *out, bool color);
 int diags_count(const Diags *diags);
 char *diags_json(const Diags *diags); /* malloc: array of {severity,file,line,col,message,notes} */
 
-/* =================================== types: types.c =================================================== */
+/* =================================== types: types.c =========================================== */
 
 #define MAX_RANK 4
 typedef struct Type { /* interned: equality is pointer equality */
@@ -64,16 +67,25 @@ const Type *type_vec(DType dtype, Dim n);
 const Type *type_mat(DType dtype, Dim rows, Dim cols);
 const Type *type_with(const Type *t, DType dtype);  /* other element type */
 Dim type_count(const Type *t);                      /* elements */
-/* A type as a matrix, type_rows x type_cols == type_count: columns are the last axis when it is constant,
+/* A type as a matrix, type_rows x type_cols == type_count: columns are the last axis when it is
+ * constant,
  * else 1 ([D] is one row, [T] is T rows, a scalar one row of one). */
 Dim type_rows(const Type *t);
 int64_t type_cols(const Type *t);
 char *type_print(Arena *arena, const Type *t);      /* "bf16[2*T,64]" */
 bool type_parse(const char *text, const Type **out);
 
-/* =================================== ops ============================================================== */
+/* =================================== ops ====================================================== */
 
-typedef enum OpKind { KIND_LEAF, KIND_VIEW, KIND_MAP, KIND_REDUCE, KIND_GEMM, KIND_CUSTOM, KIND_EFFECT } OpKind;
+typedef enum OpKind {
+    KIND_LEAF,
+    KIND_VIEW,
+    KIND_MAP,
+    KIND_REDUCE,
+    KIND_GEMM,
+    KIND_CUSTOM,
+    KIND_EFFECT
+} OpKind;
 typedef enum Op {
 #define OP(name, kind, lo, hi, infer, vjp, eval, attrs) OP_##name,
 #include "ops.def"
@@ -151,20 +163,24 @@ typedef struct OpInfo {
 extern const OpInfo op_info[NOP];
 bool op_by_name(const char *name, Op *op);
 
-/* ---- graph.c ---------------------------------------------------------------------------------------- */
+/* ---- graph.c --------------------------------------------------------------------------------- */
 Graph *graph_new(Arena *arena, Diags *diags);
-/* Appends a node (or returns the equal one when g->intern).  The type is inferred; `given` only for ops
- * whose type cannot be.  A shape that does not fit is a diagnostic at the origin's loc with the operands'
+/* Appends a node (or returns the equal one when g->intern).  The type is inferred; `given` only for
+ * ops
+ * whose type cannot be.  A shape that does not fit is a diagnostic at the origin's loc with the
+ * operands'
  * types; then the result is 0 and any op on 0 gives 0 without a further message. */
 NodeId graph_add(Graph *g, Op op, const NodeId *in, int nin, const Attr *attr, const Type *given,
                  uint32_t inst, const Origin *origin);
 /* The phase that follows from a node's operands; what depends on the batch is micro or later. */
 Phase phase_of(const Graph *g, const Node *n);
 void graph_root(Graph *g, NodeId id);
-/* Copies one node into another graph with mapped operands; keeps attr, inst, origins, type, and a phase
+/* Copies one node into another graph with mapped operands; keeps attr, inst, origins, type, and a
+ * phase
  * that was put later than the operands ask for (dequantizations). */
 NodeId graph_copy(Graph *to, const Graph *from, NodeId id, const NodeId *map);
-/* Copies all that is reachable from the roots; the whole of dead-code elimination.  map (size from->n,
+/* Copies all that is reachable from the roots; the whole of dead-code elimination.  map (size
+ * from->n,
  * or NULL) receives the new ids, 0 for what died. */
 Graph *graph_clean(Arena *arena, const Graph *from, bool intern, NodeId *map);
 /* live[id] for what the roots reach; `live` has g->n elements. */
@@ -172,10 +188,12 @@ void graph_live(const Graph *g, bool *live);
 static inline const Node *node(const Graph *g, NodeId id) {
     return &g->node[id];
 }
-const float *table_intern(const float *values, int n); /* forever-lived copy; equal values, equal pointer */
+/* forever-lived copy; equal values, equal pointer */
+const float *table_intern(const float *values, int n);
 int table_size(const float *table);
 const Origin *origin_new(Arena *arena, Loc loc, const char *scope);
-char *origin_print(Arena *arena, const Diags *diags, const Origin *o); /* "llama3.dpo:20:9 policy/..." */
+/* "llama3.dpo:20:9 policy/..." */
+char *origin_print(Arena *arena, const Diags *diags, const Origin *o);
 /* The leaf below a chain of views, and whether `id` is such a chain over storage. */
 NodeId graph_base(const Graph *g, NodeId id);
 
@@ -184,53 +202,65 @@ void graph_at(Graph *g, const Origin *origin); /* origin of the nodes appended f
 NodeId g_op(Graph *g, Op op, NodeId a, NodeId b, NodeId c); /* unused operands 0 */
 NodeId g_const(Graph *g, double x, const Type *type);
 NodeId g_cast(Graph *g, NodeId x, DType to);                /* x itself when it has that dtype */
-NodeId g_bcast(Graph *g, NodeId x, const Type *shape, int lead); /* f32, to shape's dims; x itself if same */
+/* f32, to shape's dims; x itself if same */
+NodeId g_bcast(Graph *g, NodeId x, const Type *shape, int lead);
 NodeId g_reshape(Graph *g, NodeId x, const Type *shape);    /* x itself if same */
 NodeId g_matmul(Graph *g, NodeId a, NodeId b, bool ta, bool tb);
 NodeId g_part(Graph *g, NodeId x, int k);
 NodeId g_input(Graph *g, const char *name, Phase phase, const Type *type);
 NodeId g_state(Graph *g, const char *name, Phase phase, Role role, const Type *type);
-NodeId g_slot(Graph *g, NodeId flat, int64_t begin, const Type *shape); /* a tensor of a flat state */
-NodeId g_effect(Graph *g, Op op, NodeId target, NodeId x);              /* assign, accumulate: a root */
+/* a tensor of a flat state */
+NodeId g_slot(Graph *g, NodeId flat, int64_t begin, const Type *shape);
+/* assign, accumulate: a root */
+NodeId g_effect(Graph *g, Op op, NodeId target, NodeId x);
 NodeId graph_find(const Graph *g, Op leaf, const char *name);           /* first such leaf, or 0 */
 
-/* ---- infer.c, verify.c, print.c, read.c --------------------------------------------------------------- */
+/* ---- infer.c, verify.c, print.c, read.c ------------------------------------------------------ */
 /* Rules of a well-formed graph: operands before users, types as inferred, phases, one effect order.
  * Returns NULL or a message naming the node (a bug of the pass that made it). */
 const char *graph_verify(const Graph *g, Arena *arena);
-/* One line a node: `%7 = matmul %3 %5 tb=1 : f32[T,64] micro "scope"`; roots at the end (print.c). */
+/* One line a node: `%7 = matmul %3 %5 tb=1 : f32[T,64] micro "scope"`; roots at the end
+ * (print.c). */
 void graph_print(const Graph *g, Text *out);
-Graph *graph_read(Arena *arena, Diags *diags, uint32_t file); /* what graph_print writes; NULL after errors */
+/* what graph_print writes; NULL after errors */
+Graph *graph_read(Arena *arena, Diags *diags, uint32_t file);
 
-/* ---- eval.c: the truth ----------------------------------------------------------------------------------- */
-typedef enum EvalMode { EVAL_DOUBLE, EVAL_ROUNDING } EvalMode; /* rounding: every node to its dtype */
+/* ---- eval.c: the truth ----------------------------------------------------------------------- */
+/* rounding: every node to its dtype */
+typedef enum EvalMode { EVAL_DOUBLE, EVAL_ROUNDING } EvalMode;
 
 Eval *eval_new(const Graph *g, EvalMode mode, const int64_t extent[NEXTENT]);
 void eval_free(Eval *e);
-/* Values are row-major doubles (i32 and u8 too), count = type_count at the extents. State and inputs are
+/* Values are row-major doubles (i32 and u8 too), count = type_count at the extents. State and
+ * inputs are
  * set by name, weights by "source/name"; unset ones are zero. */
 void eval_set(Eval *e, const char *leaf, const double *values, int64_t count);
-/* Runs the nodes of one phase, effects included (all phases up to `phase` that have not run yet when
+/* Runs the nodes of one phase, effects included (all phases up to `phase` that have not run yet
+ * when
  * `only` is false). */
 void eval_run(Eval *e, Phase phase, bool only);
-const double *eval_get(Eval *e, NodeId id, int64_t *count);         /* value of a node after a run */
+/* value of a node after a run */
+const double *eval_get(Eval *e, NodeId id, int64_t *count);
 const double *eval_state(Eval *e, const char *leaf, int64_t *count); /* a leaf's current storage */
 
-/* ---- grad.c -------------------------------------------------------------------------------------------------
- * Adjoints are f32.  vjp_<rule>(G, y) reads the adjoint of node y and adds to those of its operands that
+/* ---- grad.c
+ * Adjoints are f32.  vjp_<rule>(G, y) reads the adjoint of node y and adds to those of its operands
+ * that
  * lie on a path from a trainable leaf. */
 NodeId grad_adjoint(Grad *G, NodeId y);                /* f32, y's shape */
 bool grad_wanted(const Grad *G, NodeId x);
 void grad_add(Grad *G, NodeId x, NodeId dx);           /* adjoint(x) += dx */
 Graph *grad_graph(Grad *G);
-/* d(loss)/d(leaf) for each leaf, loss being a scalar weighted by `seed` (a scalar node, e.g. 1/pairs).
+/* d(loss)/d(leaf) for each leaf, loss being a scalar weighted by `seed` (a scalar node, e.g.
+ * 1/pairs).
  * out[i] = 0 where no path exists. */
 void grad_of(Graph *g, NodeId loss, NodeId seed, const NodeId *leaf, int n, NodeId *out);
 
-/* =================================== the unit: what passes read and extend ============================ */
+/* =================================== the unit: what passes read and extend ==================== */
 
 typedef enum UnitKind { UNIT_TRAIN, UNIT_EVAL, UNIT_REF, UNIT_LOGITS, NUNIT } UnitKind;
-/* Programs they fill: train -> init step micro update; the others -> init, and "eval", "ref", "logits". */
+/* Programs they fill: train -> init step micro update; the others -> init, and "eval", "ref",
+ * "logits". */
 
 typedef struct WeightInfo { /* a frozen tensor of a checkpoint */
     const char *source, *tensor, *alias;
@@ -242,8 +272,10 @@ typedef struct WeightInfo { /* a frozen tensor of a checkpoint */
     Loc loc;
 } WeightInfo;
 
-typedef struct Trained { /* a trained tensor: elements offset.. of the flat "params", "grads", "m", "v" */
-    const char *source, *tensor; /* PEFT name without "base_model.model.", e.g. ....q_proj.lora_A.weight */
+/* A trained tensor: elements offset.. of the flat "params", "grads", "m", "v". */
+typedef struct Trained {
+    /* tensor: PEFT's name without "base_model.model.", "....q_proj.lora_A.weight" */
+    const char *source, *tensor;
     const char *alias;
     int rank;
     int64_t rows, cols, offset;
@@ -271,16 +303,19 @@ typedef struct Group { /* nodes computed by one kernel or library call */
     GroupKind kind;
     NodeId *nodes; /* ascending */
     int nnodes;
-    NodeId *ins;   /* stored values read: nodes outside whose value (after views) comes from a buffer */
+    /* stored values read: nodes outside whose value (after views) comes from a buffer */
+    NodeId *ins;
     int nins;
     NodeId *outs;  /* nodes of the group whose value must be stored (effects: the effect node) */
     int nouts;
     int64_t scratch; /* bytes needed while it runs, at the bounds */
     Kern *kern;    /* GROUP_KERN */
     Gemm gemm;     /* GROUP_GEMM; operands below are stored values or views of them */
-    NodeId a, b, bias, c; /* c: the node whose storage is written (beta 1: an accumulate's target) */
-    NodeId inplace;       /* GROUP_GEMM, or 0: the stored value whose buffer becomes c's (beta 1: C holds
-                             it, and nothing reads it afterwards) */
+    /* c: the node whose storage is written (beta 1: an accumulate's target) */
+    NodeId a, b, bias, c;
+    /* GROUP_GEMM, or 0: the stored value whose buffer becomes c's (beta 1: C holds it, and nothing
+     * reads it afterwards) */
+    NodeId inplace;
     Dim m, n, k; /* GROUP_KERN: it runs over m rows of n columns */
     Phase phase;
 } Group;
@@ -312,16 +347,18 @@ typedef struct Unit {
     int64_t activation_budget; /* bytes remat may keep; 0: all of it */
     int64_t activation_bytes;  /* remat's answer: bytes of activations that wait for the backward */
 } Unit;
-/* forward[id]: the loss or a metric needs the node; backward[id]: it depends on the loss's seed.  Neither:
+/* forward[id]: the loss or a metric needs the node; backward[id]: it depends on the loss's seed.
+ * Neither:
  * a slope that only the backward reads.  Arrays of g->n, cleared. */
 void unit_directions(const Unit *u, bool *forward, bool *backward);
-/* Puts a rewritten graph in place of u->g: every id the unit holds (trained leaves, loss, seed) goes
+/* Puts a rewritten graph in place of u->g: every id the unit holds (trained leaves, loss, seed)
+ * goes
  * through `map`, which graph_clean or the pass's own copy filled. */
 void unit_replace_graph(Unit *u, Graph *g, const NodeId *map);
 /* Records "pass: what: why" for plan, view and --explain. */
 void unit_refuse(Unit *u, const char *pass, NodeId id, const char *format, ...) PRINTF(4, 5);
 
-/* =================================== the passes: pass.c =================================================== */
+/* =================================== the passes: pass.c ======================================= */
 
 typedef struct Pass {
     const char *name;            /* also its file, its switch in `graph`, its dump and its test */
@@ -342,7 +379,8 @@ int pass_slice(Pass *, Unit *); /* slice.c: row gathers move up past row-wise op
 int pass_defer(Pass *, Unit *); /* defer.c: the head's gradient in its forward sweep */
 int pass_quant(Pass *, Unit *); /* quant.c: dequantization becomes visible */
 int pass_remat(Pass *, Unit *); /* remat.c: recompute instead of keep */
-int pass_layout(Pass *, Unit *); /* layout.c: strided views that a reader can't address become copies */
+/* layout.c: strided views that a reader can't address become copies */
+int pass_layout(Pass *, Unit *);
 int pass_gemm(Pass *, Unit *);  /* gemm.c: matmuls become library calls (groups) */
 int pass_fuse(Pass *, Unit *);  /* fuse.c: all other nodes become Kerns and custom groups */
 int pass_order(Pass *, Unit *); /* order.c: one total order */
@@ -357,23 +395,24 @@ bool unit_run_passes(Unit *u, const DumpOptions *dump);
 void passes_print(FILE *out); /* `dpoc passes`: the table and the order pairs with their reasons */
 void unit_print_groups(const Unit *u, Text *out); /* what dumps show below the graph */
 
-/* ---- build.c (front end): makes u->g, weights, trained, metrics, bounds from the spec ------------------ */
+/* ---- build.c (front end): makes u->g, weights, trained, metrics, bounds from the spec -------- */
 Unit *unit_new(Arena *arena, const Spec *spec, const Target *target, UnitKind kind);
 /* Bounds for micro-batches of `tokens` rows, a multiple of the bucket (0: run.tokens). */
 void unit_bounds(const Spec *spec, const Target *target, UnitKind kind, int64_t tokens,
                  int64_t bound[NEXTENT]);
 bool unit_build(Unit *u);
 
-/* ---- update.c: clipping and AdamW over the flat state, appended by grad ------------------------------------ */
+/* ---- update.c: clipping and AdamW over the flat state, appended by grad ---------------------- */
 void update_build(Unit *u);
 
-/* ---- place.c: where a value lies, and who reads it --------------------------------------------------------- */
+/* ---- place.c: where a value lies, and who reads it ------------------------------------------- */
 typedef struct Place { /* a value seen through its views */
     NodeId base;       /* leaf or stored node (part k of a custom node: that part node) */
     Dim offset;        /* elements from base's first */
     int64_t ld;        /* elements between rows (type_rows x type_cols) */
 } Place;
-/* A reshape of a strided value that no single ld describes is its own base; after layout.c there is none. */
+/* A reshape of a strided value that no single ld describes is its own base; after layout.c there
+ * is none. */
 Place place_of(const Graph *g, NodeId id);
 bool place_dense(const Graph *g, NodeId id); /* rows follow each other without gaps */
 
@@ -387,23 +426,28 @@ static inline int use_count(const Uses *uses, NodeId id) {
     return uses->first[id + 1] - uses->first[id];
 }
 
-/* ---- lower.c: a group's nodes as one Kern (kern.h) --------------------------------------------------------- */
+/* ---- lower.c: a group's nodes as one Kern (kern.h) ------------------------------------------- */
 Kern *lower_kern(Unit *u, const Group *group);
 
-/* ---- plan.c, emit.c: units -> Plan ------------------------------------------------------------------------
- * plan_unit gives every stored value of the unit's groups a Buf, adds its binds, and emits its programs'
- * steps.  plan_finish reads lifetimes off the steps (a buffer two programs touch is persistent), assigns
+/* ---- plan.c, emit.c: units -> Plan
+ * plan_unit gives every stored value of the unit's groups a Buf, adds its binds, and emits its
+ * programs'
+ * steps.  plan_finish reads lifetimes off the steps (a buffer two programs touch is persistent),
+ * assigns
  * offsets so that no two live buffers overlap and sets arena_bytes; false: over plan->budget_bytes.
  *
- * A weight leaf whose name is "TENSOR#PART" is one part of a quantized tensor ("codes", "absmax", "absmax2",
+ * A weight leaf whose name is "TENSOR#PART" is one part of a quantized tensor ("codes", "absmax",
+ * "absmax2",
  * "offset", "map"); its WeightInfo (attr.i0) has the format.  Other weights are bound whole. */
 void plan_unit(Plan *plan, Unit *u);
-/* reuse.c: over[out] = the value whose place `out` takes, for results of kernels that write over an operand;
+/* reuse.c: over[out] = the value whose place `out` takes, for results of kernels that write over an
+ * operand;
  * rewrites those kernels.  Called by plan_unit on the ordered groups. */
 void reuse_storage(Unit *u, NodeId *over);
 bool plan_finish(Plan *plan, const Target *target);
 const char *plan_leaf_name(const Node *n); /* name of the buffer that a leaf lies in (interned) */
-/* Everything: units of the wanted kinds, passes, remat under the budget, plan, emit.  NULL after diagnostics. */
+/* Everything: units of the wanted kinds, passes, remat under the budget, plan, emit.  NULL after
+ * diagnostics. */
 typedef struct CompileOptions {
     const Target *target;
     int64_t budget; /* bytes for the arena; 0: no limit */
@@ -422,15 +466,17 @@ typedef struct Emit {
     int *buf;    /* by node id: the buffer of a stored value or leaf, -1: none */
 } Emit;
 /* Appends to one of the plan's arrays (bufs, binds, steps, ...), whose capacity follows from n. */
-#define PLAN_PUSH(plan, v, n, item) ((v) = plan_room((plan), (v), sizeof(*(v)), (n)), (v)[(n)++] = (item))
+#define PLAN_PUSH(plan, v, n, item)                                                                \
+    ((v) = plan_room((plan), (v), sizeof(*(v)), (n)), (v)[(n)++] = (item))
 void *plan_room(Plan *plan, void *v, size_t size, int n);
 Arg emit_arg(Emit *e, NodeId id);    /* stored value or view; buf -1 for id 0 */
 int emit_kernel(Emit *e, const Kernel *kernel); /* index; equal text is one kernel */
 Step *emit_step(Emit *e, StepKind kind, int nargs, int ndims); /* label and where are filled in */
-NodeId emit_part(Emit *e, NodeId id, int k); /* result k's node if it is stored in this group, else 0 */
+/* result k's node if it is stored in this group, else 0 */
+NodeId emit_part(Emit *e, NodeId id, int k);
 void emit_group(Emit *e); /* the steps of e->group */
 
-/* ---- arrange.c: offsets for blocks that live for a while -------------------------------------------------- */
+/* ---- arrange.c: offsets for blocks that live for a while ------------------------------------- */
 typedef struct Block {
     int64_t bytes;
     int first, last;      /* live in steps first..last, inclusive */
@@ -443,14 +489,14 @@ int64_t arrange(Block *block, int n, int64_t align);
 /* No arrangement can be lower: the greatest sum of live (aligned) bytes. */
 int64_t arrange_bound(const Block *block, int n, int64_t align);
 
-/* ---- custom.c: one row of functions per CUSTOM op ----------------------------------------------------------- */
+/* ---- custom.c: one row of functions per CUSTOM op -------------------------------------------- */
 typedef struct CustomInfo {
     int64_t (*scratch)(const Unit *u, const Group *group); /* bytes at the bounds */
     void (*lower)(Emit *e, NodeId id);                     /* appends the steps that compute it */
 } CustomInfo;
 const CustomInfo *custom_info(Op op); /* never NULL for CUSTOM ops */
 
-/* ---- emit_c.c, emit_cuda.c: print a Kern ------------------------------------------------------------------- */
+/* ---- emit_c.c, emit_cuda.c: print a Kern ----------------------------------------------------- */
 void emit_kern_c(const Kern *k, const char *symbol, Text *out);
 void emit_kern_cuda(const Kern *k, const char *symbol, Text *out);
 /* CUDA launch of a Kern: fills threads, rows_per_block, grid_y, shared_bytes. */
@@ -458,17 +504,18 @@ void kern_launch(const Kern *k, Kernel *out);
 /* The shared text put before kernels of one module (types, math), per target. */
 const char *emit_prelude(const Target *target);
 
-/* ---- cost.c ------------------------------------------------------------------------------------------------ */
+/* ---- cost.c ---------------------------------------------------------------------------------- */
 double node_flops(const Graph *g, NodeId id, const int64_t extent[NEXTENT]);
-double node_bytes(const Graph *g, NodeId id, const int64_t extent[NEXTENT]); /* read + written, unfused */
+/* read + written, unfused */
+double node_bytes(const Graph *g, NodeId id, const int64_t extent[NEXTENT]);
 /* Matmul and attention FLOPs of a phase at these extents (attention: full causal square of T). */
 double graph_flops(const Graph *g, Phase phase, const int64_t extent[NEXTENT]);
 
-/* ---- view.c ------------------------------------------------------------------------------------------------ */
+/* ---- view.c ---------------------------------------------------------------------------------- */
 void view_dot(const Unit *u, FILE *out);
 void view_memory_svg(const Plan *plan, FILE *out); /* x = step, y = address */
 
-/* ---- settings.c: settings.def as a table ------------------------------------------------------------------ */
+/* ---- settings.c: settings.def as a table ----------------------------------------------------- */
 void settings_print(FILE *out, bool json); /* `dpoc settings` */
 
 #endif

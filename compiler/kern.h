@@ -1,16 +1,21 @@
 /* kern.h: what a fused group computes, in a form both generators only print.
  *
- * A Kern runs over `rows` (an affine count, parallel) times `cols` (a constant).  Its values are a DAG in
+ * A Kern runs over `rows` (an affine count, parallel) times `cols` (a constant).  Its values are a
+ * DAG in
  * order; each has a level:
  *   SCALAR one number   COL one per column   ROW one per row   ELEM one per (row, column)
  *
- * KERN_ROWS      for every row: values in order; a reduction (sum_cols, max_cols) turns an ELEM value into
- *                a ROW value that later values may use; stores write ELEM values (a full row) or ROW values.
- * KERN_SUM_ROWS  for every column: the one sum_rows value adds its ELEM operand over all rows; ELEM values
+ * KERN_ROWS      for every row: values in order; a reduction (sum_cols, max_cols) turns an ELEM
+ * value into
+ *                a ROW value that later values may use; stores write ELEM values (a full row) or
+ *                ROW values.
+ * KERN_SUM_ROWS  for every column: the one sum_rows value adds its ELEM operand over all rows; ELEM
+ * values
  *                may use ROW loads but no reductions over columns; the store writes the COL result.
  *
  * LAWS of reductions (so bits never depend on threads, tiles or fusion; both generators obey them):
- *   over n columns: 16 partial sums, lane l adds columns l, l+16, l+32, ... in order; then lanes fold
+ *   over n columns: 16 partial sums, lane l adds columns l, l+16, l+32, ... in order; then lanes
+ *   fold
  *     8+8, 4+4, 2+2, 1+1 (lane l += lane l+w).  max is the same tree.
  *   over n rows: blocks of 64 rows; within a block in order from 0; block sums are added in order.
  * All arithmetic is f32 without contraction; a cast to bf16 rounds the value and keeps it as f32.
@@ -26,20 +31,24 @@ typedef enum KOp { KOP_LOAD, KOP_STORE, KOP_CONST, KOP_OP } KOp;
 
 typedef struct KVal {
     KOp kop;
-    Op op;        /* KOP_OP: a MAP or REDUCE op (bcast, reshape, stop disappear; rotate_half becomes a load) */
+    /* KOP_OP: a MAP or REDUCE op (bcast, reshape, stop disappear; rotate_half becomes a load) */
+    Op op;
     int a, b, c;  /* operand values, -1: none */
     KLevel level;
-    DType dtype;  /* of the value: a cast rounds to it; loads and stores: the argument's element type */
+    /* of the value: a cast rounds to it; loads and stores: the argument's element type */
+    DType dtype;
     double num;   /* KOP_CONST */
     int64_t i0, i1; /* uniform: stream, cols; a and b are the loads of its keys and seed, of which
                      * words 0 and 1 are taken, both i32 */
     /* KOP_LOAD, KOP_STORE: element (row, col) is at
      *     base + (index >= 0 ? args[index][row / rowdiv] : row / rowdiv) * ld + column
-     * with column = col for COL and ELEM levels, else 0.  A SCALAR load is base[0], a COL load base[col].
+     * with column = col for COL and ELEM levels, else 0.  A SCALAR load is base[0], a COL load
+     * base[col].
      * With an index, row -1 reads as 0. */
     int arg, index;
     int64_t rowdiv, ld;
-    bool half;       /* load: rotate_half over cols: value(col) = col < cols/2 ? -x[col+cols/2] : x[col-cols/2] */
+    /* load: rotate_half over cols: value(col) = col < cols/2 ? -x[col+cols/2] : x[col-cols/2] */
+    bool half;
     bool accumulate; /* store: adds to what is there */
     NodeId origin;
 } KVal;
@@ -62,8 +71,10 @@ struct Kern {
 
 /* Kernel calling convention of generated and hand-written CPU kernels:
  *     void SYMBOL(void *const *p, const int64_t *n)
- * p: arguments in order, n[0] = rows (actual).  CUDA: extern "C" __global__ void SYMBOL(P0 *p0, .., long long n0, ..).
- * Custom kernels: p = operands in order, then result 0, parts 1.. (NULL if not wanted), then scratch;
+ * p: arguments in order, n[0] = rows (actual).  CUDA: extern "C" __global__ void SYMBOL(P0 *p0, ..,
+ * long long n0, ..).
+ * Custom kernels: p = operands in order, then result 0, parts 1.. (NULL if not wanted), then
+ * scratch;
  * n = as the lower rule says. */
 
 void kern_print(const Kern *k, Text *out); /* for dumps and tests */

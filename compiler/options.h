@@ -1,5 +1,5 @@
-/* options.h: the command line as a struct.  One table in options.c holds every flag, the verbs that take
- * it and its help line; parsing, `-h` and shell completion all come from it. */
+/* options.h: the command line as a struct.  One table in options.c holds every flag, the verbs
+ * that take it and its help line; parsing, `-h` and shell completion all come from it. */
 #ifndef DPOC_OPTIONS_H
 #define DPOC_OPTIONS_H
 

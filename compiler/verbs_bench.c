@@ -1,7 +1,9 @@
-/* verbs_bench.c: bench: whole optimizer steps of several variants, interleaved, against each other and
+/* verbs_bench.c: bench: whole optimizer steps of several variants, interleaved, against each other
+ * and
  * against what the machine's own matrix product and memory reach in the same run.
  *
- * Every variant is compiled and loaded first; then each round runs one step of each, so that drift of the
+ * Every variant is compiled and loaded first; then each round runs one step of each, so that drift
+ * of the
  * machine meets all alike.  Reported: median, minimum, maximum. */
 #include <math.h>
 #include <stdlib.h>
@@ -66,9 +68,10 @@ static int entry_step(Entry *e, double *ms) {
     return EXIT_OK;
 }
 
-/* ---- the machine's own rates --------------------------------------------------------------------------- */
+/* ---- the machine's own rates ----------------------------------------------------------------- */
 
-/* FLOP/s of one 1024-cubed product in the compute type, best of five; 0 where it cannot be measured. */
+/* FLOP/s of one 1024-cubed product in the compute type, best of five; 0 where it cannot be
+ * measured. */
 static double measure_gemm(Work *w, DType type) {
     enum { N = 1024 };
     if (strcmp(w->device->ops->name, "cpu") != 0) return 0;
@@ -120,7 +123,7 @@ static double measure_bandwidth(Work *w) {
     return best;
 }
 
-/* ---- running and reporting -------------------------------------------------------------------------------- */
+/* ---- running and reporting ------------------------------------------------------------------- */
 
 static int by_number(const void *a, const void *b) {
     double x = *(const double *)a, y = *(const double *)b;

@@ -1,6 +1,7 @@
 /* verbs_run.c: the verbs that run a plan on data: train, eval, generate, tokens.
  *
- * Each joins the two halves: a checked spec and its plan from the compiler, a job of the runtime. */
+ * Each joins the two halves: a checked spec and its plan from the compiler, a job of the runtime.
+ * */
 #include <jansson.h>
 #include <math.h>
 #include <stdlib.h>
@@ -9,7 +10,7 @@
 #include "../runtime/job/job.h"
 #include "work.h"
 
-/* ---- pairs -------------------------------------------------------------------------------------------- */
+/* ---- pairs ----------------------------------------------------------------------------------- */
 
 static const char *model_dir(const Work *w) {
     return w->options->model ? w->options->model : spec_base_path(w->spec);
@@ -108,7 +109,7 @@ static char *hash_pairs(Arena *arena, const Pairs *p) {
     return arena_str(arena, hex);
 }
 
-/* ---- train ---------------------------------------------------------------------------------------------- */
+/* ---- train ----------------------------------------------------------------------------------- */
 
 /* Fills the job's evaluation set from data.eval: a file, a share or a number of pairs. */
 static int open_eval_set(Work *w, const Template *template, Pairs *pairs, Pairs **extra,
@@ -221,7 +222,7 @@ int verb_train(const Options *o) {
     return code;
 }
 
-/* ---- eval ------------------------------------------------------------------------------------------------- */
+/* ---- eval ------------------------------------------------------------------------------------ */
 
 int verb_eval(const Options *o) {
     Work w;
@@ -249,7 +250,7 @@ int verb_eval(const Options *o) {
     return code;
 }
 
-/* ---- generate ------------------------------------------------------------------------------------------------ */
+/* ---- generate -------------------------------------------------------------------------------- */
 
 static void add_stop(int32_t *stop, int *n, int max, int32_t id) {
     if (id >= 0 && *n < max) stop[(*n)++] = id;
@@ -269,7 +270,8 @@ static int stop_tokens(const Work *w, int32_t *stop, int max) {
     return n;
 }
 
-/* Prompt ids: a conversation through the template, or text after bos where the tokenizer adds one. */
+/* Prompt ids: a conversation through the template, or text after bos where the tokenizer adds
+ * one. */
 static bool prompt_ids(Work *w, const Template *t, const char *text, bool chat, Ids *ids) {
     Message message = {"user", text, strlen(text)};
     if (chat) return template_encode(t, &message, 1, true, ids, &w->err);
@@ -406,7 +408,7 @@ int verb_generate(const Options *o) {
     return code;
 }
 
-/* ---- tokens ---------------------------------------------------------------------------------------------------- */
+/* ---- tokens ---------------------------------------------------------------------------------- */
 
 static void print_ids(const Work *w, const char *what, const int32_t *ids, int n, bool scored) {
     for (int i = 0; i < n; i++) {

@@ -1,4 +1,5 @@
-/* verbs_text.c: the verbs about the program itself and about text: init, fmt, passes, ops, settings,
+/* verbs_text.c: the verbs about the program itself and about text: init, fmt, passes, ops,
+ * settings,
  * doctor, cache. */
 #include <dirent.h>
 #include <dlfcn.h>
@@ -119,7 +120,7 @@ int verb_settings(const Options *o) {
     return EXIT_OK;
 }
 
-/* ---- doctor ------------------------------------------------------------------------------------------- */
+/* ---- doctor ---------------------------------------------------------------------------------- */
 
 static void look_for(const char *what, const char *const *names, int n, const char *advice) {
     for (int i = 0; i < n; i++) {
@@ -160,7 +161,7 @@ int verb_doctor(const Options *o) {
     return cpu ? EXIT_OK : EXIT_DEVICE;
 }
 
-/* ---- cache ---------------------------------------------------------------------------------------------- */
+/* ---- cache ----------------------------------------------------------------------------------- */
 
 int verb_cache(const Options *o) {
     bool clear = o->args.n == 1 && strcmp(o->args.item[0], "clear") == 0;

@@ -1,11 +1,15 @@
 /* verify_run.c: verify: one optimizer step on a device against the evaluator.
  *
- * The same graph after all passes is walked twice from the same weights and pairs: by the device, and by
- * eval.c rounding every node to its type.  Compared are the loss, every gradient and the optimizer's
- * moments.  Sums in another order may differ, and such a difference may flip a later rounding, so the
+ * The same graph after all passes is walked twice from the same weights and pairs: by the device,
+ * and by
+ * eval.c rounding every node to its type.  Compared are the loss, every gradient and the
+ * optimizer's
+ * moments.  Sums in another order may differ, and such a difference may flip a later rounding, so
+ * the
  * bound is, relative to the largest value of each compared tensor,
  *     4 (u sqrt(path) + 2^-24 sqrt(path k))
- * u: unit roundoff of the compute type, path: longest chain of nodes that sum or round, k: longest sum. */
+ * u: unit roundoff of the compute type, path: longest chain of nodes that sum or round, k: longest
+ * sum. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,7 +17,7 @@
 #include "../runtime/job/job.h"
 #include "work.h"
 
-/* ---- device buffers as doubles ---------------------------------------------------------------------- */
+/* ---- device buffers as doubles --------------------------------------------------------------- */
 
 static double *read_buffer(Work *w, const char *name, int64_t *count) {
     int buf = plan_buf(w->plan, name);
@@ -59,7 +63,8 @@ static const char *eval_name(const Node *n) {
     return n->op == OP_weight ? intern_printf("%s/%s", n->attr.name2, n->attr.name) : n->attr.name;
 }
 
-/* Copies what the device holds in every leaf of the graph; leaves larger than the actual extents give
+/* Copies what the device holds in every leaf of the graph; leaves larger than the actual extents
+ * give
  * their first elements. */
 static bool copy_leaves(Work *w, const Unit *u, const int64_t *extent, Eval *e, Op only) {
     for (NodeId id = 1; id < u->g->n; id++) {
@@ -74,7 +79,7 @@ static bool copy_leaves(Work *w, const Unit *u, const int64_t *extent, Eval *e, 
     return true;
 }
 
-/* ---- the bound --------------------------------------------------------------------------------------------- */
+/* ---- the bound ------------------------------------------------------------------------------- */
 
 static double tolerance(const Unit *u, const int64_t *extent) {
     int *depth = calloc((size_t)u->g->n, sizeof *depth), path = 1;
@@ -94,7 +99,7 @@ static double tolerance(const Unit *u, const int64_t *extent) {
     return 4 * (roundoff * sqrt(path) + 0x1p-24 * sqrt((double)path * longest));
 }
 
-/* ---- comparing ------------------------------------------------------------------------------------------------ */
+/* ---- comparing ------------------------------------------------------------------------------- */
 
 typedef struct Verdict {
     int compared, failed;
@@ -152,7 +157,8 @@ static bool walk_both(Work *w, const Unit *u, const Pack *pack, Verdict *v) {
         const double *want = eval_state(e, "metrics", &m);
         if (sums) compare(v, "loss", sums, want, 1, bound, true);
         /* Not params: AdamW's first step divides g by its own size, so where |g| is near eps any
-         * rounding of it moves the parameter by a whole lr.  v is made of squares: twice the bound. */
+         * rounding of it moves the parameter by a whole lr.  v is made of squares: twice the bound.
+         * */
         ok = sums && compare_flat(w, u, e, "grads", bound, v) &&
              compare_flat(w, u, e, "m", bound, v) && compare_flat(w, u, e, "v", 2 * bound, v);
         free(sums);

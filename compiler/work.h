@@ -1,7 +1,7 @@
 /* work.h: what the verbs share: from the command line to a checked spec, a plan, a running device.
  *
- * Each function takes the one before it as done.  All return an exit code (0: fine) after printing what
- * is wrong to stderr; work_close frees everything in any state. */
+ * Each function takes the one before it as done.  All return an exit code (0: fine) after printing
+ * what is wrong to stderr; work_close frees everything in any state. */
 #ifndef DPOC_WORK_H
 #define DPOC_WORK_H
 

@@ -1,6 +1,7 @@
 /* exec.h: walks a plan on a device.
  *
- * exec_open allocates the plan's arena and loads its kernels; exec_bind fills weights from files and
+ * exec_open allocates the plan's arena and loads its kernels; exec_bind fills weights from files
+ * and
  * runs program "init"; then any program may be run as often as wanted with the actual extents.
  */
 #ifndef DPOC_EXEC_H
@@ -13,9 +14,12 @@ typedef struct Exec Exec;
 Exec *exec_open(const Plan *plan, Device *dev, Err *err);
 void exec_close(Exec *exec);
 
-/* Where the tensors of one source come from.  `checkpoint` is a directory with safetensors files, or
- * NULL: then binds with an init make a fresh tensor (keyed by seed, source and tensor name), and binds
- * without one are filled with random weights if `random` is set (std 0.02; norm-like vectors ones). */
+/* Where the tensors of one source come from.  `checkpoint` is a directory with safetensors files,
+ * or
+ * NULL: then binds with an init make a fresh tensor (keyed by seed, source and tensor name), and
+ * binds
+ * without one are filled with random weights if `random` is set (std 0.02; norm-like vectors ones).
+ * */
 typedef struct BindSource {
     const char *source;     /* as in Bind.source */
     const char *checkpoint; /* directory, or NULL */

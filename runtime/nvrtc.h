@@ -1,6 +1,8 @@
-/* nvrtc.h: CUDA text to machine code, through NVRTC opened at run time.  Needs no driver and no GPU.
+/* nvrtc.h: CUDA text to machine code, through NVRTC opened at run time.  Needs no driver and no
+ * GPU.
  *
- * Relies on base.h and, where it is installed, libnvrtc 12 or 13.  Promises cubins that depend on text,
+ * Relies on base.h and, where it is installed, libnvrtc 12 or 13.  Promises cubins that depend on
+ * text,
  * options, architecture and NVRTC's version alone. */
 #ifndef DPOC_NVRTC_H
 #define DPOC_NVRTC_H
@@ -8,7 +10,8 @@
 #include "base.h"
 
 typedef struct Nvrtc Nvrtc;
-/* Looks in the library path, then in toolkit directories.  NULL and err (exit 3, with what to install)
+/* Looks in the library path, then in toolkit directories.  NULL and err (exit 3, with what to
+ * install)
  * when there is none. */
 Nvrtc *nvrtc_open(Err *err);
 void nvrtc_close(Nvrtc *n);                    /* NULL is allowed */
@@ -19,7 +22,8 @@ typedef struct Cubin {
     size_t size;
     char *log; /* ptxas's figures, warnings, errors */
 } Cubin;
-/* Compiles one module for "sm_80", "sm_90".  A failure is our bug (exit 70) and err holds the log. */
+/* Compiles one module for "sm_80", "sm_90".  A failure is our bug (exit 70) and err holds the
+ * log. */
 bool nvrtc_compile(const Nvrtc *n, const char *name, const char *text, const char *arch, Cubin *out,
                    Err *err);
 void cubin_free(Cubin *cubin);

@@ -12,7 +12,7 @@
 
 #define PLAN_VERSION 1
 
-/* ---- element types ------------------------------------------------------------------------------- */
+/* ---- element types --------------------------------------------------------------------------- */
 typedef enum DType {
 #define DTYPE(name, bytes, st) DT_##name,
 #include "dtypes.def"
@@ -23,8 +23,9 @@ int dtype_bytes(DType t);
 const char *dtype_name(DType t);
 bool dtype_parse(const char *name, DType *t); /* our name, "f32" */
 
-/* ---- extents: the sizes that change from micro-batch to micro-batch ---------------------------------
- * Memory is planned at the bound, work uses the actual count.  A Dim is c + sum x[e] * extent[e]. */
+/* ---- extents: the sizes that change from micro-batch to micro-batch
+ * Memory is planned at the bound, work uses the actual count.  A Dim is c + sum x[e] * extent[e].
+ * */
 typedef enum Extent {
     X_T, /* token rows */
     X_R, /* scored rows */
@@ -54,7 +55,7 @@ int64_t dim_eval(Dim a, const int64_t extent[NEXTENT]);
 char *dim_print(Arena *arena, Dim a);            /* "3", "T", "2*T+1" */
 bool dim_parse(const char *text, Dim *out);       /* what dim_print writes */
 
-/* ---- buffers -------------------------------------------------------------------------------------- */
+/* ---- buffers --------------------------------------------------------------------------------- */
 typedef enum Role {
     ROLE_WEIGHT,     /* frozen weights, also quantized and packed ones */
     ROLE_ADAPTER,    /* fp32 masters of what is trained (full fine-tuning too) */
@@ -87,11 +88,12 @@ typedef struct Buf {
     int first, last; /*       live in steps first..last of it, inclusive */
     Shrink *shrink;
     int nshrink;
-    const char *where; /* "llama3.dpo:20:9 policy/model.layers.3.self_attn", for messages; may be NULL */
+    const char *where; /* "llama3.dpo:20:9 policy/model.layers.3.self_attn", or NULL */
 } Buf;
 
-/* ---- binds: all weight I/O, in both directions ------------------------------------------------------
- * One bind moves one tensor of a source, or one part of a quantized one, into rows of one buffer. */
+/* ---- binds: all weight I/O, in both directions
+ * One bind moves one tensor of a source, or one part of a quantized one, into rows of one buffer.
+ * */
 typedef struct Bind {
     const char *source;    /* "base", an adapter's name, "base:PATH" for another checkpoint */
     const char *tensor;    /* checkpoint name, e.g. "model.layers.0.mlp.up_proj.weight" */
@@ -101,13 +103,15 @@ typedef struct Bind {
     int64_t rows, cols;    /* the tensor's shape as a matrix (vectors: 1 row) */
     int64_t ld;            /* elements between rows in the buffer; == cols when dense */
     int rank;              /* rank in the checkpoint: 1 or 2 */
-    const char *transform; /* "copy" (with conversion to the buffer's dtype), "scale", or a quantized
-                            * format with the part this buffer holds: "nf4.codes", "nf4.absmax", ...
-                            * (quantize.h lists formats and parts), or "table": the constants `values` */
+    /* "copy" (with conversion to the buffer's dtype), "scale", or a quantized format with the part
+     * this buffer holds: "nf4.codes", "nf4.absmax", ... (quantize.h lists formats and parts), or
+     * "table": the constants `values` */
+    const char *transform;
     double num;            /* transform's number: scale, or quantization block size */
     bool nested;           /* double quantization */
-    const char *init;      /* NULL: must be in the source.  Else how a fresh one is made when no file
-                            * is given: "zero", "kaiming" (uniform +-1/sqrt(cols)), "gaussian" */
+    /* NULL: must be in the source.  Else how a fresh one is made when no file is given: "zero",
+     * "kaiming" (uniform +-1/sqrt(cols)), "gaussian" */
+    const char *init;
     double init_num;       /* gaussian: standard deviation */
     bool save;             /* is written back (trained) */
     const float *values;   /* transform "table": what stands in the buffer; source is "table" */
@@ -115,8 +119,9 @@ typedef struct Bind {
     const char *where;
 } Bind;
 
-/* ---- steps ---------------------------------------------------------------------------------------------
- * A pointer handed to a kernel is arena + buf.offset + offset(extents) + chunk_begin * chunk_bytes, all
+/* ---- steps
+ * A pointer handed to a kernel is arena + buf.offset + offset(extents) + chunk_begin * chunk_bytes,
+ * all
  * in bytes. */
 typedef struct Arg {
     int buf; /* -1: a null pointer (an unwanted result) */
@@ -144,9 +149,12 @@ typedef struct Gemm {
     float alpha, beta;     /* beta is 0 or 1 */
     bool bias;             /* args[3], f32 [n] */
 } Gemm;
-/* Bytes of the buffer "gemm.workspace" (scratch, one per plan, live wherever a GEMM is) with which the CPU
- * device multiplies matrices of at most these sizes on up to GEMM_THREADS threads; the largest need of a
- * plan's GEMMs is enough for all of them.  More threads than fit are not used: the bits stay the same. */
+/* Bytes of the buffer "gemm.workspace" (scratch, one per plan, live wherever a GEMM is) with which
+ * the CPU
+ * device multiplies matrices of at most these sizes on up to GEMM_THREADS threads; the largest need
+ * of a
+ * plan's GEMMs is enough for all of them.  More threads than fit are not used: the bits stay the
+ * same. */
 #define GEMM_THREADS 8
 int64_t gemm_workspace(const Gemm *g, int64_t m, int64_t n, int64_t k);
 
@@ -179,7 +187,7 @@ typedef struct Program {
     int nsteps;
 } Program;
 
-/* ---- settings: every key of data, run and graph, plus adapter and objective parameters --------------- */
+/* ---- settings: every key of data, run and graph, plus adapter and objective parameters ------- */
 typedef struct Setting {
     const char *path; /* "run.lr", "pref.rank", "dpo.beta" */
     double num;
@@ -202,7 +210,8 @@ typedef struct Plan {
     int64_t arena_bytes; /* == plan --json's peak_bytes */
     int64_t budget_bytes; /* 0: none given */
     bool fits;
-    int64_t smallest_bytes; /* when it does not fit: the arena with everything recomputed that helps, */
+    /* when it does not fit: the arena with everything recomputed that helps, */
+    int64_t smallest_bytes;
     int64_t fit_tokens;     /* and the largest run.tokens that would fit; 0: none */
     Buf *bufs;
     int nbufs;
@@ -235,7 +244,8 @@ Plan *plan_read(const char *path, Err *err); /* checks every index, offset and s
 char *plan_to_json(const Plan *plan);         /* malloc */
 Plan *plan_from_json(const char *text, const char *name, Err *err);
 
-/* Every rule a plan obeys: indices in range, buffers inside the arena, live ones apart, operands inside
+/* Every rule a plan obeys: indices in range, buffers inside the arena, live ones apart, operands
+ * inside
  * their buffers at the bounds.  NULL, or what is wrong ("bufs[3] ...", arena text). */
 const char *plan_check(const Plan *plan, Arena *arena);
 

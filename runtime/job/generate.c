@@ -1,7 +1,9 @@
 /* generate.c: text from program "logits", one token at a time.
  *
- * The whole sequence is one segment and only its last row is scored; without a KV cache each new token
- * recomputes the sequence.  Greedy when the temperature is 0; otherwise nucleus sampling, counter-based
+ * The whole sequence is one segment and only its last row is scored; without a KV cache each new
+ * token
+ * recomputes the sequence.  Greedy when the temperature is 0; otherwise nucleus sampling,
+ * counter-based
  * by (seed, position), so an answer can be repeated. */
 #include <math.h>
 #include <stdlib.h>
@@ -47,7 +49,8 @@ static int32_t sample(const float *logits, int64_t n, double temperature, double
     return work[last < n ? last : n - 1].id;
 }
 
-/* The inputs of one sequence as pack_step would make them for a prompt whose next token is wanted. */
+/* The inputs of one sequence as pack_step would make them for a prompt whose next token is
+ * wanted. */
 static bool run_logits(const GenerateJob *job, const Ids *ids, float *logits, int64_t vocab,
                        Err *err) {
     const Plan *plan = job->plan;

@@ -13,7 +13,7 @@
 #include "pack.h"
 #include "progress.h"
 
-/* ---- batch.c: one micro-batch, one set of sums ------------------------------------------------------ */
+/* ---- batch.c: one micro-batch, one set of sums ----------------------------------------------- */
 PackOptions pack_options_of(const Plan *plan, bool prefix, bool sft);
 /* Writes the inputs this plan has (others are skipped) and runs the program. */
 bool run_micro(Exec *exec, const Plan *plan, const char *program, const Micro *micro, Err *err);
@@ -25,14 +25,15 @@ bool write_seed(Exec *exec, const Plan *plan, uint64_t seed, int64_t step, Err *
 /* One optimizer step: programs "step", "micro" for each micro-batch, "update" with rate lr. */
 bool run_step(Exec *exec, const Plan *plan, const Pack *pack, uint64_t seed, int64_t step,
               double lr, Err *err);
-/* The logged value of each of plan->metrics: sum times its denominator's input as `pack` defines it. */
+/* The logged value of each of plan->metrics: sum times its denominator's input as `pack` defines
+ * it. */
 bool read_metrics(Exec *exec, const Plan *plan, const Pack *pack, int pairs, double *values,
                   Err *err);
 /* n pairs of random ids and unequal lengths that fit the plan, for bench and verify; pairs_free. */
 Pairs *pairs_random(const Plan *plan, int64_t n, uint64_t seed);
 int metric_index(const Plan *plan, const char *name); /* -1: none */
 
-/* ---- evaluate.c ------------------------------------------------------------------------------------- */
+/* ---- evaluate.c ------------------------------------------------------------------------------ */
 typedef struct PairScore {
     float logp_chosen, logp_rejected, ref_logp_chosen, ref_logp_rejected;
 } PairScore;
@@ -48,7 +49,7 @@ bool evaluate(Exec *exec, const Plan *plan, const Pairs *pairs, const int32_t *w
 void evaluation_json(const Plan *plan, const Pairs *pairs, const Evaluation *e, FILE *out);
 void evaluation_text(const Plan *plan, const Evaluation *e, FILE *out);
 
-/* ---- train.c ------------------------------------------------------------------------------------------ */
+/* ---- train.c --------------------------------------------------------------------------------- */
 typedef struct TrainJob {
     Exec *exec;
     const Plan *plan;
@@ -73,7 +74,7 @@ int run_dir_open(const char *dir, bool resumes, bool overwrite, Err *err);
 void run_dir_clear(
     const char *dir); /* removes what an earlier run left; called once the new one can start */
 
-/* ---- save.c: adapters and checkpoints ------------------------------------------------------------------ */
+/* ---- save.c: adapters and checkpoints -------------------------------------------------------- */
 typedef struct TrainState { /* all that a run needs to go on, beside the flat buffers */
     int64_t step;           /* steps made */
     int64_t cursor;         /* items of the endless sequence used */
@@ -86,12 +87,13 @@ bool save_trained(Exec *exec, const Plan *plan, const char *dir, Err *err);
 bool save_checkpoint(const TrainJob *job, const TrainState *state, Err *err);
 /* Newest complete checkpoint of RUN, or NULL (arena text). */
 const char *newest_checkpoint(Arena *arena, const char *run_dir);
-/* Loads flat buffers and state; refuses, naming what differs, when plan or data are not the same. */
+/* Loads flat buffers and state; refuses, naming what differs, when plan or data are not the
+ * same. */
 bool load_checkpoint(const TrainJob *job, const char *dir, TrainState *state, Err *err);
 /* Keeps the newest `keep` checkpoints (0: all). */
 void prune_checkpoints(const char *run_dir, int64_t keep);
 
-/* ---- generate.c ------------------------------------------------------------------------------------------ */
+/* ---- generate.c ------------------------------------------------------------------------------ */
 typedef struct GenerateJob {
     Exec *exec;
     const Plan *plan; /* with program "logits" */
@@ -106,7 +108,7 @@ typedef struct GenerateJob {
 /* Appends new ids to `ids` (the prompt); the last one may be a stop token. */
 bool generate(const GenerateJob *job, Ids *ids, Err *err);
 
-/* ---- stop.c: Ctrl-C ends after the current step ------------------------------------------------------------- */
+/* ---- stop.c: Ctrl-C ends after the current step ---------------------------------------------- */
 void stop_watch(void); /* installs handlers for SIGINT and SIGTERM; a second signal ends at once */
 int stop_signal(void); /* 0, or the signal that came */
 

@@ -42,7 +42,8 @@ void json_escape(Text *out, const char *s) {
     text_free(&valid);
 }
 
-/* Length of the part of `text` that holds whole lines of steps <= keep (other events count as belonging
+/* Length of the part of `text` that holds whole lines of steps <= keep (other events count as
+ * belonging
  * to the step before them). */
 static size_t kept_length(const char *text, size_t len, int64_t keep) {
     size_t at = 0;

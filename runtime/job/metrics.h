@@ -1,6 +1,7 @@
 /* metrics.h: metrics.jsonl, one JSON object per event, append-only.
  *
- * Numbers are the shortest text that reads back to the same double; NaN and infinities are null with
+ * Numbers are the shortest text that reads back to the same double; NaN and infinities are null
+ * with
  * "finite": false beside them.  Every line is written whole and flushed.  */
 #ifndef DPOC_METRICS_H
 #define DPOC_METRICS_H

@@ -1,4 +1,5 @@
-/* progress.h: what a person sees while a run goes on (stderr): one redrawn line on a terminal, plain
+/* progress.h: what a person sees while a run goes on (stderr): one redrawn line on a terminal,
+ * plain
  * lines into a pipe, and small curves at the end. */
 #ifndef DPOC_PROGRESS_H
 #define DPOC_PROGRESS_H

@@ -1,4 +1,5 @@
-/* save.c: what a run leaves on disk: trained tensors in PEFT form (or a whole model for `train base`),
+/* save.c: what a run leaves on disk: trained tensors in PEFT form (or a whole model for `train
+ * base`),
  * checkpoints complete by construction, and their way back.
  *
  * The order of writing is what makes a kill harmless: files are written under temporary names and
@@ -16,7 +17,7 @@
 #include "../io/safetensors.h"
 #include "job.h"
 
-/* ---- trained tensors ------------------------------------------------------------------------------- */
+/* ---- trained tensors ------------------------------------------------------------------------- */
 
 static float *read_flat(Exec *exec, const Plan *plan, const char *name, int64_t *n, Err *err) {
     int buf = plan_buf(plan, name);
@@ -107,7 +108,7 @@ bool save_trained(Exec *exec, const Plan *plan, const char *dir, Err *err) {
     return ok;
 }
 
-/* ---- directories ------------------------------------------------------------------------------------- */
+/* ---- directories ----------------------------------------------------------------------------- */
 
 static int remove_one(const char *path, const struct stat *st, int kind, struct FTW *where) {
     (void)st, (void)kind, (void)where;
@@ -195,7 +196,7 @@ void run_dir_clear(const char *dir) {
     arena_free(arena);
 }
 
-/* ---- checkpoints ----------------------------------------------------------------------------------------- */
+/* ---- checkpoints ----------------------------------------------------------------------------- */
 
 static const char *const flat_names[] = {"params", "m", "v"};
 

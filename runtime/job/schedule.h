@@ -1,4 +1,5 @@
-/* schedule.h: learning-rate schedules with Hugging Face's formulas (transformers/optimization.py). */
+/* schedule.h: learning-rate schedules with Hugging Face's formulas
+ * (transformers/optimization.py). */
 #ifndef DPOC_SCHEDULE_H
 #define DPOC_SCHEDULE_H
 
