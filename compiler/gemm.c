@@ -29,7 +29,8 @@ static void take_in(Gemms *x, Chain *c, NodeId id) {
     x->changes++;
 }
 
-/* The only reader of `id` in its phase, through reshapes; 0: several, or none.  `at`: what it reads. */
+/* The only reader of `id` in its phase, through reshapes; 0: several, or none.  `at`: what it
+ * reads. */
 static NodeId only_user(const Gemms *x, NodeId id, NodeId *at) {
     for (;;) {
         if (use_count(&x->uses, id) != 1) return 0;

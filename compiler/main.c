@@ -37,7 +37,8 @@ static const Verb verbs[] = {
     {"cache", "cache list|clear", "the kernel cache", verb_cache, 1},
 };
 
-/* Threads that wait spin for a moment only: on a busy machine libgomp's default (300,000 rounds) made a
+/* Threads that wait spin for a moment only: on a busy machine libgomp's default (300,000 rounds)
+ * made a
  * small training step take twenty times its work.  libgomp reads this before main, so once more. */
 static void wait_calmly(char **argv) {
     if (getenv("OMP_WAIT_POLICY") || getenv("GOMP_SPINCOUNT")) return;

@@ -1,6 +1,7 @@
 /* options.c: the table of command-line flags and what reads it.
  *
- * Relies on base.h only.  Promises: an unknown verb or flag is answered with the closest one and exit 2;
+ * Relies on base.h only.  Promises: an unknown verb or flag is answered with the closest one and
+ * exit 2;
  * `--flag=value`, `--flag value` and `-o value` mean the same; `--` ends the flags. */
 #include "options.h"
 

@@ -1,7 +1,9 @@
 /* bind.c: fills a plan's bound buffers from checkpoints, streaming.
  *
- * Relies on exec.h, quantize.h, io/checkpoint.h, kernels/random.h.  Promises: a few MiB of host memory
- * whatever the model's size; a tensor is read once (twice where it is double quantized); fresh values
+ * Relies on exec.h, quantize.h, io/checkpoint.h, kernels/random.h.  Promises: a few MiB of host
+ * memory
+ * whatever the model's size; a tensor is read once (twice where it is double quantized); fresh
+ * values
  * depend on seed, source and tensor name alone, so they are the same under any plan.
  */
 #include "exec_bind.h"
@@ -39,9 +41,10 @@ typedef struct Feed { /* where the elements of one tensor come from */
     uint32_t key[2];
 } Feed;
 
-/* ---- fresh values ---------------------------------------------------------------------------------------- */
+/* ---- fresh values ---------------------------------------------------------------------------- */
 
-/* Element i: uniform ones and pairs of normal ones (Box, Muller) from the four words of block i / 4. */
+/* Element i: uniform ones and pairs of normal ones (Box, Muller) from the four words of block i
+ * / 4. */
 static float fresh_value(const Feed *feed, uint64_t seed, int64_t i) {
     uint64_t block = (uint64_t)i / 4;
     uint32_t word[4] = {feed->key[0], feed->key[1], (uint32_t)(block >> 32), (uint32_t)block};
@@ -88,7 +91,7 @@ static void feed_key(const Bind *bind, uint32_t key[2]) {
     key[1] = (uint32_t)(hash.lo >> 32);
 }
 
-/* ---- finding a tensor ------------------------------------------------------------------------------------ */
+/* ---- finding a tensor ------------------------------------------------------------------------ */
 
 static const char *needed_by(const Binder *b, const Bind *bind) {
     return bind->where ? arena_printf(b->arena, " (declared at %s)", bind->where) : "";
@@ -148,7 +151,7 @@ static bool feed_of(Binder *b, const Bind *bind, Feed *feed) {
     return b->source[s].checkpoint ? feed_file(b, s, bind, feed) : feed_fresh(b, s, bind, feed);
 }
 
-/* ---- copying --------------------------------------------------------------------------------------------- */
+/* ---- copying --------------------------------------------------------------------------------- */
 
 static void convert(const float *x, int64_t n, DType to, char *out) {
     uint16_t *h = (uint16_t *)(void *)out;
@@ -199,7 +202,7 @@ static bool bind_copy(Binder *b, const Bind *bind) {
     return true;
 }
 
-/* ---- quantizing ------------------------------------------------------------------------------------------ */
+/* ---- quantizing ------------------------------------------------------------------------------ */
 
 typedef struct Quant { /* one tensor and the binds of its parts */
     const Bind *part[NQUANTPIECE];
@@ -304,7 +307,7 @@ static bool filled(const Plan *plan, int bind) {
     return false;
 }
 
-/* ---- all binds ------------------------------------------------------------------------------------------- */
+/* ---- all binds ------------------------------------------------------------------------------- */
 
 static bool bind_one(Binder *b, int i) {
     const Bind *bind = &b->plan->binds[i];

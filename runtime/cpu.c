@@ -1,6 +1,7 @@
 /* cpu.c: the CPU as a device: one mapped arena, compiled C kernels, oneDNN.
  *
- * Relies on device.h, cpu_compile.h, cpu_gemm.h, OpenMP.  Promises: the same bits at any thread count
+ * Relies on device.h, cpu_compile.h, cpu_gemm.h, OpenMP.  Promises: the same bits at any thread
+ * count
  * (kernels and GEMMs are cut by sizes alone).
  */
 #include "cpu_compile.h"

@@ -1,9 +1,12 @@
 /* cpu_compile.c: kernel text to code: the system's C compiler, a cache of modules, dlopen.
  *
  * In the cache directory stand modules, HASH.so, each holding several kernels, and one small file
- * HASH.key per kernel: "MODULE.so BYTES CONTENT-HASH SYMBOL".  A kernel's hash covers all that decides
- * its code: its text, the prelude, flags, the compiler's version and the CPU's features; so a kernel is found
- * again whatever else its plan holds.  A module is loaded only if its bytes are those its key names: a
+ * HASH.key per kernel: "MODULE.so BYTES CONTENT-HASH SYMBOL".  A kernel's hash covers all that
+ * decides
+ * its code: its text, the prelude, flags, the compiler's version and the CPU's features; so a
+ * kernel is found
+ * again whatever else its plan holds.  A module is loaded only if its bytes are those its key
+ * names: a
  * damaged one is compiled again.  All files appear by rename.
  *
  * Relies on cpu_compile.h, POSIX, a C compiler at run time.  Promises: prints nothing but warnings.
@@ -21,7 +24,8 @@
 
 extern char **environ;
 
-/* No contraction, no -ffast-math: rounding happens where the graph says.  The rest changes no value. */
+/* No contraction, no -ffast-math: rounding happens where the graph says.  The rest changes no
+ * value. */
 #define FLAGS                                                                                      \
     "-std=gnu11", "-O3", "-march=native", "-ffp-contract=off", "-fno-math-errno",                  \
         "-fno-trapping-math", "-fopenmp", "-fPIC", "-shared", "-w"
@@ -51,7 +55,7 @@ typedef struct Compile {
     Err *err;
 } Compile;
 
-/* ---- what decides the code ------------------------------------------------------------------------------- */
+/* ---- what decides the code ------------------------------------------------------------------- */
 
 /* Runs argv with its output in the file `log`; its exit status, or -1 with errno. */
 static pid_t start(const char *const *argv, const char *log) {
@@ -127,7 +131,7 @@ static const char *kernel_key(const Compile *c, int kernel) {
     return arena_str(c->arena, hex);
 }
 
-/* ---- files of the cache ---------------------------------------------------------------------------------- */
+/* ---- files of the cache ---------------------------------------------------------------------- */
 
 static char *in_dir(const Compile *c, const char *name) {
     return path_join(c->arena, c->dir, name);
@@ -181,7 +185,7 @@ static bool find_kernel(Compile *c, int kernel) {
     return symbol != NULL;
 }
 
-/* ---- compiling ------------------------------------------------------------------------------------------- */
+/* ---- compiling ------------------------------------------------------------------------------- */
 
 typedef struct Unit { /* kernels compiled into one module */
     int *kernel;
@@ -307,7 +311,8 @@ static bool compile_units(Compile *c, Unit *unit, int n) {
     return ok;
 }
 
-/* Kernels not found, spread over modules of like size: at least one per job, none much over UNIT_BYTES. */
+/* Kernels not found, spread over modules of like size: at least one per job, none much over
+ * UNIT_BYTES. */
 static bool compile_missing(Compile *c, const int *missing, int n) {
     size_t bytes = 0;
     for (int i = 0; i < n; i++) bytes += strlen(c->plan->kernels[missing[i]].text);
@@ -325,7 +330,7 @@ static bool compile_missing(Compile *c, const int *missing, int n) {
     return compile_units(c, unit, units);
 }
 
-/* ---- the whole ------------------------------------------------------------------------------------------- */
+/* ---- the whole ------------------------------------------------------------------------------- */
 
 /* Kernels that are not loaded after a look into the cache. */
 static int find_all(Compile *c, int *missing) {

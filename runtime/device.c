@@ -1,6 +1,7 @@
 /* device.c: choosing a device.  Relies on device.h.
  *
- * Promises: `auto` takes the CPU only where no NVIDIA GPU is visible; one that is visible and cannot be used
+ * Promises: `auto` takes the CPU only where no NVIDIA GPU is visible; one that is visible and
+ * cannot be used
  * is an error with the reason, never a silent fall-back.
  */
 #include "device.h"

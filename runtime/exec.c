@@ -1,8 +1,11 @@
 /* exec.c: walks a plan on a device.
  *
- * Relies on exec.h, device.h, plan.h.  Promises: one arena, allocated by exec_open; nothing is allocated
- * while a program runs but what its sizes need for the first time (GEMM primitives), before its first step.
- * In a HARD build transient buffers hold NaNs before they are written and after they died, and the bytes
+ * Relies on exec.h, device.h, plan.h.  Promises: one arena, allocated by exec_open; nothing is
+ * allocated
+ * while a program runs but what its sizes need for the first time (GEMM primitives), before its
+ * first step.
+ * In a HARD build transient buffers hold NaNs before they are written and after they died, and the
+ * bytes
  * between buffers are watched.
  */
 #include "exec.h"
@@ -30,7 +33,7 @@ struct Exec {
 
 #define MAX_ARGS 64 /* plan_check's limit */
 
-/* ---- addresses ------------------------------------------------------------------------------------------- */
+/* ---- addresses ------------------------------------------------------------------------------- */
 
 typedef struct Frame { /* where a program stands */
     int64_t extent[NEXTENT];
@@ -43,7 +46,7 @@ static void *address(const Exec *exec, const Arg *a, const Frame *f) {
     return exec->dev->base + offset + a->chunk_bytes * f->begin;
 }
 
-/* ---- profile --------------------------------------------------------------------------------------------- */
+/* ---- profile --------------------------------------------------------------------------------- */
 
 static const char *step_kind(const Exec *exec, const Step *s) {
     return s->kind == STEP_KERNEL ? exec->plan->kernels[s->kernel].kind : step_kind_names[s->kind];
@@ -84,7 +87,7 @@ int exec_times(Exec *exec, StepTime *out, int max) {
     return n;
 }
 
-/* ---- steps ----------------------------------------------------------------------------------------------- */
+/* ---- steps ----------------------------------------------------------------------------------- */
 
 static bool do_step(Exec *exec, const Step *s, const Frame *f, Err *err) {
     const DeviceOps *ops = exec->dev->ops;
@@ -116,7 +119,7 @@ static bool timed_step(Exec *exec, const Step *s, const Frame *f, Err *err) {
     return true;
 }
 
-/* ---- HARD builds: what a program must not read or write -------------------------------------------------- */
+/* ---- HARD builds: what a program must not read or write -------------------------------------- */
 
 #ifdef HARD
 #    define POISON 0xff /* a NaN as f32 and as bf16, -1 as i32 */
@@ -199,7 +202,7 @@ static bool exec_loop(Exec *exec, int program, int step, Frame *f, Err *err) {
     return true;
 }
 
-/* ---- getting ready --------------------------------------------------------------------------------------- */
+/* ---- getting ready --------------------------------------------------------------------------- */
 
 static bool prepare_gemm(Exec *exec, const Step *s, const int64_t *extent, Err *err) {
     int64_t n[3];
@@ -266,7 +269,7 @@ bool exec_run(Exec *exec, const char *program, const int64_t extent[NEXTENT], Er
     return exec->dev->ops->sync(exec->dev, err);
 }
 
-/* ---- buffers in and out ---------------------------------------------------------------------------------- */
+/* ---- buffers in and out ---------------------------------------------------------------------- */
 
 static const Buf *named(Exec *exec, const char *name, size_t bytes, Err *err) {
     int i = plan_buf(exec->plan, name);
@@ -297,7 +300,7 @@ bool exec_bind(Exec *exec, const BindSource *sources, int n, uint64_t seed, Err 
            (!plan_program(exec->plan, "init") || exec_run(exec, "init", nothing, err));
 }
 
-/* ---- opening --------------------------------------------------------------------------------------------- */
+/* ---- opening --------------------------------------------------------------------------------- */
 
 Exec *exec_open(const Plan *plan, Device *dev, Err *err) {
     Arena *arena = arena_new();

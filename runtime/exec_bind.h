@@ -4,7 +4,8 @@
 
 #include "exec.h"
 
-/* Fills every buffer the plan's binds name, from the sources, streaming (exec_bind's first half). */
+/* Fills every buffer the plan's binds name, from the sources, streaming (exec_bind's first
+ * half). */
 bool bind_all(const Plan *plan, Device *dev, const BindSource *sources, int n, uint64_t seed,
               Err *err);
 

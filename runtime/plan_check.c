@@ -1,7 +1,9 @@
 /* plan_check.c: the rules every plan obeys.
  *
- * Relies on plan.h and quantize.h.  Promises: a plan that plan_check accepts can be executed without
- * touching a byte outside its buffers, whatever the extents within the bounds (kernels are trusted to
+ * Relies on plan.h and quantize.h.  Promises: a plan that plan_check accepts can be executed
+ * without
+ * touching a byte outside its buffers, whatever the extents within the bounds (kernels are trusted
+ * to
  * stay inside the shapes they are given).
  */
 #include "plan.h"

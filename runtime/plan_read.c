@@ -1,7 +1,9 @@
 /* plan_read.c: a plan from the JSON file that plan_write.c describes.
  *
- * Relies on plan.h and jansson.  Promises: a file with an unknown, missing or mistyped key, or that breaks
- * a rule of plan_check, is refused with the place named: "p.json: programs[0].steps[3].kernel: ...".
+ * Relies on plan.h and jansson.  Promises: a file with an unknown, missing or mistyped key, or that
+ * breaks
+ * a rule of plan_check, is refused with the place named: "p.json: programs[0].steps[3].kernel:
+ * ...".
  */
 #include "plan.h"
 
@@ -191,7 +193,7 @@ static bool get_strings(Obj *o, const char *key, const char ***out, int *n) {
     return true;
 }
 
-/* ---- the tables ---------------------------------------------------------------------------------------- */
+/* ---- the tables ------------------------------------------------------------------------------ */
 
 /* A fixed number of integers: [a, b, c]. */
 static bool ints(Obj *o, const char *key, json_t *array, int n, int64_t *out) {

@@ -1,7 +1,9 @@
-/* plan_write.c: a plan as a JSON file, one row of a table per line, so that it can be read, compared and
+/* plan_write.c: a plan as a JSON file, one row of a table per line, so that it can be read,
+ * compared and
  * written by hand.
  *
- * Sizes that depend on extents are strings ("2*T+1"), constant ones numbers.  An argument is a buffer's
+ * Sizes that depend on extents are strings ("2*T+1"), constant ones numbers.  An argument is a
+ * buffer's
  * index, or [buffer, offset, chunk bytes]; null is an unwanted result.  Texts are arrays of lines.
  * Relies on plan.h and jansson.  Promises: plan_read.c reads it back equal.
  */

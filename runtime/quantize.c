@@ -1,7 +1,9 @@
 /* quantize.c: nf4, fp4 and int8 codes and the double quantization of their scales (quantize.h).
  *
- * Tables and thresholds are bitsandbytes' (functional.py, csrc/kernels.cu).  Its CUDA build multiplies
- * by an approximate reciprocal; here the reciprocal is IEEE, so a value on a threshold may differ by one
+ * Tables and thresholds are bitsandbytes' (functional.py, csrc/kernels.cu).  Its CUDA build
+ * multiplies
+ * by an approximate reciprocal; here the reciprocal is IEEE, so a value on a threshold may differ
+ * by one
  * code from a file it wrote.
  */
 #include "quantize.h"

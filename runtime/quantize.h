@@ -2,7 +2,8 @@
  *
  * A quantized tensor of n elements (row-major, blocks run across rows) is kept as parts, each in a
  * buffer of its own:
- *   codes    u8: nf4, fp4: element 2j in the high nibble of byte j, 2j+1 in the low one; int8: one byte
+ *   codes    u8: nf4, fp4: element 2j in the high nibble of byte j, 2j+1 in the low one; int8: one
+ *   byte
  *   absmax   f32 [blocks], the largest magnitude of each block of `block` elements;
  *            u8 [blocks] codes of the dynamic map when double quantized ("nested")
  *   nested only: absmax2 f32 [ceil(blocks/256)], offset f32 [1], map f32 [256]
@@ -41,7 +42,8 @@ int64_t quant_part_bytes(QuantPart part, int64_t n, int64_t block, bool nested);
 const float *quant_lut(QuantFormat format); /* 16 values; NULL for int8 */
 const float *quant_map(void);               /* 256 values of the signed dynamic map, ascending */
 
-/* n elements, whole blocks but for the tensor's last; codes: quant_part_count bytes; absmax: per block. */
+/* n elements, whole blocks but for the tensor's last; codes: quant_part_count bytes; absmax: per
+ * block. */
 void quant_blocks(QuantFormat format, const float *x, int64_t n, int64_t block, uint8_t *codes,
                   float *absmax);
 /* Second quantization of n absmax values, whole groups of 256 but for the tensor's last. */

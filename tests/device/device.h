@@ -1,4 +1,5 @@
-/* device.h: what the device tests share: a directory of their own, a small checkpoint, an open plan. */
+/* device.h: what the device tests share: a directory of their own, a small checkpoint, an open
+ * plan. */
 #ifndef TESTS_DEVICE_H
 #define TESTS_DEVICE_H
 

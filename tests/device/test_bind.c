@@ -1,4 +1,5 @@
-/* Weights on their way into the arena: conversions, strides, adapters, fresh tensors, quantized parts, errors. */
+/* Weights on their way into the arena: conversions, strides, adapters, fresh tensors, quantized
+ * parts, errors. */
 #include "device.h"
 
 #include "../../runtime/quantize.h"
@@ -8,7 +9,8 @@
 #define ROWS 96
 #define COLS 72
 
-/* A checkpoint (stem "model" or "adapter_model") with tensors "w" [96,72] and "v" [72] of one type. */
+/* A checkpoint (stem "model" or "adapter_model") with tensors "w" [96,72] and "v" [72] of one
+ * type. */
 static void write_one(const char *dir, const char *stem, const char *prefix, SafeType type) {
     char path[4200], names[2][100];
     Err err = {0};
