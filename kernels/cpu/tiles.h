@@ -20,8 +20,8 @@ enum { TILE_ROWS = 6, TILE_WIDTH = 16 }; /* 12 of 16 */
 #    define TILE_FMA(a, b, c) ((a) * (b) + (c))
 #endif
 
-/* exp for softmax, x <= 0 or little more: about 1 ulp; NaN stays NaN.  0 below -60: such a weight is
- * lost in the sum of all, but its products would be denormal, which processors handle slowly. */
+/* exp for softmax, x <= 0 or little more: about 1 ulp; NaN stays NaN.  0 below -60: such a weight
+ * is lost in the sum of all, but its products would be denormal, which processors handle slowly. */
 INLINE float tile_exp(float x) {
     const float y = x < -60.0f ? -60.0f : x;
     const float shifted = TILE_FMA(y, 0x1.715476p+0f, 0x1.8p23f);

@@ -1,5 +1,5 @@
-/* hand.h: instances of hand-written kernels, on the CPU and in the simulator (sim.h), random data for
- * them, and comparisons.  Instances are made as custom.c makes them: defines, file, undefs. */
+/* hand.h: instances of hand-written kernels, on the CPU and in the simulator (sim.h), random data
+ * for them, and comparisons.  Instances are made as custom.c makes them: defines, file, undefs. */
 #ifndef TEST_HAND_H
 #define TEST_HAND_H
 

@@ -1,7 +1,6 @@
-/* test_attend: attention, forward and backward, against plain double loops: grouped heads, prefixes,
- * windows, odd head sizes, rows that lie apart.  On the CPU
- * the bits are the same at 1, 2 and 3 threads; in the simulator, on small shapes, in every order of
- * threads. */
+/* test_attend: attention, forward and backward, against plain double loops: grouped heads,
+ * prefixes, windows, odd head sizes, rows that lie apart.  On the CPU the bits are the same at 1, 2
+ * and 3 threads; in the simulator, on small shapes, in every order of threads. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
