@@ -19,8 +19,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define TILE_COLS  512  /* columns of a merged or packed tile */
-#define WIDE_COLS  2048 /* of a merged tile whose B cannot be cut by columns without packing */
+#define TILE_COLS  512  /* columns of a tile of a wide C */
+#define WIDE_COLS  2048 /* not yet wide, where B cannot be cut by columns without packing */
 #define PART_K     256  /* of a packed tile */
 #define FEW_ROWS   128  /* fewer rows of C than this are computed as columns */
 #define MAX_THREAD 1024
@@ -74,16 +74,13 @@ static Cut cut_of(const Gemm *g, int64_t m, int64_t n, int64_t k, bool native) {
     bool convert = c.type != g->a;
     bool dense_a = !convert && (c.ta ? c.lda == c.m && c.m <= c.tm : c.lda == k);
     bool dense_b = !convert && (c.tb ? c.ldb == k : c.ldb == c.n);
+    bool whole_k = dense_a && dense_b && (c.tb || c.n <= WIDE_COLS);
+    c.tn = whole_k && c.n <= (c.tb ? 2 * TILE_COLS : WIDE_COLS) ? c.n : least(c.n, TILE_COLS);
+    c.kc = whole_k ? k : least(k, PART_K);
+    /* Which of the two writes C makes no difference to the cut, so none to the bits. */
     bool plain =
         !c.swap && g->c == DT_f32 && g->alpha == 1 && g->beta == 0 && !g->bias && g->ldc == n;
-    c.direct = dense_a && dense_b && plain;
-    c.tn = c.n;
-    c.kc = k;
-    if (!c.direct) {
-        bool whole_k = dense_a && dense_b && (c.tb || c.n <= WIDE_COLS);
-        if (c.tb || !whole_k) c.tn = least(c.n, TILE_COLS);
-        if (!whole_k) c.kc = least(k, PART_K);
-    }
+    c.direct = plain && whole_k && c.tn == n;
     /* A cut operand keeps no gaps only where whole stored rows are taken. */
     c.pack_a = !dense_a || (!c.ta && c.kc < k);
     c.pack_b = convert || (c.tb ? c.ldb != c.kc : c.ldb != c.tn);
