@@ -9,6 +9,8 @@
 #include <cmocka.h>
 
 #include "compiler/spec.h"
+#include <stdlib.h>
+
 #include "tests/emit/nvrtc.h"
 
 static char work[] = "/tmp/dpoc-models-XXXXXX";
