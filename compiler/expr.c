@@ -257,9 +257,9 @@ bool expr_num(Expr *e, const Ast *ast, const char *what, double *out) {
 bool expr_int(Expr *e, const Ast *ast, const char *what, int64_t min, int64_t *out) {
     double x;
     if (!expr_num(e, ast, what, &x)) return false;
-    if (!(x == floor(x)) || fabs(x) > 1e15) {
-        diag(e->front->diags, DIAG_ERROR, ast->loc, "%s must be a whole number, not %.10g", what,
-             x);
+    if (!(x == floor(x)) || x > INT32_MAX) { /* so that the product of two sizes is an int64_t */
+        diag(e->front->diags, DIAG_ERROR, ast->loc, "%s must be a whole number%s, not %.10g", what,
+             x > INT32_MAX ? " below 2147483648" : "", x);
         return false;
     }
     if (x < (double)min) {

@@ -37,8 +37,10 @@ expect 1 "model.embed_tokens.weight.*\[97, ?32\]|97, ?32" $dpoc check models/dpo
 expect 5 "97, ?32" $dpoc eval models/dpo-lora.dpo --model "$work/model" --data $model/pairs.jsonl
 sed 's/"vocab_size": 97/"vocab_size": "x"/' $model/config.json > "$work/model/config.json"
 expect 5 "values of $work/model/config.json" $dpoc eval models/dpo-lora.dpo --model "$work/model" --data $model/pairs.jsonl
-sed 's/"num_hidden_layers": 2/"num_hidden_layers": 1000000000000/' $model/config.json > "$work/model/config.json"
+sed 's/"num_hidden_layers": 2/"num_hidden_layers": 1000000/' $model/config.json > "$work/model/config.json"
 expect 5 "rounds; at most" $dpoc eval models/dpo-lora.dpo --model "$work/model" --data $model/pairs.jsonl
+sed 's/"hidden_size": 32/"hidden_size": 1000000000000000/' $model/config.json > "$work/model/config.json"
+expect 5 "below 2147483648" $dpoc eval models/dpo-lora.dpo --model "$work/model" --data $model/pairs.jsonl
 cp $model/config.json "$work/model/"
 size=$(stat -c %s $model/model.safetensors)
 { head -c $((size - 4)) $model/model.safetensors; printf '\377\377\377\377'; } > "$work/model/model.safetensors"
