@@ -66,8 +66,10 @@ static char *read_stdin(size_t *len) {
 static int format_one(Work *w, const char *path) {
     bool screen = strcmp(path, "-") == 0;
     size_t len;
-    char *text = screen ? read_stdin(&len) : file_read(path, &len, &w->err);
-    if (!text) return work_fail(w);
+    char *read = screen ? read_stdin(&len) : file_read(path, &len, &w->err);
+    if (!read) return work_fail(w);
+    const char *text = arena_strn(w->arena, read, len); /* diagnostics point into it */
+    free(read);
     Text out = {0};
     uint32_t file = source_add(w->diags, screen ? "<stdin>" : path, text, len);
     bool ok = fmt_text(w->arena, w->diags, file, &out);
@@ -82,7 +84,7 @@ static int format_one(Work *w, const char *path) {
         code = work_fail(w);
     }
     text_free(&out);
-    return code; /* `text` lives as long as the diagnostics that point into it: the process */
+    return code;
 }
 
 int verb_fmt(const Options *o) {
