@@ -65,6 +65,23 @@ static Value map2(const Call *c) {
     return tensor_value(g_op(c->b->g, c->op, x, y, 0));
 }
 
+/* pow(x, n) with a small whole n is a product: x may be 0 or below, as OP_pow's may not. */
+static Value power(const Call *c) {
+    const Value *n_of = &c->arg[1];
+    double y = n_of->num;
+    bool known = n_of->kind == V_NUM || (n_of->kind == V_TENSOR && n_of->known);
+    if (c->arg[0].kind == V_NUM || !known || y != floor(y) || fabs(y) > 64) return map2(c);
+    Graph *g = c->b->g;
+    NodeId x = tensor(c, 0, DT_f32);
+    if (!x) return value_bad();
+    NodeId one = g_const(g, 1, type(c, x)), r = one;
+    for (int n = (int)fabs(y); n; n >>= 1) {
+        if (n & 1) r = g_op(g, OP_mul, r, x, 0);
+        if (n > 1) x = g_op(g, OP_mul, x, x, 0);
+    }
+    return tensor_value(y < 0 ? g_op(g, OP_div, one, r, 0) : r);
+}
+
 static Value map_select(const Call *c) {
     return layer_select(&c->b->expr, c->ast, c->arg[0], c->arg[1], c->arg[2]);
 }
@@ -296,7 +313,7 @@ static const struct Builtin {
     {"stop", "x", map1, OP_stop},
     {"max", "x y", map2, OP_max},
     {"min", "x y", map2, OP_min},
-    {"pow", "x y", map2, OP_pow},
+    {"pow", "x y", power, OP_pow},
     {"select", "c x y", map_select, OP_select},
     {"sum", "x", reduce, OP_sum_cols},
     {"mean", "x", reduce, OP_sum_cols},
@@ -307,7 +324,7 @@ static const struct Builtin {
     {"split", "x heads", heads_split, OP_reshape},
     {"join", "x", heads_join, OP_reshape},
     {"columns", "x begin end", columns, OP_cols},
-    {"rope", "x theta scaling|scale", rope, OP_cos},
+    {"rope", "x theta|scaling scale", rope, OP_cos},
     {"attend", "q k v|scale window", attend, OP_attend},
 };
 

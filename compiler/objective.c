@@ -554,6 +554,35 @@ static void build_loss(Obj *o) {
     metric_add(o, "loss", u->loss, l == LEVEL_ONE ? "one" : divisor);
 }
 
+/* Whether `id` takes something of `what` on a way that gradients take too. */
+static bool flows(const Graph *g, NodeId what, NodeId id) {
+    Arena *arena = arena_new();
+    bool *on = NEW_ARRAY(arena, bool, id + 1);
+    on[id] = true;
+    for (NodeId i = id; i > what; i--) {
+        const Node *n = node(g, i);
+        bool stops = n->op == OP_stop || n->op == OP_lt || n->op == OP_le || n->op == OP_eq;
+        for (int k = 0; on[i] && !stops && k < n->nin; k++) on[n->in[k]] = true;
+    }
+    bool found = what <= id && on[what];
+    arena_free(arena);
+    return found;
+}
+
+/* Statistics of the policy that the loss may use as constants only: they have no gradient.  Where
+ * nothing but types is checked they are one node with logp (check.c). */
+static void refuse_statistics(Obj *o) {
+    const Scores *s = o->model[0];
+    if (!s || !o->b->u->loss) return;
+    static const char *const names[] = {"token_entropy", "token_logsum_p2"};
+    for (int i = 0; i < 2; i++) {
+        NodeId what = i ? s->logsum_p2 : s->entropy;
+        if (!what || what == s->logp || !flows(o->g, what, o->b->u->loss)) continue;
+        builder_error(o->b, o->loss_loc, "%s has no gradient: in a loss write stop(%s(..))",
+                      names[i], names[i]);
+    }
+}
+
 bool objective_build(Builder *b, const Scores *policy, const Scores *reference) {
     Obj o = {.b = b,
              .g = b->g,
@@ -577,6 +606,7 @@ bool objective_build(Builder *b, const Scores *policy, const Scores *reference) 
     if (!o.loss_loc.file && diags_errors(b->front->diags) == errors)
         builder_error(b, o.ast->name_loc, "objective %s has no `loss = ..`", o.ast->text);
     build_loss(&o);
+    refuse_statistics(&o);
     if (diags_errors(b->front->diags) == errors) {
         standard_metrics(&o);
         obj_statements(&o, o.ast->list, true);
