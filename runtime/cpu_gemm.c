@@ -70,7 +70,7 @@ static Cut cut_of(const Gemm *g, int64_t m, int64_t n, int64_t k, bool native) {
                   .lda = g->ldb,
                   .ldb = g->lda,
                   .type = c.type};
-    c.tm = c.m < 1024 ? 128 : 256;
+    c.tm = c.m < 1024 && !(c.tb && c.n > 2 * TILE_COLS) ? 128 : 256; /* tiles for every thread */
     bool convert = c.type != g->a;
     bool dense_a = !convert && (c.ta ? c.lda == c.m && c.m <= c.tm : c.lda == k);
     bool dense_b = !convert && (c.tb ? c.ldb == k : c.ldb == c.n);
