@@ -183,6 +183,8 @@ NodeId graph_copy(Graph *to, const Graph *from, NodeId id, const NodeId *map);
  * from->n,
  * or NULL) receives the new ids, 0 for what died. */
 Graph *graph_clean(Arena *arena, const Graph *from, bool intern, NodeId *map);
+/* Whether `id` takes something of `what` on a way that gradients take too. */
+bool graph_flows(const Graph *g, NodeId what, NodeId id);
 /* live[id] for what the roots reach; `live` has g->n elements. */
 void graph_live(const Graph *g, bool *live);
 static inline const Node *node(const Graph *g, NodeId id) {

@@ -347,3 +347,17 @@ NodeId g_effect(Graph *g, Op op, NodeId target, NodeId x) {
     graph_root(g, id);
     return id;
 }
+
+bool graph_flows(const Graph *g, NodeId what, NodeId id) {
+    Arena *arena = arena_new();
+    bool *on = NEW_ARRAY(arena, bool, id + 1);
+    on[id] = true;
+    for (NodeId i = id; i > what; i--) {
+        const Node *n = node(g, i);
+        bool stops = n->op == OP_stop || n->op == OP_lt || n->op == OP_le || n->op == OP_eq;
+        for (int k = 0; on[i] && !stops && k < n->nin; k++) on[n->in[k]] = true;
+    }
+    bool found = what <= id && on[what];
+    arena_free(arena);
+    return found;
+}

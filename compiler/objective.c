@@ -554,32 +554,15 @@ static void build_loss(Obj *o) {
     metric_add(o, "loss", u->loss, l == LEVEL_ONE ? "one" : divisor);
 }
 
-/* Whether `id` takes something of `what` on a way that gradients take too. */
-static bool flows(const Graph *g, NodeId what, NodeId id) {
-    Arena *arena = arena_new();
-    bool *on = NEW_ARRAY(arena, bool, id + 1);
-    on[id] = true;
-    for (NodeId i = id; i > what; i--) {
-        const Node *n = node(g, i);
-        bool stops = n->op == OP_stop || n->op == OP_lt || n->op == OP_le || n->op == OP_eq;
-        for (int k = 0; on[i] && !stops && k < n->nin; k++) on[n->in[k]] = true;
-    }
-    bool found = what <= id && on[what];
-    arena_free(arena);
-    return found;
-}
-
-/* Statistics of the policy that the loss may use as constants only: they have no gradient.  Where
- * nothing but types is checked they are one node with logp (check.c). */
+/* Statistics have no gradient: constants of a loss.  In check.c they are one node with logp. */
 static void refuse_statistics(Obj *o) {
     const Scores *s = o->model[0];
-    if (!s || !o->b->u->loss) return;
     static const char *const names[] = {"token_entropy", "token_logsum_p2"};
-    for (int i = 0; i < 2; i++) {
+    for (int i = 0; s && o->b->u->loss && i < 2; i++) {
         NodeId what = i ? s->logsum_p2 : s->entropy;
-        if (!what || what == s->logp || !flows(o->g, what, o->b->u->loss)) continue;
-        builder_error(o->b, o->loss_loc, "%s has no gradient: in a loss write stop(%s(..))",
-                      names[i], names[i]);
+        if (what && what != s->logp && graph_flows(o->g, what, o->b->u->loss))
+            builder_error(o->b, o->loss_loc, "%s has no gradient: in a loss write stop(%s(..))",
+                          names[i], names[i]);
     }
 }
 
