@@ -384,6 +384,13 @@ static int answer_file(Work *w, const Template *t, const char *path, bool chat) 
     return code;
 }
 
+/* The file that describes the model: by default any of models/, whose `base = auto` then picks the
+ * model by its model_type. */
+static const char *model_spec(const Options *o) {
+    if (o->spec) return o->spec;
+    return o->args.n ? o->args.item[0] : "llama3.dpo";
+}
+
 int verb_generate(const Options *o) {
     if (!o->model && !o->spec) return work_usage("generate needs --model DIR");
     if (!o->prompt && !o->chat) return work_usage("generate needs --prompt TEXT or --chat FILE");
@@ -391,11 +398,7 @@ int verb_generate(const Options *o) {
     work_init(&w, o);
     Template template;
     static const bool want[NUNIT] = {[UNIT_LOGITS] = true};
-    int code = work_check(&w,
-                          o->spec     ? o->spec
-                          : o->args.n ? o->args.item[0]
-                                      : "dpo-lora.dpo",
-                          false);
+    int code = work_check(&w, model_spec(o), false);
     if (code == EXIT_OK) code = open_template(&w, &template);
     if (code == EXIT_OK && !w.tokenizer) code = work_usage("this checkpoint has no tokenizer");
     if (code == EXIT_OK) code = work_compile(&w, NULL, want);
@@ -424,11 +427,7 @@ int verb_tokens(const Options *o) {
     work_init(&w, o);
     Template template;
     Pairs *pairs = NULL;
-    int code = work_check(&w,
-                          o->spec     ? o->spec
-                          : o->args.n ? o->args.item[0]
-                                      : "dpo-lora.dpo",
-                          false);
+    int code = work_check(&w, model_spec(o), false);
     if (code == EXIT_OK) code = open_template(&w, &template);
     if (code == EXIT_OK && o->text) {
         Ids ids = {0};

@@ -91,14 +91,26 @@ static bool is_stop(const GenerateJob *job, int32_t id) {
     return false;
 }
 
-/* Prints what the ids from `begin` on add to the text; holds back an unfinished character. */
+void answer_text(const Tokenizer *t, const Ids *ids, int64_t begin, Text *out) {
+    Text all = {0}, prompt = {0};
+    tokenizer_decode(t, ids->v, ids->n, true, &all);
+    tokenizer_decode(t, ids->v, begin, true, &prompt);
+    if (all.len > prompt.len) text_addn(out, all.data + prompt.len, all.len - prompt.len);
+    text_free(&all);
+    text_free(&prompt);
+}
+
+/* Prints what the newest id adds to the answer; holds back an unfinished character. */
 static void stream_new(const GenerateJob *job, const Ids *ids, int64_t begin, size_t *shown) {
     if (!job->stream || !job->tokenizer) return;
     Text text = {0};
-    tokenizer_decode(job->tokenizer, ids->v + begin, ids->n - begin, true, &text);
+    answer_text(job->tokenizer, ids, begin, &text);
     size_t len = text.len;
     if (len >= 3 && memcmp(text.data + len - 3, "\xef\xbf\xbd", 3) == 0) len -= 3;
-    if (len > *shown) fwrite(text.data + *shown, 1, len - *shown, job->stream), *shown = len;
+    if (len > *shown) {
+        fwrite(text.data + *shown, 1, len - *shown, job->stream);
+        *shown = len;
+    }
     fflush(job->stream);
     text_free(&text);
 }

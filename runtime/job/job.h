@@ -107,6 +107,9 @@ typedef struct GenerateJob {
 } GenerateJob;
 /* Appends new ids to `ids` (the prompt); the last one may be a stop token. */
 bool generate(const GenerateJob *job, Ids *ids, Err *err);
+/* The text that ids from `begin` on add to what stands before them (a decoder may treat the
+ * beginning of a text in its own way, so the answer alone would lose its first space). */
+void answer_text(const Tokenizer *t, const Ids *ids, int64_t begin, Text *out);
 
 /* ---- stop.c: Ctrl-C ends after the current step ---------------------------------------------- */
 void stop_watch(void); /* installs handlers for SIGINT and SIGTERM; a second signal ends at once */
