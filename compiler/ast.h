@@ -50,57 +50,57 @@ typedef enum AstKind {
     A_VARIANT,   /* variant NAME from OTHER { .. }
                     text, text2 = OTHER or NULL, list = statements */
     /* ---- statements inside layers, models, config, objectives ---- */
-    A_BLOCK,     /* { .. }
+    A_BLOCK,  /* { .. }
                     list */
-    A_WEIGHT,    /* weight q_proj[a, b] bias(c), ..
+    A_WEIGHT, /* weight q_proj[a, b] bias(c), ..
                     list = A_WDECL */
-    A_WDECL,     /* q_proj[dims] bias(c) = path when c
+    A_WDECL,  /* q_proj[dims] bias(c) = path when c
                     text, params = dims, a = bias condition or NULL,
                     b = tied A_NAME | A_PATH | A_INDEX or NULL, c = tie condition or NULL */
-    A_FOR,       /* for i in a..b { .. }
+    A_FOR,    /* for i in a..b { .. }
                     text = i, a, b, c = A_BLOCK */
-    A_IF,        /* if a { .. } else { .. }
+    A_IF,     /* if a { .. } else { .. }
                     a, b = A_BLOCK, c = A_BLOCK | A_IF | NULL */
-    A_RETURN,    /* return expr
+    A_RETURN, /* return expr
                     a */
     /* ---- expressions ---- */
-    A_NUM,       /* 16, 1e-5, 40 GiB, 2k, 2%
+    A_NUM,      /* 16, 1e-5, 40 GiB, 2k, 2%
                     num = value with the unit applied, text = unit or NULL ("GiB" "GB" "k" "%" ..),
                     text2 = spelling of the number; integer = no dot, no exponent, no % */
-    A_STR,       /* "text"
+    A_STR,      /* "text"
                     text */
-    A_BOOL,      /* true, false, on, off
+    A_BOOL,     /* true, false, on, off
                     num = 1 or 0, text = spelling */
-    A_NONE,      /* none */
-    A_NAME,      /* word
+    A_NONE,     /* none */
+    A_NAME,     /* word
                     text */
-    A_PATH,      /* rope_parameters.rope_theta, pair.score
+    A_PATH,     /* rope_parameters.rope_theta, pair.score
                     a = A_NAME | A_PATH, text = last word (in scopes a may be A_INDEX) */
-    A_INDEX,     /* layers[i], in `as` scopes and tie paths
+    A_INDEX,    /* layers[i], in `as` scopes and tie paths
                     a, b = index */
-    A_CALL,      /* f(x, key = y)
+    A_CALL,     /* f(x, key = y)
                     text = f, list = A_ARG */
-    A_ARG,       /* x, key = y
+    A_ARG,      /* x, key = y
                     text = key or NULL, a = expr */
-    A_AS,        /* block(x) as layers[i]
+    A_AS,       /* block(x) as layers[i]
                     a = A_CALL, b = A_NAME | A_PATH | A_INDEX */
-    A_ALT,       /* a | b, in config: the first that is present
+    A_ALT,      /* a | b, in config: the first that is present
                     a, b */
-    A_UNARY,     /* -x, not x
+    A_UNARY,    /* -x, not x
                     op, a */
-    A_BINARY,    /* + - * / % == != < <= > >= and or (model sums are + too)
+    A_BINARY,   /* + - * / % == != < <= > >= and or (model sums are + too)
                     op, a, b */
-    A_COND,      /* if c then x else y, as a value
+    A_COND,     /* if c then x else y, as a value
                     a = condition, b = x, c = y */
-    A_FROM,      /* llama from "dir"
+    A_FROM,     /* llama from "dir"
                     a = A_NAME, text = dir */
-    A_AT_START,  /* policy at start
+    A_AT_START, /* policy at start
                     a = A_NAME */
-    A_LIST,      /* [a, b, c], also data mixtures
+    A_LIST,     /* [a, b, c], also data mixtures
                     list */
-    A_WEIGHTED,  /* "a.jsonl" weight 0.3, in data.train
+    A_WEIGHTED, /* "a.jsonl" weight 0.3, in data.train
                     a = A_STR, b = number */
-    A_RECORD     /* { key = value .. } as a value
+    A_RECORD    /* { key = value .. } as a value
                     list = A_BIND */
 } AstKind;
 
@@ -108,23 +108,23 @@ typedef enum AstKind {
 
 struct Ast {
     AstKind kind;
-    Loc loc;                /* the whole construct */
-    Loc name_loc;           /* of `text`, where there is one */
+    Loc loc;      /* the whole construct */
+    Loc name_loc; /* of `text`, where there is one */
     const char *text, *text2, *op;
     double num;
     bool integer;
     Ast *a, *b, *c;
-    Ast *params, *list;     /* first element; follow ->next */
+    Ast *params, *list; /* first element; follow ->next */
     Ast *next;
-    Ast *last;              /* of a list's first element: its last */
-    int depth, list_depth;  /* levels, of the node and of the list it begins: at most AST_DEEPEST */
+    Ast *last;             /* of a list's first element: its last */
+    int depth, list_depth; /* levels, of the node and of the list it begins: at most AST_DEEPEST */
 };
 
 /* Trees are no deeper than this, so walks may recurse. */
 enum { AST_DEEPEST = 1000 };
 
 /* ---- ast.c ----------------------------------------------------------------------------------- */
-Ast *ast_append(Ast *list, Ast *item); /* list may be NULL, item too; returns the list's head */
+Ast *ast_append(Ast *list, Ast *item);   /* list may be NULL, item too; returns the list's head */
 const char *ast_kind_name(AstKind kind); /* "adapter", for messages */
 /* The tree as indented text, for tests: one node a line, its fields, then its children by field. */
 void ast_dump(const Ast *ast, Text *out);

@@ -65,14 +65,14 @@ const Type *type_of(DType dtype, int rank, const Dim *dim);
 const Type *type_scalar(DType dtype);
 const Type *type_vec(DType dtype, Dim n);
 const Type *type_mat(DType dtype, Dim rows, Dim cols);
-const Type *type_with(const Type *t, DType dtype);  /* other element type */
-Dim type_count(const Type *t);                      /* elements */
+const Type *type_with(const Type *t, DType dtype); /* other element type */
+Dim type_count(const Type *t);                     /* elements */
 /* A type as a matrix, type_rows x type_cols == type_count: columns are the last axis when it is
  * constant,
  * else 1 ([D] is one row, [T] is T rows, a scalar one row of one). */
 Dim type_rows(const Type *t);
 int64_t type_cols(const Type *t);
-char *type_print(Arena *arena, const Type *t);      /* "bf16[2*T,64]" */
+char *type_print(Arena *arena, const Type *t); /* "bf16[2*T,64]" */
 bool type_parse(const char *text, const Type **out);
 
 /* =================================== ops ====================================================== */
@@ -127,10 +127,10 @@ typedef struct Node {
 typedef struct Graph { /* append-only and ordered; node 0 is not used */
     Arena *arena;
     Node *node;
-    int n, cap;      /* ids are 1 .. n-1 */
-    NodeId *root;    /* effects; what is not reached from them is dead */
+    int n, cap;   /* ids are 1 .. n-1 */
+    NodeId *root; /* effects; what is not reached from them is dead */
     int nroot, caproot;
-    bool intern;     /* equal nodes are returned instead of appended */
+    bool intern; /* equal nodes are returned instead of appended */
     struct InternTable *table;
     const Origin *at; /* of the nodes appended from now on (graph_at) */
     Diags *diags;
@@ -203,10 +203,10 @@ NodeId graph_base(const Graph *g, NodeId id);
 void graph_at(Graph *g, const Origin *origin); /* origin of the nodes appended from now on */
 NodeId g_op(Graph *g, Op op, NodeId a, NodeId b, NodeId c); /* unused operands 0 */
 NodeId g_const(Graph *g, double x, const Type *type);
-NodeId g_cast(Graph *g, NodeId x, DType to);                /* x itself when it has that dtype */
+NodeId g_cast(Graph *g, NodeId x, DType to); /* x itself when it has that dtype */
 /* f32, to shape's dims; x itself if same */
 NodeId g_bcast(Graph *g, NodeId x, const Type *shape, int lead);
-NodeId g_reshape(Graph *g, NodeId x, const Type *shape);    /* x itself if same */
+NodeId g_reshape(Graph *g, NodeId x, const Type *shape); /* x itself if same */
 NodeId g_matmul(Graph *g, NodeId a, NodeId b, bool ta, bool tb);
 NodeId g_part(Graph *g, NodeId x, int k);
 NodeId g_input(Graph *g, const char *name, Phase phase, const Type *type);
@@ -215,7 +215,7 @@ NodeId g_state(Graph *g, const char *name, Phase phase, Role role, const Type *t
 NodeId g_slot(Graph *g, NodeId flat, int64_t begin, const Type *shape);
 /* assign, accumulate: a root */
 NodeId g_effect(Graph *g, Op op, NodeId target, NodeId x);
-NodeId graph_find(const Graph *g, Op leaf, const char *name);           /* first such leaf, or 0 */
+NodeId graph_find(const Graph *g, Op leaf, const char *name); /* first such leaf, or 0 */
 
 /* ---- infer.c, verify.c, print.c, read.c ------------------------------------------------------ */
 /* Rules of a well-formed graph: operands before users, types as inferred, phases, one effect order.
@@ -249,9 +249,9 @@ const double *eval_state(Eval *e, const char *leaf, int64_t *count); /* a leaf's
  * Adjoints are f32.  vjp_<rule>(G, y) reads the adjoint of node y and adds to those of its operands
  * that
  * lie on a path from a trainable leaf. */
-NodeId grad_adjoint(Grad *G, NodeId y);                /* f32, y's shape */
+NodeId grad_adjoint(Grad *G, NodeId y); /* f32, y's shape */
 bool grad_wanted(const Grad *G, NodeId x);
-void grad_add(Grad *G, NodeId x, NodeId dx);           /* adjoint(x) += dx */
+void grad_add(Grad *G, NodeId x, NodeId dx); /* adjoint(x) += dx */
 Graph *grad_graph(Grad *G);
 /* d(loss)/d(leaf) for each leaf, loss being a scalar weighted by `seed` (a scalar node, e.g.
  * 1/pairs).
@@ -288,7 +288,7 @@ typedef struct Trained {
 } Trained;
 
 typedef struct Target { /* all that passes ask of a device; constant, available without it */
-    const char *name;       /* "cpu", "sm_80", "sm_90" */
+    const char *name;   /* "cpu", "sm_80", "sm_90" */
     bool cuda;
     int64_t align;          /* of buffers, bytes */
     int64_t bucket;         /* T and R are multiples of it */
@@ -308,11 +308,11 @@ typedef struct Group { /* nodes computed by one kernel or library call */
     /* stored values read: nodes outside whose value (after views) comes from a buffer */
     NodeId *ins;
     int nins;
-    NodeId *outs;  /* nodes of the group whose value must be stored (effects: the effect node) */
+    NodeId *outs; /* nodes of the group whose value must be stored (effects: the effect node) */
     int nouts;
     int64_t scratch; /* bytes needed while it runs, at the bounds */
-    Kern *kern;    /* GROUP_KERN */
-    Gemm gemm;     /* GROUP_GEMM; operands below are stored values or views of them */
+    Kern *kern;      /* GROUP_KERN */
+    Gemm gemm;       /* GROUP_GEMM; operands below are stored values or views of them */
     /* c: the node whose storage is written (beta 1: an accumulate's target) */
     NodeId a, b, bias, c;
     /* GROUP_GEMM, or 0: the stored value whose buffer becomes c's (beta 1: C holds it, and nothing
@@ -363,24 +363,24 @@ void unit_refuse(Unit *u, const char *pass, NodeId id, const char *format, ...) 
 /* =================================== the passes: pass.c ======================================= */
 
 typedef struct Pass {
-    const char *name;            /* also its file, its switch in `graph`, its dump and its test */
+    const char *name; /* also its file, its switch in `graph`, its dump and its test */
     int (*run)(struct Pass *, Unit *); /* number of changes; < 0: failed, diagnostics were given */
     const char *sentence;
     bool needed; /* runs even when switched off, doing only what later rows need */
     bool off;    /* switched off for this unit */
 } Pass;
 extern const Pass pass_table[]; /* ends with a row without a name */
-typedef struct OrderPair { /* row `before` stands above row `after` in the table, because .. */
+typedef struct OrderPair {      /* row `before` stands above row `after` in the table, because .. */
     const char *before, *after, *because;
 } OrderPair;
 extern const OrderPair order_pairs[]; /* ends with a row without names */
-int pass_fold(Pass *, Unit *);  /* fold.c: constants and identities */
-int pass_cse(Pass *, Unit *);   /* cse.c: equal nodes become one */
-int pass_grad(Pass *, Unit *);  /* grad.c: backward and update nodes */
-int pass_slice(Pass *, Unit *); /* slice.c: row gathers move up past row-wise ops */
-int pass_defer(Pass *, Unit *); /* defer.c: the head's gradient in its forward sweep */
-int pass_quant(Pass *, Unit *); /* quant.c: dequantization becomes visible */
-int pass_remat(Pass *, Unit *); /* remat.c: recompute instead of keep */
+int pass_fold(Pass *, Unit *);        /* fold.c: constants and identities */
+int pass_cse(Pass *, Unit *);         /* cse.c: equal nodes become one */
+int pass_grad(Pass *, Unit *);        /* grad.c: backward and update nodes */
+int pass_slice(Pass *, Unit *);       /* slice.c: row gathers move up past row-wise ops */
+int pass_defer(Pass *, Unit *);       /* defer.c: the head's gradient in its forward sweep */
+int pass_quant(Pass *, Unit *);       /* quant.c: dequantization becomes visible */
+int pass_remat(Pass *, Unit *);       /* remat.c: recompute instead of keep */
 /* layout.c: strided views that a reader can't address become copies */
 int pass_layout(Pass *, Unit *);
 int pass_gemm(Pass *, Unit *);  /* gemm.c: matmuls become library calls (groups) */
@@ -471,7 +471,7 @@ typedef struct Emit {
 #define PLAN_PUSH(plan, v, n, item)                                                                \
     ((v) = plan_room((plan), (v), sizeof(*(v)), (n)), (v)[(n)++] = (item))
 void *plan_room(Plan *plan, void *v, size_t size, int n);
-Arg emit_arg(Emit *e, NodeId id);    /* stored value or view; buf -1 for id 0 */
+Arg emit_arg(Emit *e, NodeId id);               /* stored value or view; buf -1 for id 0 */
 int emit_kernel(Emit *e, const Kernel *kernel); /* index; equal text is one kernel */
 Step *emit_step(Emit *e, StepKind kind, int nargs, int ndims); /* label and where are filled in */
 /* result k's node if it is stored in this group, else 0 */
@@ -484,7 +484,7 @@ typedef struct Block {
     int first, last;      /* live in steps first..last, inclusive */
     const Shrink *shrink; /* ascending steps, descending bytes */
     int nshrink;
-    int64_t offset;       /* the answer: a multiple of the alignment */
+    int64_t offset; /* the answer: a multiple of the alignment */
 } Block;
 /* Gives every block an offset so that no two live ones overlap; returns the height of it all. */
 int64_t arrange(Block *block, int n, int64_t align);

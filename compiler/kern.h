@@ -33,11 +33,11 @@ typedef struct KVal {
     KOp kop;
     /* KOP_OP: a MAP or REDUCE op (bcast, reshape, stop disappear; rotate_half becomes a load) */
     Op op;
-    int a, b, c;  /* operand values, -1: none */
+    int a, b, c; /* operand values, -1: none */
     KLevel level;
     /* of the value: a cast rounds to it; loads and stores: the argument's element type */
     DType dtype;
-    double num;   /* KOP_CONST */
+    double num;     /* KOP_CONST */
     int64_t i0, i1; /* uniform: stream, cols; a and b are the loads of its keys and seed, of which
                      * words 0 and 1 are taken, both i32 */
     /* KOP_LOAD, KOP_STORE: element (row, col) is at

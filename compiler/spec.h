@@ -25,7 +25,7 @@ typedef struct CheckOptions {
     const char *seed;    /* --seed: instead of run.seed; or NULL */
     bool is_cuda;        /* decides graph.compute = auto: bf16 there, else fp32 */
     bool random_weights; /* weights are not looked for in the checkpoint */
-    bool trains;            /* it will be trained: warnings about how it begins */
+    bool trains;         /* it will be trained: warnings about how it begins */
     bool needs_data;     /* data.train must be named and exist */
     bool needs_model;    /* a checkpoint must be named (else only what needs none is checked) */
 } CheckOptions;

@@ -37,14 +37,14 @@ enum {
  */
 typedef struct Arena Arena;
 Arena *arena_new(void);
-void arena_free(Arena *arena);                        /* NULL is allowed */
-void *arena_alloc(Arena *arena, size_t bytes);        /* zeroed, 16-byte aligned */
+void arena_free(Arena *arena);                           /* NULL is allowed */
+void *arena_alloc(Arena *arena, size_t bytes);           /* zeroed, 16-byte aligned */
 char *arena_strn(Arena *arena, const char *s, size_t n); /* copy of n bytes, NUL-terminated */
 char *arena_str(Arena *arena, const char *s);
 char *arena_printf(Arena *arena, const char *format, ...) PRINTF(2, 3);
 char *arena_vprintf(Arena *arena, const char *format, va_list args) PRINTF(2, 0);
 
-#define NEW(arena, T) ((T *)arena_alloc((arena), sizeof(T)))
+#define NEW(arena, T)          ((T *)arena_alloc((arena), sizeof(T)))
 #define NEW_ARRAY(arena, T, n) ((T *)arena_alloc((arena), sizeof(T) * (size_t)(n)))
 
 /* Room for one more element at the end of a growable arena array of elements of `size` bytes.

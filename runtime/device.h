@@ -20,8 +20,10 @@ typedef struct DeviceOps {
     /* Gets ready whatever GEMMs of these sizes need, before the first step that uses them. */
     bool (*gemm_prepare)(Device *dev, const Gemm *g, int64_t m, int64_t n, int64_t k, Err *err);
     /* p: resolved pointers in the step's order, n: evaluated dims. */
-    bool (*launch)(Device *dev, int kernel, void *const *p, int np, const int64_t *n, int nn, Err *err);
-    bool (*gemm)(Device *dev, const Gemm *g, void *const *p, int64_t m, int64_t n, int64_t k, Err *err);
+    bool (*launch)(Device *dev, int kernel, void *const *p, int np, const int64_t *n, int nn,
+                   Err *err);
+    bool (*gemm)(Device *dev, const Gemm *g, void *const *p, int64_t m, int64_t n, int64_t k,
+                 Err *err);
     bool (*zero)(Device *dev, void *p, int64_t bytes, Err *err);
     bool (*copy)(Device *dev, void *to, const void *from, int64_t bytes, Err *err);
     bool (*write)(Device *dev, int64_t offset, const void *host, int64_t bytes, Err *err);

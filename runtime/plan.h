@@ -52,8 +52,8 @@ Dim dim_mul(Dim a, Dim b);
 bool dim_equal(Dim a, Dim b);
 bool dim_is_const(Dim a);
 int64_t dim_eval(Dim a, const int64_t extent[NEXTENT]);
-char *dim_print(Arena *arena, Dim a);            /* "3", "T", "2*T+1" */
-bool dim_parse(const char *text, Dim *out);       /* what dim_print writes */
+char *dim_print(Arena *arena, Dim a);       /* "3", "T", "2*T+1" */
+bool dim_parse(const char *text, Dim *out); /* what dim_print writes */
 
 /* ---- buffers --------------------------------------------------------------------------------- */
 typedef enum Role {
@@ -95,26 +95,26 @@ typedef struct Buf {
  * One bind moves one tensor of a source, or one part of a quantized one, into rows of one buffer.
  * */
 typedef struct Bind {
-    const char *source;    /* "base", an adapter's name, "base:PATH" for another checkpoint */
-    const char *tensor;    /* checkpoint name, e.g. "model.layers.0.mlp.up_proj.weight" */
-    const char *alias;     /* tied weights: the other name it may be stored under, or NULL */
-    int buf;               /* destination */
-    int64_t offset;        /* bytes into the buffer */
-    int64_t rows, cols;    /* the tensor's shape as a matrix (vectors: 1 row) */
-    int64_t ld;            /* elements between rows in the buffer; == cols when dense */
-    int rank;              /* rank in the checkpoint: 1 or 2 */
+    const char *source; /* "base", an adapter's name, "base:PATH" for another checkpoint */
+    const char *tensor; /* checkpoint name, e.g. "model.layers.0.mlp.up_proj.weight" */
+    const char *alias;  /* tied weights: the other name it may be stored under, or NULL */
+    int buf;            /* destination */
+    int64_t offset;     /* bytes into the buffer */
+    int64_t rows, cols; /* the tensor's shape as a matrix (vectors: 1 row) */
+    int64_t ld;         /* elements between rows in the buffer; == cols when dense */
+    int rank;           /* rank in the checkpoint: 1 or 2 */
     /* "copy" (with conversion to the buffer's dtype), "scale", or a quantized format with the part
      * this buffer holds: "nf4.codes", "nf4.absmax", ... (quantize.h lists formats and parts), or
      * "table": the constants `values` */
     const char *transform;
-    double num;            /* transform's number: scale, or quantization block size */
-    bool nested;           /* double quantization */
+    double num;  /* transform's number: scale, or quantization block size */
+    bool nested; /* double quantization */
     /* NULL: must be in the source.  Else how a fresh one is made when no file is given: "zero",
      * "kaiming" (uniform +-1/sqrt(cols)), "gaussian" */
     const char *init;
-    double init_num;       /* gaussian: standard deviation */
-    bool save;             /* is written back (trained) */
-    const float *values;   /* transform "table": what stands in the buffer; source is "table" */
+    double init_num;     /* gaussian: standard deviation */
+    bool save;           /* is written back (trained) */
+    const float *values; /* transform "table": what stands in the buffer; source is "table" */
     int nvalues;
     const char *where;
 } Bind;
@@ -168,8 +168,8 @@ typedef struct Step {
     Gemm gemm;
     int64_t chunk; /* STEP_LOOP */
     int body;
-    const char *label; /* what it computes, for profiles and messages: "matmul q_proj" */
-    const char *where; /* "llama3.dpo:20:9 policy/model.layers.3.self_attn" */
+    const char *label;   /* what it computes, for profiles and messages: "matmul q_proj" */
+    const char *where;   /* "llama3.dpo:20:9 policy/model.layers.3.self_attn" */
     double flops, bytes; /* of the algorithm, at the bounds */
 } Step;
 
@@ -206,13 +206,13 @@ typedef struct Plan {
     const char *device; /* "cpu", "sm_80", "sm_90" */
     const char *hash;   /* of everything that decides results */
     int64_t bound[NEXTENT];
-    int64_t bucket;     /* T and R are multiples of this */
-    int64_t arena_bytes; /* == plan --json's peak_bytes */
+    int64_t bucket;       /* T and R are multiples of this */
+    int64_t arena_bytes;  /* == plan --json's peak_bytes */
     int64_t budget_bytes; /* 0: none given */
     bool fits;
     /* when it does not fit: the arena with everything recomputed that helps, */
     int64_t smallest_bytes;
-    int64_t fit_tokens;     /* and the largest run.tokens that would fit; 0: none */
+    int64_t fit_tokens; /* and the largest run.tokens that would fit; 0: none */
     Buf *bufs;
     int nbufs;
     Bind *binds;
@@ -226,12 +226,12 @@ typedef struct Plan {
     int nsettings;
     Metric *metrics;
     int nmetrics;
-    int64_t vocab;              /* rows of the embedding: token ids are below; 0: not known */
+    int64_t vocab; /* rows of the embedding: token ids are below; 0: not known */
     double parameters_total, parameters_trainable;
-    double flops_micro;       /* forward + backward of one full micro-batch at the bounds */
-    const char **recomputed;  /* one line each */
+    double flops_micro;      /* forward + backward of one full micro-batch at the bounds */
+    const char **recomputed; /* one line each */
     int nrecomputed;
-    const char **refused;     /* "pass: what: reason" */
+    const char **refused; /* "pass: what: reason" */
     int nrefused;
     const char *base_path;    /* checkpoint directory, or NULL (random weights) */
     const char *adapter_json; /* JSON array of the adapters' PEFT description: see io/adapter.h */
@@ -241,7 +241,7 @@ Plan *plan_new(void);
 void plan_free(Plan *plan);
 bool plan_write(const Plan *plan, const char *path, Err *err);
 Plan *plan_read(const char *path, Err *err); /* checks every index, offset and size it reads */
-char *plan_to_json(const Plan *plan);         /* malloc */
+char *plan_to_json(const Plan *plan);        /* malloc */
 Plan *plan_from_json(const char *text, const char *name, Err *err);
 
 /* Every rule a plan obeys: indices in range, buffers inside the arena, live ones apart, operands

@@ -52,6 +52,7 @@ void quant_nested(const float *absmax, int64_t n, float offset, uint8_t *codes, 
 /* Back to numbers: n elements starting at a block boundary. */
 void dequant_blocks(QuantFormat format, const uint8_t *codes, const float *absmax, int64_t n,
                     int64_t block, float *x);
-void dequant_nested(const uint8_t *codes, const float *absmax2, float offset, int64_t n, float *absmax);
+void dequant_nested(const uint8_t *codes, const float *absmax2, float offset, int64_t n,
+                    float *absmax);
 
 #endif

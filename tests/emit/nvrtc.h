@@ -1,4 +1,5 @@
-/* nvrtc.h: a check that kernel text becomes a cubin (no GPU), with what each kernel takes printed. */
+/* nvrtc.h: a check that kernel text becomes a cubin (no GPU), with what each kernel takes
+ * printed. */
 #ifndef TEST_NVRTC_H
 #define TEST_NVRTC_H
 

@@ -1,4 +1,5 @@
-/* fuzz_ir.c: any bytes as textual IR: no crash; what is read prints, and the print reads back to itself.
+/* fuzz_ir.c: any bytes as textual IR: no crash; what is read prints, and the print reads back to
+ * itself.
  * Built by clang with -fsanitize=fuzzer (make fuzz). */
 #include <stdlib.h>
 #include <string.h>

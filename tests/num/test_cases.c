@@ -1,7 +1,8 @@
 /* test_cases.c: dpoc's `eval` and `train` against the PyTorch figures of tests/num/cases (made by
  * tests/peers/make_cases.py in double precision), through the program as a person runs it.
  *
- * Tolerances are the product's promise in fp32 compute: |dlogp| <= 1e-4 max(1, |logp|); loss and grad_norm
+ * Tolerances are the product's promise in fp32 compute: |dlogp| <= 1e-4 max(1, |logp|); loss and
+ * grad_norm
  * within 1e-3 relative; rewards within 1e-3 |reward| + beta 1e-5 (|logp| + |ref|). */
 #include <setjmp.h>
 #include <stdarg.h>
