@@ -1,14 +1,15 @@
 /* cpu_gemm.c: matrix products of the CPU device, by oneDNN.
  *
- * C is cut into tiles; each tile is one call of a oneDNN primitive made for a single thread, and tiles run
- * side by side.  The cut depends on sizes and strides alone, so bits do not depend on the number of
- * threads.  oneDNN 2.x has its fast path (and a scratchpad we can place) only for operands without gaps
- * between rows: a tile that has gaps is packed first, and then k is cut too and the parts are added in order.
- * A product with few rows and many columns is computed transposed.
+ * C is cut into tiles; each tile is one call of a oneDNN primitive made for a single thread, and
+ * tiles run side by side.  The cut depends on sizes and strides alone, so bits do not depend on
+ * the number of threads.  oneDNN 2.x has its fast path (and a scratchpad we can place) only for
+ * operands without gaps between rows: a tile that has gaps is packed first, and then k is cut too
+ * and the parts are added in order.  A product with few rows is computed transposed.
  *
  *   direct   the tile of C has no gaps and nothing is left to do with it: the primitive writes C
- *   merged   the tile is computed in fp32 in the workspace; alpha, bias, beta and rounding are ours, each
- *            operation rounded to fp32 in that order, so a fused epilogue has the bits of a separate one
+ *   merged   the tile is computed in fp32 in the workspace; alpha, bias, beta and rounding are ours,
+ *            each operation rounded to fp32 in that order, so a fused epilogue has the bits of a
+ *            separate one
  *
  * Relies on plan.h, cpu_gemm.h, oneDNN, OpenMP.
  */
@@ -25,7 +26,7 @@
 #define FEW_ROWS   128  /* fewer rows of C than this are computed as columns */
 #define MAX_THREAD 1024
 
-/* ---- the cut: a function of sizes and strides alone ------------------------------------------------------ */
+/* ---- the cut: a function of sizes and strides alone ------------------------------------------ */
 
 typedef struct Operand { /* op(X) as stored: rows x cols, or its transpose when t */
     const char *p;
@@ -56,8 +57,8 @@ static int64_t round_up(int64_t x, int64_t to) {
 static Cut cut_of(const Gemm *g, int64_t m, int64_t n, int64_t k, bool native) {
     Cut c = {.m = m, .n = n, .k = k, .ta = g->ta, .tb = g->tb, .lda = g->lda, .ldb = g->ldb};
     c.type = native ? g->a : DT_f32;
-    /* Few rows of C are better its columns; but of a weight gradient, X^T Y with a narrow one, the wide
-     * matrix is better B, which the library reads as it stands. */
+    /* Few rows of C are better its columns; but of a weight gradient, X^T Y with a narrow one, the
+     * wide matrix is better B, which the library reads as it stands. */
     bool narrow = g->ta && !g->tb && (m < FEW_ROWS || n < FEW_ROWS);
     c.swap = narrow ? m > n : m < FEW_ROWS && n > m;
     if (c.swap)
@@ -91,8 +92,9 @@ static Cut cut_of(const Gemm *g, int64_t m, int64_t n, int64_t k, bool native) {
     return c;
 }
 
-/* The library's scratch for one tile: copies of B, of A, and sums, as measured with 2.6 over thousands of
- * shapes (never above this).  A version that asks for more gets a block outside the arena. */
+/* The library's scratch for one tile: copies of B, of A, and sums, as measured with 2.6 over
+ * thousands of shapes (never above this).  A version that asks for more gets a block outside the
+ * arena. */
 static int64_t scratch_of(const Cut *c) {
     int64_t rows = round_up(least(c->tm, c->m), 32), k = round_up(c->kc, 64);
     return 16384 + least(k, 4096) * 256 + rows * least(k, 1024) * 4 + least(c->tn + 15, 512) * 256;
@@ -111,7 +113,7 @@ int64_t gemm_workspace(const Gemm *g, int64_t m, int64_t n, int64_t k) {
     return GEMM_THREADS * round_up(most + 1, 4096);
 }
 
-/* ---- primitives ------------------------------------------------------------------------------------------ */
+/* ---- primitives ------------------------------------------------------------------------------ */
 
 typedef struct Key {
     int64_t m, n, k;
@@ -256,9 +258,9 @@ static int prim_find(CpuGemm *gemm, const Key *key, Err *err) {
     return gemm->nprim++;
 }
 
-/* The primitives of a cut: tiles differ only at the last row, the last column and the last part of k.
- * Where k is cut they add to sums that begin at zero: half as many primitives as a first one and adding
- * ones, and each is some hundred KiB of generated code. */
+/* The primitives of a cut: tiles differ only at the last row, the last column and the last part of
+ * k. Where k is cut they add to sums that begin at zero: half as many primitives as a first one
+ * and adding ones, and each is some hundred KiB of generated code. */
 typedef struct Prims {
     int at[2][2][2]; /* [last row][last column][last part]; -1 where there is none */
     int64_t scratch;
@@ -287,7 +289,7 @@ static bool prims_of(CpuGemm *gemm, const Cut *c, Prims *out, Err *err) {
     return true;
 }
 
-/* ---- one tile -------------------------------------------------------------------------------------------- */
+/* ---- one tile -------------------------------------------------------------------------------- */
 
 /* Stored rows r .. r+nr, columns c .. c+nc of X, without gaps; bf16 is widened when `to` is f32. */
 static void pack(char *out, const Operand *x, DType from, DType to, int64_t r, int64_t nr,
@@ -412,7 +414,7 @@ static bool run_tile(const Run *r, int64_t tile, int thread) {
     return true;
 }
 
-/* ---- the whole ------------------------------------------------------------------------------------------- */
+/* ---- the whole ------------------------------------------------------------------------------- */
 
 static bool native_for(const CpuGemm *gemm, const Gemm *g) {
     return g->a == DT_f32 || gemm->bf16;

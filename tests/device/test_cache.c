@@ -1,4 +1,5 @@
-/* The kernel cache: compiled once, found again, damage noticed, no place to write or to run from. */
+/* The kernel cache: compiled once, found again, damage noticed, no place to write or to run
+ * from. */
 #include "device.h"
 
 #include <errno.h>

@@ -100,7 +100,8 @@ static void *run(CpuGemm *gemm, const Case *c) {
     return out;
 }
 
-/* Every element within the bound of a sum of k products of fp32 (any order), plus the result's rounding. */
+/* Every element within the bound of a sum of k products of fp32 (any order), plus the result's
+ * rounding. */
 static void check(const Case *c, const void *out, const Shape *s) {
     for (int64_t i = 0; i < c->m; i++)
         for (int64_t j = 0; j < c->n; j++) {
@@ -177,7 +178,8 @@ static void products(void **unused) {
     }
 }
 
-/* alpha, bias, beta and rounding inside the product give the bits of doing them one after the other. */
+/* alpha, bias, beta and rounding inside the product give the bits of doing them one after the
+ * other. */
 static void fused_is_separate(void **unused) {
     Err err = {0};
     CpuGemm *gemm = cpu_gemm_open(2, &err);
@@ -209,8 +211,8 @@ static void fused_is_separate(void **unused) {
     cpu_gemm_close(gemm);
 }
 
-/* What the planner sets aside holds what a product of at most these sizes takes on one thread; rows as
- * stored may be fewer, their length is fixed. */
+/* What the planner sets aside holds what a product of at most these sizes takes on one thread;
+ * rows as stored may be fewer, their length is fixed. */
 static void workspace(void **unused) {
     Err err = {0};
     CpuGemm *gemm = cpu_gemm_open(1, &err);

@@ -7,7 +7,8 @@
 
 enum { T = 64, R = 11, G = 4 };
 
-/* A prompt, two answers that see it as their prefix, and the dummy segment that fills the bucket. */
+/* A prompt, two answers that see it as their prefix, and the dummy segment that fills the
+ * bucket. */
 static const int32_t segs[G * 6] = {0,  20, 0, 0,  0,  20, 20, 10, 0,  20, 20, 10,
                                     30, 14, 0, 20, 30, 14, 44, 20, 44, 0,  44, 20};
 /* The last prompt row predicts both first answers; -1 fills up. */

@@ -1,7 +1,8 @@
 /* watch.c: counts what a process allocates, seen from outside; preloaded by memory.sh.
  *
- * At exit the file DPOC_WATCH receives "LARGEST HEAP RESIDENT", in bytes: the largest anonymous mapping, the
- * most that was live in the heap at once since it was made, and the most that was ever resident. */
+ * At exit the file DPOC_WATCH receives "LARGEST HEAP RESIDENT", in bytes: the largest anonymous
+ * mapping, the most that was live in the heap at once since it was made, and the most that was
+ * ever resident. */
 #include <dlfcn.h>
 #include <malloc.h>
 #include <stdatomic.h>

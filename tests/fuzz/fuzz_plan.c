@@ -1,5 +1,5 @@
-/* fuzz_plan.c: any bytes as a plan: no crash; what is accepted is written and read back to the same text.
- * Built by clang with -fsanitize=fuzzer (make fuzz). */
+/* fuzz_plan.c: any bytes as a plan: no crash; what is accepted is written and read back to the
+ * same text. Built by clang with -fsanitize=fuzzer (make fuzz). */
 #include <stdlib.h>
 #include <string.h>
 
