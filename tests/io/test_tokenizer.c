@@ -244,17 +244,20 @@ static void damaged(void **state) {
         {"{\"model\": {\"vocab\": {\"a\": 0}, \"merges\": [\"a\"]}}", "model.merges[0]"},
         {"{\"model\": {\"vocab\": {\"a\": 0}, \"merges\": [[\"a\", 1]]}}", "model.merges[0]"},
         {"{\"model\": {\"vocab\": {\"a\": 0}, \"merges\": [\"a b\"]}}", "\"a\" + \"b\""},
-        {"{\"normalizer\": {\"type\": \"NFKC\"}, \"model\": {\"vocab\": {}}}", "NFKC"},
-        {"{\"normalizer\": 5, \"model\": {\"vocab\": {}}}", "normalizer"},
-        {"{\"pre_tokenizer\": {\"type\": \"Odd\"}, \"model\": {\"vocab\": {}}}", "\"Odd\""},
+        {"{\"model\": {\"vocab\": {}}}", "model.vocab is empty"},
+        {"{\"normalizer\": {\"type\": \"NFKC\"}, \"model\": {\"vocab\": {\"a\": 0}}}", "NFKC"},
+        {"{\"normalizer\": 5, \"model\": {\"vocab\": {\"a\": 0}}}", "normalizer"},
+        {"{\"pre_tokenizer\": {\"type\": \"Odd\"}, \"model\": {\"vocab\": {\"a\": 0}}}", "\"Odd\""},
         {"{\"pre_tokenizer\": {\"type\": \"Split\", \"behavior\": \"Isolated\", \"pattern\": "
-         "{\"Regex\": \"(\"}}, \"model\": {\"vocab\": {}}}",
+         "{\"Regex\": \"(\"}}, \"model\": {\"vocab\": {\"a\": 0}}}",
          "does not compile"},
-        {"{\"decoder\": {\"type\": \"WordPiece\"}, \"model\": {\"vocab\": {}}}", "WordPiece"},
-        {"{\"added_tokens\": [{\"id\": 0}], \"model\": {\"vocab\": {}}}", "added_tokens[0]"},
-        {"{\"added_tokens\": [{\"content\": \"x\"}], \"model\": {\"vocab\": {}}}",
+        {"{\"decoder\": {\"type\": \"WordPiece\"}, \"model\": {\"vocab\": {\"a\": 0}}}",
+         "WordPiece"},
+        {"{\"added_tokens\": [{\"id\": 0}], \"model\": {\"vocab\": {\"a\": 0}}}",
          "added_tokens[0]"},
-        {"{\"added_tokens\": 1, \"model\": {\"vocab\": {}}}", "added_tokens"},
+        {"{\"added_tokens\": [{\"content\": \"x\"}], \"model\": {\"vocab\": {\"a\": 0}}}",
+         "added_tokens[0]"},
+        {"{\"added_tokens\": 1, \"model\": {\"vocab\": {\"a\": 0}}}", "added_tokens"},
     };
     char *dir = scratch_dir();
     for (size_t i = 0; i < COUNT(cases); i++) {
