@@ -2,6 +2,7 @@
 # peak_bytes is what a run allocates, seen from outside: one mapping of exactly that size, and beside it only
 # what does not belong to a plan (the program's own data, generated code, the library's tables).
 . tests/e2e/lib.sh
+ldd "$dpoc" | grep -q libasan && { echo "a sanitizer brings its own allocator"; exit 77; }
 ${CC:-cc} -std=gnu11 -O1 -fPIC -shared -w -o "$work/watch.so" tests/device/watch.c -ldl || die "watch.c does not compile"
 flags="--set pref.rank=4 --set pref.alpha=8 --set run.tokens=1024 --set run.batch=4 --memory=1GiB"
 said=$("$dpoc" plan models/dpo-lora.dpo --model $cases/gqa --json $flags | grep -oE '"peak_bytes": ?[0-9]+' | grep -oE '[0-9]+$')

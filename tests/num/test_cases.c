@@ -72,7 +72,7 @@ static void check_eval(const char *name, const char *extra) {
     json_error_t e;
     json_t *got = json_loads(text, 0, &e);
     if (!got) fail_msg("%s: not JSON: %s: %.300s", name, e.text, text);
-    json_t *want = json_object_get(figures_of(name), "eval");
+    json_t *figures = figures_of(name), *want = json_object_get(figures, "eval");
     json_t *rows = json_object_get(got, "per_pair"), *refs = json_object_get(want, "per_pair");
     assert_int_equal(json_array_size(rows), json_array_size(refs));
     static const char *const keys[] = {"logp_chosen", "logp_rejected", "ref_logp_chosen",
@@ -89,6 +89,7 @@ static void check_eval(const char *name, const char *extra) {
     snprintf(what, sizeof what, "%s loss", name);
     close_to(what, num(got, "loss"), num(want, "loss"), 1e-3 * fabs(num(want, "loss")) + 1e-5);
     json_decref(got);
+    json_decref(figures);
     free(text);
 }
 
@@ -141,7 +142,10 @@ static void compare_steps(const char *name, const char *run_dir, json_t *want, d
 /* Trains `spec` for the figures' 20 steps. */
 static void check_train(const char *name, const char *key, const char *spec, const char *extra) {
     json_t *figures = figures_of(name), *want = json_object_get(figures, key);
-    if (!want) return;
+    if (!want) {
+        json_decref(figures);
+        return;
+    }
     char dir[600], command[3000];
     snprintf(dir, sizeof dir, "%s/tests/runs/%s-%s", build(), name, key);
     snprintf(command, sizeof command,
