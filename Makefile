@@ -11,7 +11,7 @@ CC      ?= cc
 OPT     ?= -O2 -g
 # Warnings are errors with the compilers we build with (gcc 11, 12, clang 14); a newer one may warn of
 # something new, and that must not stop the person who builds with it.
-KNOWN   := $(filter 11 12 14,$(firstword $(subst ., ,$(shell $(CC) -dumpversion))))
+KNOWN   := $(filter 11 12 14,$(firstword $(subst ., ,$(shell $(CC) -dumpversion 2>/dev/null))))
 WARN    := -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion $(if $(KNOWN),-Werror)
 # Arithmetic is never contracted: rounding happens where the graph says.
 CFLAGS  += -std=c11 -D_GNU_SOURCE $(OPT) $(WARN) -ffp-contract=off -fopenmp -I. -I$(BUILD) $(EXTRA)

@@ -394,6 +394,8 @@ typedef struct DumpOptions {
 } DumpOptions;
 /* build's graph through all passes; verifies after each.  false after diagnostics. */
 bool unit_run_passes(Unit *u, const DumpOptions *dump);
+/* One row of the table on a unit that may have no spec (a graph read from text). */
+bool unit_run_only(Unit *u, const char *name);
 void passes_print(FILE *out); /* `dpoc passes`: the table and the order pairs with their reasons */
 void unit_print_groups(const Unit *u, Text *out); /* what dumps show below the graph */
 

@@ -149,6 +149,13 @@ static bool run_row(Unit *u, int row, const DumpOptions *dump) {
     return true;
 }
 
+bool unit_run_only(Unit *u, const char *name) {
+    for (int row = 0; pass_table[row].name; row++)
+        if (!strcmp(pass_table[row].name, name)) return run_row(u, row, NULL);
+    diag(u->diags, DIAG_ERROR, (Loc){0}, "there is no pass '%s': `dpoc passes` lists them", name);
+    return false;
+}
+
 bool unit_run_passes(Unit *u, const DumpOptions *dump) {
     for (int row = 0; pass_table[row].name; row++)
         if (!run_row(u, row, dump)) return false;

@@ -1,5 +1,4 @@
-/* verbs_plan.c: the verbs that look without running: check, plan, compile, view. */
-#include <errno.h>
+/* verbs_plan.c: the verbs that say what would run: check, plan, compile. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -100,42 +99,6 @@ int verb_compile(const Options *o) {
     if (code == EXIT_OK && !o->quiet)
         fprintf(stderr, "%s: plan.json and %d kernels for %s\n", o->out, w.plan->nkernels,
                 w.plan->device);
-    work_close(&w);
-    return code;
-}
-
-/* Opens `path` ("-": stdout), lets `draw` write, closes. */
-static int draw_to(Work *w, const char *path, void (*draw)(Work *, FILE *)) {
-    bool screen = strcmp(path, "-") == 0;
-    FILE *out = screen ? stdout : fopen(path, "w");
-    if (out) draw(w, out);
-    if (!out || ferror(out) || (!screen && fclose(out) != 0)) {
-        fail(&w->err, EXIT_IO, "%s: %s", path, strerror(errno));
-        return work_fail(w);
-    }
-    return EXIT_OK;
-}
-
-static void draw_svg(Work *w, FILE *out) {
-    view_memory_svg(w->plan, out);
-}
-
-static void draw_dot(Work *w, FILE *out) {
-    const Target *target = target_by_name(w->options->arch ? w->options->arch : "cpu");
-    Unit *u = unit_new(w->arena, w->spec, target, UNIT_TRAIN);
-    DumpOptions dump = {0};
-    if (unit_build(u) && unit_run_passes(u, &dump)) view_dot(u, out);
-}
-
-int verb_view(const Options *o) {
-    if (!o->dot && !o->svg)
-        return work_usage("view needs --dot=FILE or --svg=FILE (`-` is stdout)");
-    Work w;
-    work_init(&w, o);
-    int code = work_check(&w, NULL, false);
-    if (code == EXIT_OK && o->dot) code = draw_to(&w, o->dot, draw_dot);
-    if (code == EXIT_OK && o->svg) code = work_compile(&w, o->arch, training);
-    if (code == EXIT_OK && o->svg) code = draw_to(&w, o->svg, draw_svg);
     work_close(&w);
     return code;
 }
