@@ -1,12 +1,12 @@
 /* quantize.c: nf4, fp4 and int8 codes and the double quantization of their scales (quantize.h).
  *
  * Tables and thresholds are bitsandbytes' (functional.py, csrc/kernels.cu).  Its CUDA build
- * multiplies
- * by an approximate reciprocal; here the reciprocal is IEEE, so a value on a threshold may differ
- * by one
- * code from a file it wrote.
+ * multiplies by an approximate reciprocal; here the reciprocal is IEEE, so a value on a threshold
+ * may differ by one code from a file it wrote.
  */
 #include "quantize.h"
+
+#include "../kernels/tables.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -15,24 +15,7 @@
 const char *const quant_format_names[NQUANT] = {"nf4", "fp4", "int8"};
 static const char *const piece_names[NQUANTPIECE] = {"codes", "absmax", "absmax2", "offset", "map"};
 
-static const float nf4_lut[16] = {
-    -1.0f,
-    -0.6961928009986877f,
-    -0.5250730514526367f,
-    -0.39491748809814453f,
-    -0.28444138169288635f,
-    -0.18477343022823334f,
-    -0.09105003625154495f,
-    0.0f,
-    0.07958029955625534f,
-    0.16093020141124725f,
-    0.24611230194568634f,
-    0.33791524171829224f,
-    0.44070982933044434f,
-    0.5626170039176941f,
-    0.7229568362236023f,
-    1.0f,
-};
+static const float nf4_lut[16] = {NF4_VALUES};
 static const float nf4_above[15] = {
     /* x greater than entry k moves up to code k + 1 */
     -0.8480964004993439f,  -0.6106329262256622f,  -0.4599952697753906f,   -0.33967943489551544f,
@@ -40,10 +23,7 @@ static const float nf4_above[15] = {
     0.1202552504837513f,   0.2035212516784668f,   0.2920137718319893f,    0.3893125355243683f,
     0.5016634166240692f,   0.6427869200706482f,   0.8614784181118011f,
 };
-static const float fp4_lut[16] = {
-    0.0f,  0.005208333333f,  0.66666667f,  1.0f,  0.33333333f,  0.5f,  0.16666667f,  0.25f,
-    -0.0f, -0.005208333333f, -0.66666667f, -1.0f, -0.33333333f, -0.5f, -0.16666667f, -0.25f,
-};
+static const float fp4_lut[16] = {FP4_VALUES};
 static const float fp4_above[7] = {0.00260417f, 0.0859375f, 0.20833333f, 0.29166667f,
                                    0.4166667f,  0.583333f,  0.8333333f};
 static const uint8_t fp4_order[8] = {0, 1, 6, 7, 4, 5, 2, 3}; /* codes by magnitude */
