@@ -46,7 +46,7 @@ static const Flag flags[] = {
     {"seed", 0, FLAG_TEXT, AT(seed), "N", "train eval generate bench verify",
      "random seed (same as --set run.seed=N)"},
     {"device", 0, FLAG_TEXT, AT(device), "auto|cpu|cuda[:n]",
-     "train eval generate bench verify plan", "where to run"},
+     "train eval generate bench verify plan", "where to run (default: $DPOC_DEVICE, else auto)"},
     {"memory", 0, FLAG_TEXT, AT(memory), "SIZE", RUNS,
      "memory budget: 40GiB, 24GiB, a100_40g, a100_80g"},
     {"variant", 0, FLAG_TEXT, AT(variant), "NAME", RUNS, "the variant of the file to use"},
@@ -251,6 +251,7 @@ bool options_parse(int argc, char **argv, const Verb *verbs, int nverbs, Options
             out->args.item[out->args.n++] = word;
         }
     }
+    if (!out->device) out->device = getenv("DPOC_DEVICE");
     return options_agree(out);
 }
 

@@ -156,8 +156,9 @@ int verb_doctor(const Options *o) {
     look_for("nvrtc", nvrtc, 2, "install the CUDA toolkit or `pip install nvidia-cuda-nvrtc`");
     look_for("cublasLt", blas, 2, "install the CUDA toolkit or `pip install nvidia-cublas`");
     printf("cache    %s\n", cache_dir_default());
-    static const char *const variables[] = {"DPOC_CACHE_DIR", "DPOC_DEBUG", "CUDA_VISIBLE_DEVICES",
-                                            "NO_COLOR", "OMP_NUM_THREADS"};
+    static const char *const variables[] = {"DPOC_CACHE_DIR", "DPOC_DEVICE",
+                                            "DPOC_CC",        "CUDA_VISIBLE_DEVICES",
+                                            "NO_COLOR",       "OMP_NUM_THREADS"};
     for (size_t i = 0; i < COUNT(variables); i++)
         if (getenv(variables[i])) printf("set      %s=%s\n", variables[i], getenv(variables[i]));
     return cpu ? EXIT_OK : EXIT_DEVICE;

@@ -3,6 +3,7 @@
 # Prints reward accuracy, answer lengths and facts kept on held-out prompts, and fails if they miss the goal.
 set -eu
 : "${BUILD:=build}"
+export DPOC_DEVICE=cpu # a model this small needs no GPU
 here=examples/demo
 out=$BUILD/demo
 dpoc=$BUILD/dpoc

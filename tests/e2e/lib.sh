@@ -2,6 +2,7 @@
 set -u
 : "${BUILD:=build}"
 dpoc=$BUILD/dpoc
+export DPOC_DEVICE=cpu
 work=$BUILD/tests/runs/$(basename "$0" .sh)
 rm -rf "$work"
 mkdir -p "$work"
