@@ -1,5 +1,5 @@
-/* verbs_view.c: view: a unit's graph after its passes as dot, one value's story, one pass alone on a
- * graph in text form, a plan's memory as SVG. */
+/* verbs_view.c: view: a unit's graph after its passes as dot, one value's story, one pass alone
+ * on a graph in text form, a plan's memory as SVG. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -36,7 +36,7 @@ static void draw_dot(Work *w, FILE *out) {
     if (u) view_dot(u, out);
 }
 
-/* ---- --explain=%id: everything recorded about one value ------------------------------------------ */
+/* ---- --explain=%id: everything recorded about one value -------------------------------------- */
 
 /* Whether a line speaks of %id: the number ends where a name of it ends. */
 static bool speaks_of(const char *line, int id) {
@@ -80,7 +80,7 @@ static int explain(Work *w, const char *what) {
     return EXIT_OK;
 }
 
-/* ---- --only=PASS file.ir --------------------------------------------------------------------------- */
+/* ---- --only=PASS file.ir --------------------------------------------------------------------- */
 
 static int run_only(Work *w, const char *pass, const char *path) {
     size_t len;

@@ -1,4 +1,5 @@
-/* tables.h: the values of 4-bit codes (bitsandbytes, functional.py), one text for the host and kernels.
+/* tables.h: the values of 4-bit codes (bitsandbytes, functional.py), one text for host and
+ * kernels.
  * NF4: quantiles of a normal distribution.  FP4: sign, two bits of exponent, one of fraction. */
 #define NF4_VALUES                                                                                 \
     -1.0f, -0.6961928009986877f, -0.5250730514526367f, -0.39491748809814453f,                      \
