@@ -8,9 +8,8 @@
  *
  *   direct   the tile of C has no gaps and nothing is left to do with it: the primitive writes C
  *   merged   the tile is computed in fp32 in the workspace; alpha, bias, beta and rounding are
- *   ours,
- *            each operation rounded to fp32 in that order, so a fused epilogue has the bits of a
- *            separate one
+ *            ours, each operation rounded to fp32 in that order, so a fused epilogue has the bits
+ *            of a separate one
  *
  * Relies on plan.h, cpu_gemm.h, oneDNN, OpenMP.
  */
