@@ -512,6 +512,11 @@ const Source *spec_sources(const Spec *spec, int *n) {
     return spec->sources;
 }
 
+const char *spec_text(const Spec *spec) {
+    size_t len;
+    return source_text(spec->front.diags, spec->module->ast->loc.file, &len);
+}
+
 const char *spec_base_path(const Spec *spec) {
     return spec->policy.base ? spec->policy.base->dir : NULL;
 }

@@ -61,6 +61,7 @@ typedef struct Source { /* one place that weights come from: Bind.source, BindSo
     bool adapter;
 } Source;
 const Source *spec_sources(const Spec *spec, int *n);
+const char *spec_text(const Spec *spec);      /* of the main file, wherever it was found */
 const char *spec_base_path(const Spec *spec); /* directory of `base`; NULL when none was named */
 
 typedef struct AdapterTarget { /* one adapted weight */

@@ -176,11 +176,9 @@ static int train_on(Work *w, Pairs *pairs, const Template *template) {
         .log_every = isnan(o->log_every) ? 0 : (int64_t)o->log_every,
         .seed = work_seed(w),
         .spec_path = o->args.item[0],
+        .spec_text = spec_text(w->spec),
         .data_hash = hash_pairs(w->arena, pairs),
     };
-    size_t len;
-    char *text = file_exists(job.spec_path) ? file_read(job.spec_path, &len, &w->err) : NULL;
-    job.spec_text = text ? text : embedded(job.spec_path, &len);
     Pairs *extra = NULL;
     int code = open_eval_set(w, template, pairs, &extra, &job);
     mix_files(w, pairs, &job);
@@ -197,7 +195,6 @@ static int train_on(Work *w, Pairs *pairs, const Template *template) {
         if (code != EXIT_OK && code < 128) work_fail(w);
     }
     pairs_free(extra);
-    free(text);
     return code;
 }
 

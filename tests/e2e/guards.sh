@@ -69,5 +69,10 @@ expect 0 "" $dpoc init "$work/new"
 expect 0 "" $dpoc fmt --check "$work/new.dpo"
 mkdir "$work/ro" && chmod 555 "$work/ro"
 [ "$(id -u)" = 0 ] || expect 5 "ro" $dpoc train models/dpo-lora.dpo --model $model --data $model/pairs.jsonl -o "$work/ro/run" --quiet
+# a run file of the program's own, named without its folder, far from the repository
+root=$PWD program=$(realpath "$dpoc")
+(cd "$work" && "$program" train dpo-lora.dpo --model "$root/$model" --data "$root/$model/pairs.jsonl" \
+    --set run.steps=1 --quiet -o inside) || die "a run file of the program's own is not trained"
+grep -q "train pref" "$work/inside/model.dpo" || die "the run does not keep its file"
 [ -e /dev/full ] && expect 5 "cannot write" sh -c "$dpoc settings > /dev/full"
 exit 0
