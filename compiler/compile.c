@@ -133,6 +133,7 @@ static bool compile_unit(Attempt *a, Plan *plan, UnitKind kind) {
     Arena *arena = arena_new();
     Unit *u = unit_new(arena, a->spec, a->options->target, kind);
     memcpy(u->bound, plan->bound, sizeof u->bound);
+    u->safe = a->options->safe;
     u->activation_budget = kind == UNIT_TRAIN ? a->keep : 0;
     bool ok = unit_build(u);
     if (ok) a->hash = hash_unit(u, a->hash);

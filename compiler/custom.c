@@ -1,5 +1,5 @@
-/* custom.c: how each CUSTOM op becomes steps: hand-written kernels and, for the head, GEMMs in a
- * loop.
+/* custom.c: how CUSTOM ops become steps: instances of hand-written kernels; the table of all ops.
+ * Attention stands in attention.c, the head in head.c.
  *
  * A custom kernel's text is a few #defines followed by a file of kernels/ and the #undefs.  On the
  * CPU the file is kernels/cpu/NAME.h, on CUDA kernels/cuda/NAME.cuh.  Every file may use
@@ -43,21 +43,14 @@
  * Relies on plan.c/emit.c (Emit) and embedded kernel files.  Promises: no instance's text depends
  * on node ids or layers, so equal shapes share one kernel.
  */
-#include "spec.h"
+#include "custom.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 /* ---- one instance of a kernel file ----------------------------------------------------------- */
 
-typedef struct Instance {
-    Emit *e;
-    const char *file; /* "attend": kernels/cpu/attend.h or kernels/cuda/attend.cuh */
-    Text defines, undefs;
-    int rows_per_block, grid_y, threads;
-} Instance;
-
-static Instance instance(Emit *e, const char *file, int rows_per_block, int grid_y, int threads) {
+Instance instance(Emit *e, const char *file, int rows_per_block, int grid_y, int threads) {
     return (Instance){.e = e,
                       .file = file,
                       .rows_per_block = rows_per_block,
@@ -65,35 +58,34 @@ static Instance instance(Emit *e, const char *file, int rows_per_block, int grid
                       .threads = threads};
 }
 
-static void define(Instance *in, const char *name, const char *format, ...) PRINTF(3, 4);
-static void define(Instance *in, const char *name, const char *format, ...) {
+void define(Instance *in, const char *name, const char *format, ...) {
     va_list args;
     va_start(args, format);
     text_add(&in->defines, "#define %s %s\n", name, arena_vprintf(in->e->u->arena, format, args));
     va_end(args);
     text_add(&in->undefs, "#undef %s\n", name);
 }
-static void define_int(Instance *in, const char *name, int64_t value) {
+void define_int(Instance *in, const char *name, int64_t value) {
     define(in, name, "%lld", (long long)value);
 }
-static void define_type(Instance *in, const char *name, DType t) {
+void define_type(Instance *in, const char *name, DType t) {
     define(in, name, "%s", dtype_name(t));
 }
 
 /* Elements from one step of the first axis to the next. */
-static int64_t row_ld(const Emit *e, NodeId id) {
+int64_t row_ld(const Emit *e, NodeId id) {
     const Type *t = node(e->u->g, id)->type;
     if (t->rank <= 1) return type_cols(t) == 1 ? place_of(e->u->g, id).ld : 1;
     int64_t ld = place_of(e->u->g, id).ld;
     for (int i = 1; i < t->rank - 1; i++) ld *= t->dim[i].c;
     return ld;
 }
-static void define_ld(Instance *in, const char *name, NodeId id) {
+void define_ld(Instance *in, const char *name, NodeId id) {
     if (id) define_int(in, name, row_ld(in->e, id));
 }
 
 /* The kernel's index in the plan; the instance is used up. */
-static int instance_end(Instance *in) {
+int instance_end(Instance *in) {
     Emit *e = in->e;
     const char *path = arena_printf(
         e->u->arena, e->u->target->cuda ? "kernels/cuda/%s.cuh" : "kernels/cpu/%s.h", in->file);
@@ -126,7 +118,7 @@ static int instance_end(Instance *in) {
     return index;
 }
 
-static Step *kernel_step(Emit *e, int kernel, int nargs, int ndims) {
+Step *kernel_step(Emit *e, int kernel, int nargs, int ndims) {
     Step *s = emit_step(e, STEP_KERNEL, nargs, ndims);
     const char *scope = strchr(s->label, ' ');
     s->kernel = kernel;
@@ -134,11 +126,11 @@ static Step *kernel_step(Emit *e, int kernel, int nargs, int ndims) {
     return s;
 }
 
-/* ---- gather, scatter, sort ------------------------------------------------------------------- */
-
-static const Node *operand(const Emit *e, NodeId id, int i) {
+const Node *operand(const Emit *e, NodeId id, int i) {
     return node(e->u->g, node(e->u->g, id)->in[i]);
 }
+/* ---- gather, scatter, sort ------------------------------------------------------------------- */
+
 static int64_t row_elements(const Type *t) { /* of one step of the first axis */
     int64_t n = 1;
     for (int i = 1; i < t->rank; i++) n *= t->dim[i].c;
@@ -175,277 +167,6 @@ static void lower_sort(Emit *e, NodeId id) {
     s->args[1] = emit_arg(e, emit_part(e, id, 0));
     s->args[2] = emit_arg(e, emit_part(e, id, 1));
     s->dims[0] = n->type->dim[0];
-}
-
-/* ---- attention ------------------------------------------------------------------------------- */
-
-enum { ATTEND_TILE = 64 }; /* query or key rows of one CUDA block */
-
-static Instance attend_instance(Emit *e, const char *file, NodeId id, int grid_y) {
-    const Node *n = node(e->u->g, id);
-    const Type *q = operand(e, id, 0)->type;
-    Instance in = instance(e, file, ATTEND_TILE, grid_y, 128);
-    define_type(&in, "T_Q", q->dtype);
-    define_int(&in, "HEADS", q->dim[1].c);
-    define_int(&in, "KV_HEADS", operand(e, id, 1)->type->dim[1].c);
-    define_int(&in, "HEAD_DIM", q->dim[2].c);
-    define(&in, "SCALE", "%.9ef", n->attr.num);
-    define_int(&in, "WINDOW", n->attr.i0);
-    define_ld(&in, "LD_Q", n->in[0]);
-    define_ld(&in, "LD_K", n->in[1]);
-    define_ld(&in, "LD_V", n->in[2]);
-    return in;
-}
-
-static void lower_attend(Emit *e, NodeId id) {
-    const Node *n = node(e->u->g, id);
-    Instance in = attend_instance(e, "attend", id, (int)n->type->dim[1].c);
-    define_ld(&in, "LD_O", id);
-    Step *s = kernel_step(e, instance_end(&in), 6, 3);
-    for (int i = 0; i < 4; i++) s->args[i] = emit_arg(e, n->in[i]);
-    s->args[4] = emit_arg(e, emit_part(e, id, 0));
-    s->args[5] = emit_arg(e, emit_part(e, id, 1));
-    s->dims[0] = n->type->dim[0];
-    s->dims[1] = operand(e, id, 1)->type->dim[0];
-    s->dims[2] = operand(e, id, 3)->type->dim[0];
-}
-
-enum { Q, K, V, OUT, LSE, DOUT, SEGS, RANGES }; /* operands of attend_bwd */
-
-static int64_t scratch_attend_bwd(const Unit *u, const Group *group) {
-    const Type *lse = node(u->g, node(u->g, group->nodes[0])->in[LSE])->type;
-    return dim_eval(type_count(lse), u->bound) * dtype_bytes(DT_f32);
-}
-
-static void attend_delta(Emit *e, NodeId id) {
-    const Node *n = node(e->u->g, id);
-    const Type *q = operand(e, id, Q)->type;
-    Instance in = instance(e, "attend_delta", ATTEND_TILE, 1, 128);
-    define_type(&in, "T_Q", q->dtype);
-    define_type(&in, "T_DO", operand(e, id, DOUT)->type->dtype);
-    define_int(&in, "HEADS", q->dim[1].c);
-    define_int(&in, "HEAD_DIM", q->dim[2].c);
-    define_ld(&in, "LD_O", n->in[OUT]);
-    define_ld(&in, "LD_DO", n->in[DOUT]);
-    Step *s = kernel_step(e, instance_end(&in), 3, 1);
-    s->args[0] = emit_arg(e, n->in[OUT]);
-    s->args[1] = emit_arg(e, n->in[DOUT]);
-    s->args[2] = (Arg){.buf = e->scratch};
-    s->dims[0] = q->dim[0];
-}
-
-static void attend_dq(Emit *e, NodeId id) {
-    const Node *n = node(e->u->g, id);
-    const Type *q = operand(e, id, Q)->type;
-    Instance in = attend_instance(e, "attend_dq", id, (int)q->dim[1].c);
-    define_type(&in, "T_DO", operand(e, id, DOUT)->type->dtype);
-    define_type(&in, "T_DQ", n->type->dtype);
-    define_ld(&in, "LD_DO", n->in[DOUT]);
-    define_ld(&in, "LD_DQ", id);
-    Step *s = kernel_step(e, instance_end(&in), 8, 3);
-    static const int order[] = {Q, K, V, LSE, DOUT, SEGS};
-    for (int i = 0; i < 6; i++) s->args[i] = emit_arg(e, n->in[order[i]]);
-    s->args[6] = (Arg){.buf = e->scratch};
-    s->args[7] = emit_arg(e, id);
-    s->dims[0] = q->dim[0];
-    s->dims[1] = operand(e, id, K)->type->dim[0];
-    s->dims[2] = operand(e, id, SEGS)->type->dim[0];
-}
-
-static void attend_dkv(Emit *e, NodeId id, NodeId dk, NodeId dv) {
-    const Node *n = node(e->u->g, id);
-    const Type *k = operand(e, id, K)->type;
-    Instance in = attend_instance(e, "attend_dkv", id, (int)k->dim[1].c);
-    define_type(&in, "T_DO", operand(e, id, DOUT)->type->dtype);
-    define_type(&in, "T_DK", node(e->u->g, dk ? dk : dv)->type->dtype);
-    define_ld(&in, "LD_DO", n->in[DOUT]);
-    define_ld(&in, "LD_DK", dk);
-    define_ld(&in, "LD_DV", dv);
-    Step *s = kernel_step(e, instance_end(&in), 10, 4);
-    static const int order[] = {Q, K, V, LSE, DOUT, SEGS, RANGES};
-    for (int i = 0; i < 7; i++) s->args[i] = emit_arg(e, n->in[order[i]]);
-    s->args[7] = (Arg){.buf = e->scratch};
-    s->args[8] = emit_arg(e, dk);
-    s->args[9] = emit_arg(e, dv);
-    s->dims[0] = k->dim[0];
-    s->dims[1] = operand(e, id, Q)->type->dim[0];
-    s->dims[2] = operand(e, id, SEGS)->type->dim[0];
-    s->dims[3] = operand(e, id, RANGES)->type->dim[0];
-}
-
-static void lower_attend_bwd(Emit *e, NodeId id) {
-    NodeId dk = emit_part(e, id, 1), dv = emit_part(e, id, 2);
-    attend_delta(e, id);
-    if (emit_part(e, id, 0)) attend_dq(e, id);
-    if (dk || dv) attend_dkv(e, id, dk, dv);
-}
-
-/* ---- the head: logits exist for one chunk of rows at a time ---------------------------------- */
-
-static int64_t head_chunk(const Unit *u) {
-    int64_t rows = u->bound[X_R];
-    int64_t chunk = u->spec ? (int64_t)spec_num(u->spec, "graph.loss_chunk") : 0;
-    if (!chunk) chunk = u->target->chunk_rows;
-    return rows < chunk ? rows : chunk;
-}
-/* The part k of the group's custom node, if it is stored. */
-static bool stores_part(const Unit *u, const Group *group, int k) {
-    for (int i = 0; i < group->nouts; i++) {
-        const Node *n = node(u->g, group->outs[i]);
-        if (n->op == OP_part && n->attr.i0 == k) return true;
-    }
-    return false;
-}
-
-enum { PART_LSE = 1, PART_SLOPE = 6 };
-
-static int64_t logits_bytes(const Unit *u, NodeId id) {
-    const Node *n = node(u->g, id);
-    return head_chunk(u) * node(u->g, n->in[1])->type->dim[0].c * dtype_bytes(DT_f32);
-}
-/* Logits, and the lse that the slope needs where nothing else wants it. */
-static int64_t scratch_head(const Unit *u, const Group *group) {
-    bool lse = stores_part(u, group, PART_SLOPE) && !stores_part(u, group, PART_LSE);
-    return logits_bytes(u, group->nodes[0]) + (lse ? head_chunk(u) * dtype_bytes(DT_f32) : 0);
-}
-
-/* The argument for the current chunk of rows of a value [R] or [R,D]. */
-static Arg chunk_arg(Emit *e, NodeId id) {
-    Arg arg = emit_arg(e, id);
-    if (id) arg.chunk_bytes = row_ld(e, id) * dtype_bytes(node(e->u->g, id)->type->dtype);
-    return arg;
-}
-
-static void head_loop(Emit *e, NodeId id, int body) {
-    Step *s = emit_step(e, STEP_LOOP, 0, 1);
-    s->dims[0] = operand(e, id, 0)->type->dim[0];
-    s->chunk = head_chunk(e->u);
-    s->body = body;
-}
-
-/* logits [C,V] = h W^T into scratch. */
-static void head_logits(Emit *e, NodeId id) {
-    const Node *n = node(e->u->g, id);
-    const Type *w = operand(e, id, 1)->type;
-    Step *s = emit_step(e, STEP_GEMM, 3, 3);
-    s->args[0] = chunk_arg(e, n->in[0]);
-    s->args[1] = emit_arg(e, n->in[1]);
-    s->args[2] = (Arg){.buf = e->scratch};
-    s->dims[0] = dim_extent(X_C);
-    s->dims[1] = w->dim[0];
-    s->dims[2] = w->dim[1];
-    s->gemm = (Gemm){.a = w->dtype,
-                     .b = w->dtype,
-                     .c = DT_f32,
-                     .tb = true,
-                     .lda = row_ld(e, n->in[0]),
-                     .ldb = row_ld(e, n->in[1]),
-                     .ldc = w->dim[0].c,
-                     .alpha = 1};
-}
-
-/* d(logits) takes the place of the logits, in the operands' dtype. */
-static int64_t dlogits_ld(const Type *w) {
-    return w->dim[0].c * dtype_bytes(DT_f32) / dtype_bytes(w->dtype);
-}
-
-static int grad_kernel(Emit *e, NodeId id) {
-    const Type *w = operand(e, id, 1)->type;
-    Instance in = instance(e, "logprob_grad", 1, 1, 256);
-    define_int(&in, "VOCAB", w->dim[0].c);
-    define(&in, "SCALE", "%.9ef", node(e->u->g, id)->attr.num);
-    define_type(&in, "T_D", w->dtype);
-    define_int(&in, "LD_D", dlogits_ld(w));
-    return instance_end(&in);
-}
-
-static void head_dlogits(Emit *e, NodeId id, int kernel, Arg lse, Arg coefficient) {
-    Step *s = kernel_step(e, kernel, 5, 1);
-    s->args[0] = (Arg){.buf = e->scratch};
-    s->args[1] = chunk_arg(e, node(e->u->g, id)->in[2]);
-    s->args[2] = lse;
-    s->args[3] = coefficient;
-    s->args[4] = (Arg){.buf = e->scratch};
-    s->dims[0] = dim_extent(X_C);
-}
-
-static void head_dh(Emit *e, NodeId id, NodeId dh) { /* dh = dlogits W */
-    const Node *n = node(e->u->g, id);
-    const Type *w = operand(e, id, 1)->type;
-    Step *s = emit_step(e, STEP_GEMM, 3, 3);
-    s->args[0] = (Arg){.buf = e->scratch};
-    s->args[1] = emit_arg(e, n->in[1]);
-    s->args[2] = chunk_arg(e, dh);
-    s->dims[0] = dim_extent(X_C);
-    s->dims[1] = w->dim[1];
-    s->dims[2] = w->dim[0];
-    s->gemm = (Gemm){.a = w->dtype,
-                     .b = w->dtype,
-                     .c = DT_f32,
-                     .lda = dlogits_ld(w),
-                     .ldb = row_ld(e, n->in[1]),
-                     .ldc = row_ld(e, dh),
-                     .alpha = 1};
-}
-
-static void lower_linear_logprob(Emit *e, NodeId id) {
-    const Node *n = node(e->u->g, id);
-    NodeId slope = emit_part(e, id, PART_SLOPE);
-    Instance in = instance(e, "logprob_stats", 1, 1, 256);
-    define_int(&in, "VOCAB", operand(e, id, 1)->type->dim[0].c);
-    define(&in, "SCALE", "%.9ef", n->attr.num);
-    int stats = instance_end(&in), grad = slope ? grad_kernel(e, id) : -1;
-    Arg lse = chunk_arg(e, emit_part(e, id, PART_LSE));
-    if (slope && lse.buf < 0)
-        lse = (Arg){.buf = e->scratch, .offset = dim_const(logits_bytes(e->u, id))};
-    head_loop(e, id, slope ? 4 : 2);
-    head_logits(e, id);
-    Step *s = kernel_step(e, stats, 8, 1);
-    s->args[0] = (Arg){.buf = e->scratch};
-    s->args[1] = chunk_arg(e, n->in[2]);
-    for (int k = 0; k <= 5; k++) s->args[2 + k] = chunk_arg(e, emit_part(e, id, k));
-    s->args[2 + PART_LSE] = lse;
-    s->dims[0] = dim_extent(X_C);
-    if (!slope) return;
-    head_dlogits(e, id, grad, lse, (Arg){.buf = -1});
-    head_dh(e, id, slope);
-}
-
-static void head_dw(Emit *e, NodeId id, NodeId dw) { /* dW += dlogits^T h */
-    const Node *n = node(e->u->g, id);
-    const Type *w = operand(e, id, 1)->type;
-    Step *s = emit_step(e, STEP_GEMM, 3, 3);
-    s->args[0] = (Arg){.buf = e->scratch};
-    s->args[1] = chunk_arg(e, n->in[0]);
-    s->args[2] = emit_arg(e, dw);
-    s->dims[0] = w->dim[0];
-    s->dims[1] = w->dim[1];
-    s->dims[2] = dim_extent(X_C);
-    s->gemm = (Gemm){.a = w->dtype,
-                     .b = w->dtype,
-                     .c = DT_f32,
-                     .ta = true,
-                     .lda = dlogits_ld(w),
-                     .ldb = row_ld(e, n->in[0]),
-                     .ldc = row_ld(e, dw),
-                     .alpha = 1,
-                     .beta = 1};
-}
-
-static void lower_linear_logprob_bwd(Emit *e, NodeId id) {
-    const Node *n = node(e->u->g, id);
-    NodeId dh = emit_part(e, id, 0), dw = emit_part(e, id, 1);
-    int kernel = grad_kernel(e, id);
-    if (dw) {
-        Step *zero = emit_step(e, STEP_ZERO, 1, 1);
-        zero->args[0] = emit_arg(e, dw);
-        zero->dims[0] = dim_scale(type_count(node(e->u->g, dw)->type), dtype_bytes(DT_f32));
-    }
-    head_loop(e, id, 2 + (dh != 0) + (dw != 0));
-    head_logits(e, id);
-    head_dlogits(e, id, kernel, chunk_arg(e, n->in[3]), chunk_arg(e, n->in[4]));
-    if (dh) head_dh(e, id, dh);
-    if (dw) head_dw(e, id, dw);
 }
 
 /* ---- quantized weights ----------------------------------------------------------------------- */

@@ -290,6 +290,7 @@ typedef struct Trained {
 typedef struct Target { /* all that passes ask of a device; constant, available without it */
     const char *name;   /* "cpu", "sm_80", "sm_90" */
     bool cuda;
+    int arch;               /* CUDA: 10 * compute capability; else 0 */
     int64_t align;          /* of buffers, bytes */
     int64_t bucket;         /* T and R are multiples of it */
     int64_t chunk_rows;     /* of the head */
@@ -298,6 +299,10 @@ typedef struct Target { /* all that passes ask of a device; constant, available 
     int shared_max;         /* bytes of shared memory a block may use */
 } Target;
 const Target *target_by_name(const char *name); /* target.c; NULL if unknown */
+/* The target for a device: the newest row that is not newer than it; arch 0: the CPU; NULL: the
+ * device is older than all. */
+const Target *target_by_arch(int arch);
+const char *target_names(void); /* "cpu, sm_80, .." */
 
 typedef enum GroupKind { GROUP_KERN, GROUP_GEMM, GROUP_CUSTOM } GroupKind;
 
@@ -326,6 +331,7 @@ typedef struct Unit {
     UnitKind kind;
     const Spec *spec;
     const Target *target;
+    bool safe;    /* plain kernels only: no tensor-core instructions, no inline PTX */
     Arena *arena; /* of this unit */
     Diags *diags;
     Graph *g;
@@ -455,6 +461,7 @@ const char *plan_leaf_name(const Node *n); /* name of the buffer that a leaf lie
 typedef struct CompileOptions {
     const Target *target;
     int64_t budget; /* bytes for the arena; 0: no limit */
+    bool safe;      /* plain kernels only */
     bool want[NUNIT];
     DumpOptions dump;
 } CompileOptions;

@@ -106,7 +106,7 @@ static bool pass_known(const char *name) {
 int work_compile(Work *w, const char *arch, const bool want[NUNIT]) {
     const Target *target = target_by_name(arch ? arch : "cpu");
     if (!target) {
-        fprintf(stderr, "dpoc: unknown architecture '%s'; known: cpu, sm_80, sm_90\n", arch);
+        fprintf(stderr, "dpoc: unknown architecture '%s'; known: %s\n", arch, target_names());
         return EXIT_USAGE;
     }
     const Options *o = w->options;

@@ -23,6 +23,7 @@ typedef struct Cpu {
     const char *cache_dir, *cc;
     CpuCode *code;
     CpuGemm *gemm;
+    double stamp[STAMPS];
 } Cpu;
 
 static bool cpu_alloc(Device *dev, int64_t bytes, Err *err) {
@@ -109,6 +110,55 @@ static void cpu_workspace(Device *dev, int64_t offset, int64_t bytes) {
     cpu_gemm_workspace(((Cpu *)dev)->gemm, dev->base + offset, bytes);
 }
 
+/* oneDNN's products are not timed: nothing to write over. */
+static void cpu_scratch(Device *dev, int64_t offset, int64_t bytes) {
+    (void)dev, (void)offset, (void)bytes;
+}
+
+static bool cpu_memory(Device *dev, int64_t *available, int64_t *total, Err *err) {
+    (void)dev;
+    FILE *f = fopen("/proc/meminfo", "r");
+    char line[200];
+    long long all = 0, kib = 0;
+    while (f && fgets(line, sizeof line, f)) {
+        if (sscanf(line, "MemTotal: %lld kB", &all) == 1) continue;
+        if (sscanf(line, "MemAvailable: %lld kB", &kib) == 1) break;
+    }
+    if (f) fclose(f);
+    *available = (int64_t)kib * 1024;
+    *total = (int64_t)all * 1024;
+    return kib || fail(err, EXIT_DEVICE, "/proc/meminfo does not say how much memory is free");
+}
+
+/* Kernels use all threads already: the second queue is the first. */
+static bool cpu_queue(Device *dev, int queue, Err *err) {
+    (void)dev, (void)queue, (void)err;
+    return true;
+}
+
+static bool cpu_join(Device *dev, Err *err) {
+    (void)dev, (void)err;
+    return true;
+}
+
+static bool cpu_stamp(Device *dev, int number, Err *err) {
+    (void)err;
+    ((Cpu *)dev)->stamp[number] = now_seconds();
+    return true;
+}
+
+static bool cpu_seconds(Device *dev, int a, int b, double *seconds, Err *err) {
+    (void)err;
+    *seconds = ((Cpu *)dev)->stamp[b] - ((Cpu *)dev)->stamp[a];
+    return true;
+}
+
+/* What oneDNN does follows from sizes alone. */
+static bool cpu_save_choices(Device *dev, const char *path, Err *err) {
+    (void)dev, (void)path, (void)err;
+    return true;
+}
+
 static void cpu_close(Device *dev) {
     Cpu *cpu = (Cpu *)dev;
     cpu_gemm_close(cpu->gemm);
@@ -130,6 +180,13 @@ static const DeviceOps cpu_ops = {
     .read = cpu_read,
     .sync = cpu_sync,
     .workspace = cpu_workspace,
+    .scratch = cpu_scratch,
+    .memory = cpu_memory,
+    .queue = cpu_queue,
+    .join = cpu_join,
+    .stamp = cpu_stamp,
+    .seconds = cpu_seconds,
+    .save_choices = cpu_save_choices,
     .close = cpu_close,
 };
 

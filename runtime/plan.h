@@ -107,8 +107,9 @@ typedef struct Bind {
      * this buffer holds: "nf4.codes", "nf4.absmax", ... (quantize.h lists formats and parts), or
      * "table": the constants `values` */
     const char *transform;
-    double num;  /* transform's number: scale, or quantization block size */
-    bool nested; /* double quantization */
+    double num;    /* transform's number: scale, or quantization block size */
+    bool nested;   /* double quantization */
+    int quantizer; /* 1 + index of the kernel that quantizes on the device; 0: the host does */
     /* NULL: must be in the source.  Else how a fresh one is made when no file is given: "zero",
      * "kaiming" (uniform +-1/sqrt(cols)), "gaussian" */
     const char *init;
@@ -168,6 +169,7 @@ typedef struct Step {
     Gemm gemm;
     int64_t chunk; /* STEP_LOOP */
     int body;
+    bool side; /* may run beside the steps that follow, until one that touches what it writes */
     const char *label;   /* what it computes, for profiles and messages: "matmul q_proj" */
     const char *where;   /* "llama3.dpo:20:9 policy/model.layers.3.self_attn" */
     double flops, bytes; /* of the algorithm, at the bounds */

@@ -271,8 +271,9 @@ static bool read_bind(Obj *o, void *row) {
            get_i64(o, "cols", &b->cols) && get_i64(o, "ld", &b->ld) &&
            get_int(o, "rank", &b->rank) && get_str(o, "transform", &b->transform) &&
            opt_num(o, "num", &b->num) && opt_bool(o, "nested", &b->nested) &&
-           opt_str(o, "init", &b->init) && opt_num(o, "init_num", &b->init_num) &&
-           opt_bool(o, "save", &b->save) && read_values(o, b) && opt_str(o, "where", &b->where);
+           opt_int(o, "quantizer", &b->quantizer) && opt_str(o, "init", &b->init) &&
+           opt_num(o, "init_num", &b->init_num) && opt_bool(o, "save", &b->save) &&
+           read_values(o, b) && opt_str(o, "where", &b->where);
 }
 
 static bool read_kernel(Obj *o, void *row) {
@@ -322,9 +323,9 @@ static bool read_step(Obj *o, void *row) {
     const char *kind;
     json_t *args;
     if (!get_str(o, "do", &kind) || !get_array(o, "args", &args, &s->nargs) ||
-        !get_dims(o, "dims", &s->dims, &s->ndims) || !opt_str(o, "label", &s->label) ||
-        !opt_str(o, "where", &s->where) || !opt_num(o, "flops", &s->flops) ||
-        !opt_num(o, "bytes", &s->bytes))
+        !get_dims(o, "dims", &s->dims, &s->ndims) || !opt_bool(o, "side", &s->side) ||
+        !opt_str(o, "label", &s->label) || !opt_str(o, "where", &s->where) ||
+        !opt_num(o, "flops", &s->flops) || !opt_num(o, "bytes", &s->bytes))
         return false;
     s->args = NEW_ARRAY(o->r->plan->arena, Arg, s->nargs);
     for (int i = 0; i < s->nargs; i++)

@@ -96,6 +96,7 @@ static json_t *from_bind(const Bind *b) {
     set_str(o, "transform", b->transform);
     set_num(o, "num", b->num);
     set_bool(o, "nested", b->nested);
+    set_int(o, "quantizer", b->quantizer);
     set_str(o, "init", b->init);
     set_num(o, "init_num", b->init_num);
     set_bool(o, "save", b->save);
@@ -148,6 +149,7 @@ static json_t *from_step(const Step *s) {
         json_object_set_new(o, "chunk", json_integer(s->chunk));
         json_object_set_new(o, "body", json_integer(s->body));
     }
+    set_bool(o, "side", s->side);
     set_str(o, "label", s->label);
     set_str(o, "where", s->where);
     set_num(o, "flops", s->flops);
