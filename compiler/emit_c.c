@@ -254,8 +254,9 @@ const char *emit_prelude(const Target *target) {
     static const char *const cpu[] = {
         "kernels/cpu/vectors.h", "kernels/types.h",     "kernels/math.h",     "kernels/random.h",
         "kernels/tables.h",      "kernels/cpu/lanes.h", "kernels/cpu/tiles.h"};
-    static const char *const cuda[] = {"kernels/types.h", "kernels/math.h", "kernels/random.h",
-                                       "kernels/tables.h", "kernels/cuda/lanes.cuh"};
+    static const char *const cuda[] = {"kernels/types.h",        "kernels/math.h",
+                                       "kernels/random.h",       "kernels/tables.h",
+                                       "kernels/cuda/lanes.cuh", "kernels/cuda/ptx.cuh"};
     const char *const *parts = target->cuda ? cuda : cpu;
     const size_t nparts = target->cuda ? COUNT(cuda) : COUNT(cpu);
     static const char *text[2]; /* made once for each */

@@ -214,8 +214,8 @@ static void *sim_compile(const char *text) {
     fprintf(f, "%s%s", sim_prelude, text);
     fclose(f);
     snprintf(command, sizeof command,
-             "g++ -std=gnu++17 -O2 -w -ffp-contract=off -shared -fPIC -o %s/k.so %s/k.cc", dir,
-             dir);
+             "g++ -std=gnu++17 -DCUDASIM -O2 -w -ffp-contract=off -shared -fPIC -o %s/k.so %s/k.cc",
+             dir, dir);
     void *lib = NULL;
     if (system(command) == 0) {
         snprintf(command, sizeof command, "%s/k.so", dir);
