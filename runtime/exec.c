@@ -204,10 +204,24 @@ static bool exec_loop(Exec *exec, int program, int step, Frame *f, Err *err) {
 
 /* ---- getting ready --------------------------------------------------------------------------- */
 
+/* The greatest power of two, at most 256, that divides every address the step's operands can have
+ * (the arena itself is aligned to more). */
+static int operands_align(const Exec *exec, const Step *s) {
+    int64_t bits = 256;
+    for (int i = 0; i < s->nargs; i++) {
+        const Arg *a = &s->args[i];
+        bits |= exec->plan->bufs[a->buf].offset | a->offset.c | a->chunk_bytes;
+        for (int e = 0; e < NEXTENT; e++) bits |= a->offset.x[e];
+    }
+    return (int)(bits & -bits);
+}
+
 static bool prepare_gemm(Exec *exec, const Step *s, const int64_t *extent, Err *err) {
     int64_t n[3];
     for (int i = 0; i < 3; i++) n[i] = dim_eval(s->dims[i], extent);
-    return exec->dev->ops->gemm_prepare(exec->dev, &s->gemm, n[0], n[1], n[2], err);
+    Gemm g = s->gemm;
+    g.align = operands_align(exec, s);
+    return exec->dev->ops->gemm_prepare(exec->dev, &g, n[0], n[1], n[2], err);
 }
 
 /* Everything the GEMMs of a program need at these extents, once. */

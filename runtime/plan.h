@@ -149,6 +149,7 @@ typedef struct Gemm {
     int64_t lda, ldb, ldc; /* elements between rows as stored */
     float alpha, beta;     /* beta is 0 or 1 */
     bool bias;             /* args[3], f32 [n] */
+    int align; /* of every operand, in bytes: found by the executor; 0: 256, as buffers have */
 } Gemm;
 /* Bytes of the buffer "gemm.workspace" (scratch, one per plan, live wherever a GEMM is) with which
  * the CPU
