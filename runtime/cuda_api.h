@@ -61,6 +61,8 @@ typedef struct CuGraphExecOpaque *CuGraphExec;
              (CuFunction * function, CuModule module, const char *name))                           \
     FUNCTION(FuncSetAttribute, "cuFuncSetAttribute", NULL,                                         \
              (CuFunction function, int attribute, int value))                                      \
+    FUNCTION(FuncGetAttribute, "cuFuncGetAttribute", NULL,                                         \
+             (int *value, int attribute, CuFunction function))                                     \
     FUNCTION(LaunchKernel, "cuLaunchKernel", NULL,                                                 \
              (CuFunction function, unsigned gx, unsigned gy, unsigned gz, unsigned bx,             \
               unsigned by, unsigned bz, unsigned shared_bytes, CuStream stream, void **arguments,  \

@@ -37,6 +37,10 @@ bool library_driver(Library *out, Err *err);
  * rejected; 0: any.  False and err (exit 3: what was rejected and why, what to install). */
 bool library_pair(int driver, int arch, Library *nvrtc, Library *cublaslt, Err *err);
 
+/* The architecture for which this NVRTC compiles code that runs on `arch`: it, or the nearest
+ * earlier one of its family (120 for 121); 0: none. */
+int library_arch(const Library *nvrtc, int arch);
+
 void library_close(Library *library); /* one that holds nothing is allowed */
 
 /* "pip install nvidia-cuda-nvrtc-cu12, or the CUDA toolkit 12": what provides a library of that

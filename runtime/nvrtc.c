@@ -2,73 +2,71 @@
 #include "nvrtc.h"
 
 #include <dlfcn.h>
-#include <glob.h>
 #include <stdlib.h>
 #include <string.h>
 
 typedef struct Program *Handle; /* nvrtcProgram */
 
 struct Nvrtc {
-    void *library;
+    Library library;
     int (*create)(Handle *, const char *, const char *, int, const char *const *,
                   const char *const *);
     int (*compile)(Handle, int, const char *const *);
     int (*log_size)(Handle, size_t *), (*log)(Handle, char *);
     int (*cubin_size)(Handle, size_t *), (*cubin)(Handle, char *);
-    int (*destroy)(Handle *), (*version)(int *, int *);
+    int (*destroy)(Handle *);
 };
 
-static void *open_library(void) {
-    static const char *const names[] = {"libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so"};
-    void *lib = NULL;
-    for (size_t i = 0; i < COUNT(names) && !lib; i++) lib = dlopen(names[i], RTLD_NOW);
-    glob_t found;
-    if (!lib && glob("/usr/local/cuda*/lib*/libnvrtc.so", 0, NULL, &found) == 0) {
-        for (size_t i = 0; i < found.gl_pathc && !lib; i++)
-            lib = dlopen(found.gl_pathv[i], RTLD_NOW);
-        globfree(&found);
-    }
-    return lib;
-}
-
-Nvrtc *nvrtc_open(Err *err) {
-    void *lib = open_library();
-    if (!lib) {
-        fail(err, EXIT_DEVICE,
-             "libnvrtc is not installed: it is part of the CUDA toolkit, or `pip install "
-             "nvidia-cuda-nvrtc`");
-        return NULL;
-    }
+Nvrtc *nvrtc_take(Library *library, Err *err) {
     Nvrtc *n = calloc(1, sizeof *n);
-    n->library = lib;
+    n->library = *library;
+    library->handle = NULL;
     const struct {
         void *slot;
         const char *name;
     } f[] = {{&n->create, "nvrtcCreateProgram"},       {&n->compile, "nvrtcCompileProgram"},
              {&n->log_size, "nvrtcGetProgramLogSize"}, {&n->log, "nvrtcGetProgramLog"},
              {&n->cubin_size, "nvrtcGetCUBINSize"},    {&n->cubin, "nvrtcGetCUBIN"},
-             {&n->destroy, "nvrtcDestroyProgram"},     {&n->version, "nvrtcVersion"}};
+             {&n->destroy, "nvrtcDestroyProgram"}};
     for (size_t i = 0; i < COUNT(f); i++) {
-        void *symbol = dlsym(lib, f[i].name);
+        void *symbol = dlsym(n->library.handle, f[i].name);
         memcpy(f[i].slot, &symbol, sizeof symbol);
         if (symbol) continue;
-        fail(err, EXIT_DEVICE, "libnvrtc has no %s: version 12 or 13 is needed", f[i].name);
+        fail(err, EXIT_DEVICE, "%s has no %s: NVRTC 12 or 13 is needed", n->library.path,
+             f[i].name);
         nvrtc_close(n);
         return NULL;
     }
     return n;
 }
 
+Nvrtc *nvrtc_open(Err *err) {
+    Library driver, nvrtc;
+    Err quiet = {0};
+    int version = library_driver(&driver, &quiet) ? driver.version : 0;
+    library_close(&driver);
+    bool found = version && library_pair(version, 0, &nvrtc, NULL, &quiet);
+    if (!found && !library_pair(0, 0, &nvrtc, NULL, err)) return NULL;
+    return nvrtc_take(&nvrtc, err);
+}
+
 void nvrtc_close(Nvrtc *n) {
-    if (n) dlclose(n->library);
+    if (n) library_close(&n->library);
     free(n);
 }
 
 int nvrtc_version(const Nvrtc *n, int *minor) {
-    int major = 0;
-    n->version(&major, minor);
-    return major;
+    if (minor) *minor = n->library.version % 1000 / 10;
+    return n->library.version / 1000;
 }
+
+int nvrtc_arch(const Nvrtc *n, int arch) {
+    return library_arch(&n->library, arch);
+}
+
+#define NO_CONTRACTION "--fmad=false"
+#define FIGURES        "--ptxas-options=-v"
+const char nvrtc_options[] = NO_CONTRACTION " " FIGURES;
 
 static bool read_results(const Nvrtc *n, Handle program, bool compiled, Cubin *out) {
     size_t size = 0;
@@ -85,7 +83,7 @@ bool nvrtc_compile(const Nvrtc *n, const char *name, const char *text, const cha
     *out = (Cubin){0};
     char option[64];
     snprintf(option, sizeof option, "--gpu-architecture=%s", arch);
-    const char *const options[] = {option, "--fmad=false", "--ptxas-options=-v"};
+    const char *const options[] = {option, NO_CONTRACTION, FIGURES};
     Handle program;
     if (n->create(&program, text, name, 0, NULL, NULL) != 0)
         return fail(err, EXIT_BUG, "NVRTC takes no program");

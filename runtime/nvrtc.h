@@ -7,23 +7,29 @@
 #ifndef DPOC_NVRTC_H
 #define DPOC_NVRTC_H
 
-#include "base.h"
+#include "library.h"
 
 typedef struct Nvrtc Nvrtc;
-/* Looks in the library path, then in toolkit directories.  NULL and err (exit 3, with what to
- * install)
- * when there is none. */
+/* The NVRTC that a run on this machine would take (library.h); without a driver, or where none goes
+ * with it, the newest.  NULL and err (exit 3, with what to install) when there is none. */
 Nvrtc *nvrtc_open(Err *err);
+/* One that was found already; takes the library over. */
+Nvrtc *nvrtc_take(Library *library, Err *err);
 void nvrtc_close(Nvrtc *n);                    /* NULL is allowed */
 int nvrtc_version(const Nvrtc *n, int *minor); /* major */
+/* The architecture to compile for so that the code runs on `arch` (80, 90, 121, ..): it, or the
+ * nearest earlier one of its family that this NVRTC knows; 0: none. */
+int nvrtc_arch(const Nvrtc *n, int arch);
+/* The options beside the architecture, as one text. */
+extern const char nvrtc_options[];
 
 typedef struct Cubin {
     char *data; /* malloc, as is the log */
     size_t size;
     char *log; /* ptxas's figures, warnings, errors */
 } Cubin;
-/* Compiles one module for "sm_80", "sm_90".  A failure is our bug (exit 70) and err holds the
- * log. */
+/* Compiles one module for "sm_80", "sm_90"; several threads may.  A failure is our bug (exit 70) and
+ * err holds the log. */
 bool nvrtc_compile(const Nvrtc *n, const char *name, const char *text, const char *arch, Cubin *out,
                    Err *err);
 void cubin_free(Cubin *cubin);
