@@ -180,6 +180,9 @@ typedef struct LtApi {
 #undef LT_FIELD
 } LtApi;
 
+enum { /* of LtStatus */
+       LT_ALLOC_FAILED = 3
+};
 enum { /* element, compute and scale types; operations */
        LT_F32 = 0,
        LT_BF16 = 14,

@@ -1,0 +1,402 @@
+/* cuda_gemm.c: matrix products of the CUDA device, by cuBLASLt (cuda_gemm.h).
+ *
+ * cuBLASLt thinks in columns: a row-major X [r, c] is its column-major [c, r].  So
+ * C = op(A) op(B) is computed as C' = op(B)' op(A)': its A is our B, its m is our n, and a bias
+ * along its rows is one along our columns.
+ *
+ * Bits: sums split over k are allowed only where the parts are stored in fp32 and reduced in a step
+ * of their own (COMPUTE_TYPE).  INPLACE adds into the output in the output's type, part by part,
+ * and OUTPUT_TYPE rounds every part: with a bf16 result both round more than once.
+ */
+#include "cuda_gemm.h"
+#include "gemm_choices.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define PROPOSALS  8   /* asked of the library */
+#define CANDIDATES 5   /* the first of them are timed */
+#define REPEATS    3   /* after one that is not timed */
+#define SECONDS    5.0 /* for all timing of a run */
+#define BUCKETS    256
+#define MAX_ALIGN  256 /* the library asks for no more */
+
+typedef struct Key { /* what a product's descriptors depend on; no padding: compared as bytes */
+    int64_t m, n, k, lda, ldb, ldc;
+    int32_t a, c, ta, tb, bias, pad;
+} Key;
+
+typedef struct Product {
+    Key key;
+    int align;
+    LtDesc desc;
+    LtLayout a, b, c; /* ours: the library's A is b */
+    LtAlgo algo;
+    const char *name; /* all that decides the algorithm, as text */
+    struct Product *next;
+} Product;
+
+struct CudaGemm {
+    Device *dev;
+    const LtApi *lt;
+    CuStream stream;
+    LtHandle handle;
+    const char *device, *path; /* of the cache's file, or NULL */
+    size_t version;
+    char *work, *scratch;
+    int64_t work_bytes, scratch_bytes;
+    double seconds;            /* left for timing */
+    GemmChoices given, cached; /* a run's file, the cache's */
+    bool changed;              /* the cache's file is not what it should be */
+    Product *bucket[BUCKETS];
+};
+
+/* ---- opening and closing --------------------------------------------------------------------- */
+
+static bool lt_fail(CudaGemm *gemm, LtStatus status, const char *function, const char *what,
+                    Err *err) {
+    int code = status == LT_ALLOC_FAILED ? EXIT_MEMORY : EXIT_DEVICE;
+    return fail(err, code, "%s failed: %s%s%s", function, lt_error(gemm->lt, status),
+                *what ? ": " : "", what);
+}
+
+CudaGemm *cuda_gemm_open(const CudaGemmOptions *options, Err *err) {
+    CudaGemm *gemm = calloc(1, sizeof *gemm);
+    if (!gemm) {
+        fail(err, EXIT_MEMORY, "out of memory");
+        return NULL;
+    }
+    gemm->dev = options->dev;
+    gemm->lt = options->lt;
+    gemm->stream = options->stream;
+    gemm->device = intern(options->name);
+    gemm->seconds = SECONDS;
+    gemm->version = gemm->lt->GetVersion();
+    LtStatus status = gemm->lt->Create(&gemm->handle);
+    if (status) {
+        lt_fail(gemm, status, "cublasLtCreate", "", err);
+        free(gemm);
+        return NULL;
+    }
+    if (options->choices) gemm_choices_read(&gemm->given, options->choices);
+    if (options->cache_dir) {
+        gemm->path = intern_printf("%s/gemm_choices", options->cache_dir);
+        gemm_choices_read(&gemm->cached, gemm->path);
+    }
+    return gemm;
+}
+
+static void product_free(CudaGemm *gemm, Product *p) {
+    if (p->desc) gemm->lt->DescDestroy(p->desc);
+    if (p->a) gemm->lt->LayoutDestroy(p->a);
+    if (p->b) gemm->lt->LayoutDestroy(p->b);
+    if (p->c) gemm->lt->LayoutDestroy(p->c);
+    free(p);
+}
+
+/* What other runs added meanwhile is kept. */
+static void keep_choices(CudaGemm *gemm) {
+    Err err = {0};
+    char *end = strrchr(gemm->path, '/');
+    const char *dir = intern_n(gemm->path, (size_t)(end - gemm->path));
+    gemm_choices_read(&gemm->cached, gemm->path);
+    if (!dir_make(dir, &err) || !gemm_choices_write(&gemm->cached, gemm->path, &err))
+        fprintf(stderr, "dpoc: warning: %s; algorithms are chosen again in the next run\n",
+                err.text);
+}
+
+void cuda_gemm_close(CudaGemm *gemm) {
+    if (!gemm) return;
+    if (gemm->changed && gemm->path) keep_choices(gemm);
+    for (int i = 0; i < BUCKETS; i++)
+        for (Product *p = gemm->bucket[i], *next; p; p = next) {
+            next = p->next;
+            product_free(gemm, p);
+        }
+    gemm_choices_free(&gemm->given);
+    gemm_choices_free(&gemm->cached);
+    gemm->lt->Destroy(gemm->handle);
+    free(gemm);
+}
+
+void cuda_gemm_workspace(CudaGemm *gemm, void *p, int64_t bytes) {
+    gemm->work = p;
+    gemm->work_bytes = bytes;
+}
+
+void cuda_gemm_scratch(CudaGemm *gemm, void *p, int64_t bytes) {
+    gemm->scratch = p;
+    gemm->scratch_bytes = bytes;
+}
+
+bool cuda_gemm_save(CudaGemm *gemm, const char *path, Err *err) {
+    GemmChoices used = {0};
+    for (int i = 0; i < BUCKETS; i++)
+        for (Product *p = gemm->bucket[i]; p; p = p->next)
+            gemm_choices_put(&used, p->name, p->algo.data);
+    bool ok = gemm_choices_write(&used, path, err);
+    gemm_choices_free(&used);
+    return ok;
+}
+
+/* ---- the table of products ------------------------------------------------------------------- */
+
+static Key key_of(const Gemm *g, int64_t m, int64_t n, int64_t k) {
+    return (Key){m,     n,     k,       g->lda, g->ldb, g->ldc, (int32_t)g->a, (int32_t)g->c,
+                 g->ta, g->tb, g->bias, 0};
+}
+
+static Product **bucket_of(CudaGemm *gemm, const Key *key) {
+    return &gemm->bucket[hash_bytes(key, sizeof *key, (Hash128){0, 0}).lo % BUCKETS];
+}
+
+/* The one prepared for the most aligned operands among those that may be less aligned than `align`;
+ * `exact`: for this alignment only. */
+static Product *find(CudaGemm *gemm, const Key *key, int align, bool exact) {
+    Product *best = NULL;
+    for (Product *p = *bucket_of(gemm, key); p; p = p->next)
+        if (!memcmp(&p->key, key, sizeof *key) && p->align <= align &&
+            (!best || p->align > best->align))
+            best = p;
+    return best && (!exact || best->align == align) ? best : NULL;
+}
+
+/* "128 x 4096 x 4096, A bf16 ld 4096, B bf16 ld 4096 transposed, C f32 ld 4096" */
+static const char *describe(const Key *key) {
+    const char *type = dtype_name((DType)key->a);
+    return intern_printf("%lld x %lld x %lld, A %s ld %lld%s, B %s ld %lld%s, C %s ld %lld%s",
+                         (long long)key->m, (long long)key->n, (long long)key->k, type,
+                         (long long)key->lda, key->ta ? " transposed" : "", type,
+                         (long long)key->ldb, key->tb ? " transposed" : "",
+                         dtype_name((DType)key->c), (long long)key->ldc, key->bias ? ", bias" : "");
+}
+
+static int lt_type(int32_t type) {
+    return type == DT_bf16 ? LT_BF16 : LT_F32;
+}
+
+/* A row-major matrix of `rows` x `cols`, transposed as stored when t. */
+static LtStatus layout(CudaGemm *gemm, LtLayout *out, int32_t type, int64_t rows, int64_t cols,
+                       bool t, int64_t ld) {
+    return gemm->lt->LayoutCreate(out, lt_type(type), (uint64_t)(t ? rows : cols),
+                                  (uint64_t)(t ? cols : rows), ld);
+}
+
+/* Operation and layouts of a product. */
+static bool make_descriptors(CudaGemm *gemm, Product *p, Err *err) {
+    const LtApi *lt = gemm->lt;
+    const Key *k = &p->key;
+    int32_t op_a = k->tb ? LT_OP_T : LT_OP_N, op_b = k->ta ? LT_OP_T : LT_OP_N;
+    uint32_t epilogue = k->bias ? LT_EPILOGUE_BIAS : LT_EPILOGUE_DEFAULT;
+    /* Where the bias will lie is not known yet; the library reads from it how it is aligned. */
+    void *bias = (void *)(uintptr_t)p->align;
+    const char *function = "cublasLtMatmulDescCreate";
+    LtStatus status = lt->DescCreate(&p->desc, LT_COMPUTE_32F, LT_F32);
+    if (!status) {
+        function = "cublasLtMatmulDescSetAttribute";
+        status = lt->DescSetAttribute(p->desc, LT_DESC_TRANSA, &op_a, sizeof op_a);
+    }
+    if (!status) status = lt->DescSetAttribute(p->desc, LT_DESC_TRANSB, &op_b, sizeof op_b);
+    if (!status)
+        status = lt->DescSetAttribute(p->desc, LT_DESC_EPILOGUE, &epilogue, sizeof epilogue);
+    if (!status && k->bias)
+        status = lt->DescSetAttribute(p->desc, LT_DESC_BIAS_POINTER, &bias, sizeof bias);
+    if (!status) {
+        function = "cublasLtMatrixLayoutCreate";
+        status = layout(gemm, &p->a, k->a, k->m, k->k, k->ta, k->lda);
+    }
+    if (!status) status = layout(gemm, &p->b, k->a, k->k, k->n, k->tb, k->ldb);
+    if (!status) status = layout(gemm, &p->c, k->c, k->m, k->n, false, k->ldc);
+    return !status || lt_fail(gemm, status, function, describe(k), err);
+}
+
+/* ---- one call -------------------------------------------------------------------------------- */
+
+/* p: a, b, c [, bias]. */
+static LtStatus multiply(CudaGemm *gemm, const Product *x, const LtAlgo *algo, float alpha,
+                         float beta, void *const *p) {
+    if (x->key.bias) {
+        LtStatus status =
+            gemm->lt->DescSetAttribute(x->desc, LT_DESC_BIAS_POINTER, &p[3], sizeof p[3]);
+        if (status) return status;
+    }
+    return gemm->lt->Matmul(gemm->handle, x->desc, &alpha, p[1], x->b, p[0], x->a, &beta, p[2],
+                            x->c, p[2], x->c, algo, gemm->work, (size_t)gemm->work_bytes,
+                            gemm->stream);
+}
+
+/* ---- choosing an algorithm ------------------------------------------------------------------- */
+
+static bool set_preference(CudaGemm *gemm, const Product *p, LtPreference pref, Err *err) {
+    uint64_t room = (uint64_t)gemm->work_bytes;
+    uint32_t reductions = LT_REDUCTION_COMPUTE_TYPE, align = (uint32_t)p->align;
+    const struct {
+        int attribute;
+        const void *value;
+        size_t bytes;
+    } set[] = {{LT_PREFERENCE_WORKSPACE_BYTES, &room, sizeof room},
+               {LT_PREFERENCE_REDUCTION_MASK, &reductions, sizeof reductions},
+               {LT_PREFERENCE_ALIGNMENT_A, &align, sizeof align},
+               {LT_PREFERENCE_ALIGNMENT_B, &align, sizeof align},
+               {LT_PREFERENCE_ALIGNMENT_C, &align, sizeof align},
+               {LT_PREFERENCE_ALIGNMENT_D, &align, sizeof align}};
+    for (size_t i = 0; i < COUNT(set); i++) {
+        LtStatus status =
+            gemm->lt->PreferenceSetAttribute(pref, set[i].attribute, set[i].value, set[i].bytes);
+        if (status)
+            return lt_fail(gemm, status, "cublasLtMatmulPreferenceSetAttribute", p->name, err);
+    }
+    return true;
+}
+
+/* What the library proposes, the best first; at least one. */
+static bool propose(CudaGemm *gemm, const Product *p, LtAlgo out[PROPOSALS], int *n, Err *err) {
+    LtPreference pref = NULL;
+    LtHeuristic found[PROPOSALS];
+    int nfound = 0;
+    LtStatus status = gemm->lt->PreferenceCreate(&pref);
+    if (status) return lt_fail(gemm, status, "cublasLtMatmulPreferenceCreate", p->name, err);
+    bool ok = set_preference(gemm, p, pref, err);
+    if (ok) {
+        status = gemm->lt->AlgoGetHeuristic(gemm->handle, p->desc, p->b, p->a, p->c, p->c, pref,
+                                            PROPOSALS, found, &nfound);
+        ok = !status || lt_fail(gemm, status, "cublasLtMatmulAlgoGetHeuristic", p->name, err);
+    }
+    gemm->lt->PreferenceDestroy(pref);
+    *n = 0;
+    for (int i = 0; ok && i < nfound; i++)
+        if (!found[i].state && found[i].workspace <= (size_t)gemm->work_bytes)
+            out[(*n)++] = found[i].algo;
+    if (ok && !*n)
+        return fail(err, EXIT_DEVICE, "cuBLASLt %zu has no algorithm for %s", gemm->version,
+                    p->name);
+    return ok;
+}
+
+/* A choice made before, if the library still takes it. */
+static bool recall(CudaGemm *gemm, Product *p, const GemmChoices *from, const char *whose) {
+    const GemmChoice *kept = gemm_choices_find(from, p->name);
+    if (!kept) return false;
+    LtHeuristic result;
+    memcpy(p->algo.data, kept->word, sizeof p->algo.data);
+    LtStatus status =
+        gemm->lt->AlgoCheck(gemm->handle, p->desc, p->b, p->a, p->c, p->c, &p->algo, &result);
+    if (!status && result.workspace <= (size_t)gemm->work_bytes) return true;
+    fprintf(stderr,
+            "dpoc: warning: the algorithm kept in the %s for %s is not one of this library's%s%s; "
+            "it is chosen anew, so results may differ in their last bits\n",
+            whose, p->name, status ? ": " : "", status ? lt_error(gemm->lt, status) : "");
+    return false;
+}
+
+static int64_t place(int64_t *at, int64_t rows, int64_t cols, int64_t ld, int32_t type) {
+    int64_t begin = *at, bytes = ((rows - 1) * ld + cols) * dtype_bytes((DType)type);
+    *at += (bytes + MAX_ALIGN - 1) / MAX_ALIGN * MAX_ALIGN;
+    return begin;
+}
+
+/* Puts operands into the scratch memory; false: they do not fit. */
+static bool place_operands(CudaGemm *gemm, const Key *k, void *p[4]) {
+    int64_t at = 0, offset[4];
+    offset[0] = place(&at, k->ta ? k->k : k->m, k->ta ? k->m : k->k, k->lda, k->a);
+    offset[1] = place(&at, k->tb ? k->n : k->k, k->tb ? k->k : k->n, k->ldb, k->a);
+    offset[2] = place(&at, k->m, k->n, k->ldc, k->c);
+    offset[3] = place(&at, 1, k->n, k->n, DT_f32);
+    for (int i = 0; i < 4; i++) p[i] = gemm->scratch + offset[i];
+    return at <= gemm->scratch_bytes;
+}
+
+/* Seconds of REPEATS calls; *ran is false where the library refuses to. */
+static bool time_one(CudaGemm *gemm, const Product *x, const LtAlgo *algo, void *const *p,
+                     bool *ran, double *seconds, Err *err) {
+    const DeviceOps *ops = gemm->dev->ops;
+    bool ok = true;
+    *ran = !multiply(gemm, x, algo, 1, 0, p);
+    if (*ran) ok = ops->stamp(gemm->dev, STAMPS - 2, err);
+    for (int i = 0; ok && *ran && i < REPEATS; i++) *ran = !multiply(gemm, x, algo, 1, 0, p);
+    if (!ok || !*ran) return ok;
+    return ops->stamp(gemm->dev, STAMPS - 1, err) && ops->sync(gemm->dev, err) &&
+           ops->seconds(gemm->dev, STAMPS - 2, STAMPS - 1, seconds, err);
+}
+
+/* Which of n algorithms is the fastest; 0 where none can be timed. */
+static bool fastest(CudaGemm *gemm, const Product *x, const LtAlgo *algo, int n, int *best,
+                    Err *err) {
+    void *p[4];
+    double least = 0, begin = now_seconds();
+    *best = 0;
+    if (n < 2 || gemm->seconds <= 0 || !place_operands(gemm, &x->key, p)) return true;
+    for (int i = 0; i < n && i < CANDIDATES && now_seconds() - begin < gemm->seconds; i++) {
+        bool ran;
+        double seconds;
+        if (!time_one(gemm, x, &algo[i], p, &ran, &seconds, err)) return false;
+        if (!ran || (least > 0 && seconds >= least)) continue;
+        least = seconds;
+        *best = i;
+    }
+    gemm->seconds -= now_seconds() - begin;
+    return true;
+}
+
+static bool choose(CudaGemm *gemm, Product *p, Err *err) {
+    LtAlgo algo[PROPOSALS];
+    int n = 0, best = 0;
+    if (recall(gemm, p, &gemm->given, "run's gemm_choices")) return true;
+    if (recall(gemm, p, &gemm->cached, "cache's gemm_choices")) return true;
+    if (!propose(gemm, p, algo, &n, err) || !fastest(gemm, p, algo, n, &best, err)) return false;
+    p->algo = algo[best];
+    gemm_choices_put(&gemm->cached, p->name, p->algo.data);
+    gemm->changed = true;
+    return true;
+}
+
+/* ---- products -------------------------------------------------------------------------------- */
+
+bool cuda_gemm_prepare(CudaGemm *gemm, const Gemm *g, int64_t m, int64_t n, int64_t k, Err *err) {
+    int align = g->align > 0 && g->align < MAX_ALIGN ? g->align : MAX_ALIGN;
+    Key key = key_of(g, m, n, k);
+    if (!m || !n || !k || find(gemm, &key, align, true)) return true;
+    if (g->bias && g->c != DT_f32)
+        return fail(err, EXIT_BUG, "bug: cuBLASLt adds no f32 bias to a %s result: %s",
+                    dtype_name(g->c), describe(&key));
+    Product *p = calloc(1, sizeof *p);
+    if (!p) return fail(err, EXIT_MEMORY, "out of memory");
+    p->key = key;
+    p->align = align;
+    p->name = intern_printf("%s, cuBLASLt %zu, %s, workspace %lld, aligned to %d", gemm->device,
+                            gemm->version, describe(&key), (long long)gemm->work_bytes, align);
+    if (!make_descriptors(gemm, p, err) || !choose(gemm, p, err)) {
+        product_free(gemm, p);
+        return false;
+    }
+    Product **bucket = bucket_of(gemm, &key);
+    p->next = *bucket;
+    *bucket = p;
+    return true;
+}
+
+/* C = beta * C: what is left of a product without k. */
+static bool scale(CudaGemm *gemm, const Gemm *g, void *const *p, int64_t m, int64_t n, Err *err) {
+    int64_t size = dtype_bytes(g->c);
+    if (g->bias) return fail(err, EXIT_BUG, "bug: a product of no terms with a bias");
+    if (g->beta != 0) return true;
+    bool ok = true;
+    for (int64_t i = 0; ok && i < m; i++)
+        ok = gemm->dev->ops->zero(gemm->dev, (char *)p[2] + i * g->ldc * size, n * size, err);
+    return ok;
+}
+
+bool cuda_gemm_run(CudaGemm *gemm, const Gemm *g, void *const *p, int64_t m, int64_t n, int64_t k,
+                   Err *err) {
+    if (!m || !n) return true;
+    if (!k) return scale(gemm, g, p, m, n, err);
+    uintptr_t bits = MAX_ALIGN | (uintptr_t)p[0] | (uintptr_t)p[1] | (uintptr_t)p[2];
+    if (g->bias) bits |= (uintptr_t)p[3];
+    Key key = key_of(g, m, n, k);
+    const Product *x = find(gemm, &key, (int)(bits & -bits), false);
+    if (!x)
+        return fail(err, EXIT_BUG, "bug: a product was not prepared: %s, aligned to %d",
+                    describe(&key), (int)(bits & -bits));
+    LtStatus status = multiply(gemm, x, &x->algo, g->alpha, g->beta, p);
+    return !status || lt_fail(gemm, status, "cublasLtMatmul", x->name, err);
+}
