@@ -325,6 +325,7 @@ typedef struct Group { /* nodes computed by one kernel or library call */
     NodeId inplace;
     Dim m, n, k; /* GROUP_KERN: it runs over m rows of n columns */
     Phase phase;
+    bool side; /* its steps may run beside the groups that follow (prefetch.c) */
 } Group;
 
 typedef struct Unit {
@@ -481,6 +482,7 @@ typedef struct Emit {
     ((v) = plan_room((plan), (v), sizeof(*(v)), (n)), (v)[(n)++] = (item))
 void *plan_room(Plan *plan, void *v, size_t size, int n);
 Arg emit_arg(Emit *e, NodeId id);               /* stored value or view; buf -1 for id 0 */
+int emit_align(const Arg *arg); /* bytes, up to 16, of which its address is a multiple */
 int emit_kernel(Emit *e, const Kernel *kernel); /* index; equal text is one kernel */
 Step *emit_step(Emit *e, StepKind kind, int nargs, int ndims); /* label and where are filled in */
 /* result k's node if it is stored in this group, else 0 */

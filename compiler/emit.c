@@ -147,9 +147,22 @@ static void emit_text(const Emit *e, const char *symbol, Text *out) {
         emit_kern_c(e->group->kern, symbol, out);
 }
 
+/* Bytes, a power of two up to 16, of which an argument's address is a multiple whatever the extents:
+ * buffers begin at multiples of the target's alignment. */
+int emit_align(const Arg *arg) {
+    uint64_t bits = 16;
+    for (int i = 0; i < NEXTENT; i++) bits |= (uint64_t)arg->offset.x[i];
+    bits |= (uint64_t)arg->offset.c | (uint64_t)arg->chunk_bytes;
+    return (int)(bits & -bits);
+}
+
 static void emit_kern(Emit *e) {
-    const Kern *kern = e->group->kern;
+    Kern *kern = e->group->kern;
     Text text = {0};
+    for (int i = 0; i < kern->narg; i++) {
+        const Arg arg = emit_arg(e, kern->arg[i].node);
+        kern->arg[i].align = emit_align(&arg);
+    }
     emit_text(e, "SYMBOL", &text);
     char hex[33];
     hash_hex(hash_bytes(text.data, text.len, (Hash128){0, 0}), hex);
@@ -200,21 +213,25 @@ static void account(Emit *e, int begin) {
         const Type *t = node(g, storage_of(g, id))->type;
         bytes += (double)dim_eval(type_count(t), e->u->bound) * dtype_bytes(t->dtype);
     }
-    int kernels = 0, gemms = 0;
+    int64_t kernels = 0, gemms = 0, times = 1; /* times: of the loop around the step */
     int64_t extent[NEXTENT];
     memcpy(extent, e->u->bound, sizeof extent);
     for (int i = begin; i < e->program->nsteps; i++) {
         Step *s = &e->program->steps[i];
-        if (s->kind == STEP_LOOP) extent[X_C] = s->chunk;
+        if (s->kind == STEP_LOOP) {
+            extent[X_C] = s->chunk;
+            times = (dim_eval(s->dims[0], extent) + s->chunk - 1) / s->chunk;
+        }
         if (s->kind == STEP_GEMM) account_gemm(s, extent);
-        kernels += s->kind == STEP_KERNEL;
+        kernels += s->kind == STEP_KERNEL ? times : 0;
         gemms += s->kind == STEP_GEMM;
+        s->side = group->side;
     }
     for (int i = begin; i < e->program->nsteps; i++) {
         Step *s = &e->program->steps[i];
         if (s->kind != STEP_KERNEL) continue;
-        s->flops = gemms ? 0 : flops / kernels;
-        s->bytes = bytes / kernels;
+        s->flops = gemms ? 0 : flops / (double)kernels;
+        s->bytes = bytes / (double)kernels;
     }
 }
 

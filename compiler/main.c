@@ -1,4 +1,5 @@
 /* main.c: the verbs, one row each; everything else is behind them. */
+#include "../runtime/debug.h"
 #include "work.h"
 
 #include <locale.h>
@@ -52,6 +53,7 @@ int main(int argc, char **argv) {
     signal(SIGPIPE, SIG_IGN);
     Options options;
     if (!options_parse(argc, argv, verbs, COUNT(verbs), &options)) return EXIT_USAGE;
+    if (!debug_known(stderr)) return EXIT_USAGE;
     const Verb *verb = verb_by_name(verbs, COUNT(verbs), options.verb);
     int code = EXIT_OK;
     if (options.version) {

@@ -47,6 +47,9 @@ static const Flag flags[] = {
      "random seed (same as --set run.seed=N)"},
     {"device", 0, FLAG_TEXT, AT(device), "auto|cpu|cuda[:n]",
      "train eval generate bench verify plan", "where to run (default: $DPOC_DEVICE, else auto)"},
+    {"safe", 0, FLAG_BOOL, AT(safe), NULL, RUNS,
+     "plain kernels only: no tensor-core instructions, no inline PTX"},
+    {"debug", 0, FLAG_TEXT, AT(debug), "WORD,..", "*", "same as DPOC_DEBUG; `help` lists the words"},
     {"memory", 0, FLAG_TEXT, AT(memory), "SIZE", RUNS,
      "memory budget: 40GiB, 24GiB, a100_40g, a100_80g"},
     {"variant", 0, FLAG_TEXT, AT(variant), "NAME", RUNS, "the variant of the file to use"},
@@ -252,6 +255,7 @@ bool options_parse(int argc, char **argv, const Verb *verbs, int nverbs, Options
         }
     }
     if (!out->device) out->device = getenv("DPOC_DEVICE");
+    if (out->debug) setenv("DPOC_DEBUG", out->debug, 1);
     return options_agree(out);
 }
 

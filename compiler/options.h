@@ -17,9 +17,9 @@ typedef struct Options {
     OptionList set, adapter, data;
     const char *model, *eval_data, *out, *device, *memory, *variant, *color, *cache_dir;
     const char *explain, *only, *dump_after, *dump_dir, *arch, *svg, *dot, *resume;
-    const char *prompt, *chat, *spec, *variants, *text, *seed;
+    const char *prompt, *chat, *spec, *variants, *text, *seed, *debug;
     double threads, log_every, max_tokens, temperature, top_p, runs;
-    bool quiet, json, resumes, overwrite, dry_run, random_weights, help, version, check;
+    bool quiet, json, resumes, overwrite, dry_run, random_weights, help, version, check, safe;
 } Options;
 
 typedef struct Verb {

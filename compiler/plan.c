@@ -260,6 +260,15 @@ static void touch(Buf *buf, int program, int first, int last) {
     if (last > buf->last) buf->last = last;
 }
 
+/* What a side step touches lives until the step that waits for it: those between run beside it. */
+static void touch_side(Plan *plan, int program, int step) {
+    const Step *s = &plan->programs[program].steps[step];
+    int end = plan_side_end(plan, program, step), last = plan->programs[program].nsteps - 1;
+    for (int a = 0; a < s->nargs; a++)
+        if (s->args[a].buf >= 0)
+            touch(&plan->bufs[s->args[a].buf], program, step, end < last ? end : last);
+}
+
 /* What a step inside a loop touches lives as long as the loop. */
 static void lifetimes(Plan *plan) {
     for (int i = 0; i < plan->nprograms; i++) {
@@ -277,6 +286,10 @@ static void lifetimes(Plan *plan) {
                     touch(&plan->bufs[s->args[a].buf], i, inside ? loop : k, inside ? loop_end : k);
         }
     }
+    /* Which buffers are transient is known by now. */
+    for (int i = 0; i < plan->nprograms; i++)
+        for (int k = 0; k < plan->programs[i].nsteps; k++)
+            if (plan->programs[i].steps[k].side) touch_side(plan, i, k);
 }
 
 #ifdef HARD

@@ -250,11 +250,20 @@ static int64_t reserve(const Plan *plan) {
     return given > 0 ? (int64_t)given : target->reserve;
 }
 
+void report_largest(const Plan *plan, FILE *out) {
+    Peak peak = report_peak(plan);
+    largest_text(plan, &peak, out);
+    free(peak.buf);
+    fprintf(out, "help: a smaller `--memory` or `run.tokens` needs less; `dpoc plan` says what\n");
+}
+
 void report_does_not_fit(const Plan *plan, FILE *out) {
-    char a[32], b[32];
+    char a[32], b[32], c[32];
     int64_t least = plan->smallest_bytes ? plan->smallest_bytes : plan->arena_bytes;
-    fprintf(out, "error: the plan needs %s, the budget is %s\n", size(a, least),
+    fprintf(out, "error: the plan needs %s, the budget is %s", size(a, least),
             size(b, plan->budget_bytes));
+    if (reserve(plan)) fprintf(out, " beside graph.reserve, %s", size(c, reserve(plan)));
+    fputc('\n', out);
     Peak peak = report_peak(plan);
     largest_text(plan, &peak, out);
     free(peak.buf);

@@ -8,6 +8,8 @@
 char *report_json(
     const Plan *plan); /* malloc; the document of CLI.md, and "largest": buffers at the peak */
 void report_text(const Plan *plan, FILE *out);
+/* After the device had no room for the arena: the largest buffers, what to change. */
+void report_largest(const Plan *plan, FILE *out);
 /* Why the plan exceeds its budget: the largest tensors with their lines, and what would fit. */
 void report_does_not_fit(const Plan *plan, FILE *out);
 

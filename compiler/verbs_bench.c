@@ -33,6 +33,7 @@ static int entry_open(Entry *e) {
     e->options.quiet = true; /* print_table says it once */
     work_init(w, &e->options);
     int code = work_check(w, NULL, e->options.data.n > 0);
+    if (code == EXIT_OK) code = work_device(w, NULL);
     if (code == EXIT_OK) code = work_compile(w, NULL, want);
     if (code == EXIT_OK) code = work_open(w);
     if (code != EXIT_OK) return code;

@@ -27,6 +27,7 @@ int verb_plan(const Options *o) {
     Work w;
     work_init(&w, o);
     int code = work_check(&w, NULL, false);
+    if (code == EXIT_OK && !o->arch) work_device_if_any(&w);
     if (code == EXIT_OK) code = work_compile(&w, o->arch, training);
     if (code == EXIT_OK && o->json) {
         char *json = report_json(w.plan);

@@ -190,12 +190,19 @@ static int train_on(Work *w, Pairs *pairs, const Template *template) {
     if (code == EXIT_OK) {
         if (o->overwrite && !o->dry_run) run_dir_clear(o->out);
         job.exec = w->exec;
+        job.device = w->device;
         print_start(w);
         code = job_train(&job, &w->err);
         if (code != EXIT_OK && code < 128) work_fail(w);
     }
     pairs_free(extra);
     return code;
+}
+
+/* A run that goes on multiplies as it did before (train.c keeps the device's choices). */
+static const char *run_choices(const Work *w) {
+    const char *path = path_join(w->arena, w->options->out, RUN_CHOICES);
+    return w->options->resumes && file_exists(path) ? path : NULL;
 }
 
 int verb_train(const Options *o) {
@@ -210,8 +217,9 @@ int verb_train(const Options *o) {
     if (code == EXIT_OK) code = read_train_pairs(&w, &template, &pairs);
     if (code == EXIT_OK) {
         want[UNIT_EVAL] = spec_str(w.spec, "data.eval") || spec_num(w.spec, "data.eval") > 0;
-        code = work_compile(&w, NULL, want);
+        code = work_device(&w, run_choices(&w));
     }
+    if (code == EXIT_OK) code = work_compile(&w, NULL, want);
     if (code == EXIT_OK) code = check_fit(&w, pairs);
     if (code == EXIT_OK) code = train_on(&w, pairs, &template);
     pairs_free(pairs);
@@ -230,6 +238,7 @@ int verb_eval(const Options *o) {
     int code = work_check(&w, NULL, true);
     if (code == EXIT_OK) code = open_template(&w, &template);
     if (code == EXIT_OK) code = read_train_pairs(&w, &template, &pairs);
+    if (code == EXIT_OK) code = work_device(&w, NULL);
     if (code == EXIT_OK) code = work_compile(&w, NULL, want);
     if (code == EXIT_OK) code = check_fit(&w, pairs);
     if (code == EXIT_OK) code = work_open(&w);
@@ -398,6 +407,7 @@ int verb_generate(const Options *o) {
     int code = work_check(&w, model_spec(o), false);
     if (code == EXIT_OK) code = open_template(&w, &template);
     if (code == EXIT_OK && !w.tokenizer) code = work_usage("this checkpoint has no tokenizer");
+    if (code == EXIT_OK) code = work_device(&w, NULL);
     if (code == EXIT_OK) code = work_compile(&w, NULL, want);
     if (code == EXIT_OK) code = work_open(&w);
     bool chat =

@@ -175,6 +175,7 @@ int verb_verify(const Options *o) {
     static const bool want[NUNIT] = {[UNIT_TRAIN] = true};
     Pairs *pairs = NULL;
     int code = work_check(&w, NULL, o->data.n > 0);
+    if (code == EXIT_OK) code = work_device(&w, NULL);
     if (code == EXIT_OK) code = work_compile(&w, NULL, want);
     if (code == EXIT_OK) code = work_open(&w);
     if (code == EXIT_OK && o->data.n > 0)
@@ -182,7 +183,7 @@ int verb_verify(const Options *o) {
     else if (code == EXIT_OK)
         pairs = pairs_random(w.plan, 2, work_seed(&w));
     if (code == EXIT_OK) {
-        Unit *u = unit_new(w.arena, w.spec, target_by_name("cpu"), UNIT_TRAIN);
+        Unit *u = unit_new(w.arena, w.spec, target_by_name(w.plan->device), UNIT_TRAIN);
         DumpOptions dump = {0};
         PackOptions options =
             pack_options_of(w.plan, spec_on(w.spec, "graph.prefix"), spec_one_sided(w.spec));

@@ -6,7 +6,6 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 void work_init(Work *w, const Options *options) {
     *w = (Work){.options = options};
@@ -43,12 +42,6 @@ uint64_t work_seed(const Work *w) {
     return (uint64_t)spec_num(w->spec, "run.seed");
 }
 
-/* Whether this run meets a GPU: decides `graph.compute = auto` before a device is opened. */
-static bool runs_on_cuda(const Work *w, const char *arch) {
-    if (arch) return strncmp(arch, "sm_", 3) == 0;
-    return w->options->device && strncmp(w->options->device, "cuda", 4) == 0;
-}
-
 int work_check(Work *w, const char *file, bool needs_data) {
     const Options *o = w->options;
     if (!file) file = o->args.n > 0 ? o->args.item[0] : NULL;
@@ -66,7 +59,7 @@ int work_check(Work *w, const char *file, bool needs_data) {
         .nadapter = o->adapter.n,
         .memory = o->memory,
         .seed = o->seed,
-        .is_cuda = runs_on_cuda(w, o->arch),
+        .is_cuda = o->arch ? strncmp(o->arch, "sm_", 3) == 0 : device_is_cuda(o->device),
         .random_weights = o->random_weights || strcmp(o->verb, "compile") == 0 ||
                           strcmp(o->verb, "plan") == 0 || strcmp(o->verb, "view") == 0,
         .trains = strcmp(o->verb, "train") == 0,
@@ -77,17 +70,6 @@ int work_check(Work *w, const char *file, bool needs_data) {
     work_diagnostics(w);
     if (w->spec) return EXIT_OK;
     return check.needs_model ? diags_exit(w->diags) : EXIT_INPUT;
-}
-
-/* Bytes the host could give: MemAvailable less a tenth; 0 if it cannot be known. */
-static int64_t host_budget(void) {
-    FILE *f = fopen("/proc/meminfo", "r");
-    char line[200];
-    long long kib = 0;
-    while (f && fgets(line, sizeof line, f))
-        if (sscanf(line, "MemAvailable: %lld kB", &kib) == 1) break;
-    if (f) fclose(f);
-    return (int64_t)kib * 1024 / 10 * 9;
 }
 
 /* `all` or the name of a pass; else false after a message. */
@@ -103,24 +85,83 @@ static bool pass_known(const char *name) {
     return false;
 }
 
-int work_compile(Work *w, const char *arch, const bool want[NUNIT]) {
-    const Target *target = target_by_name(arch ? arch : "cpu");
-    if (!target) {
-        fprintf(stderr, "dpoc: unknown architecture '%s'; known: %s\n", arch, target_names());
-        return EXIT_USAGE;
-    }
+static Device *open_device(const Work *w, const char *choices, Err *err) {
     const Options *o = w->options;
-    if (o->dump_after && !pass_known(o->dump_after)) return EXIT_USAGE;
-    double memory = spec_num(w->spec, "graph.memory");
-    int64_t budget = memory > 0 ? (int64_t)memory : target->cuda ? 0 : host_budget();
-    if (target->cuda && budget > 0) {
-        double reserve = spec_given(w->spec, "graph.reserve") ? spec_num(w->spec, "graph.reserve")
-                                                              : (double)target->reserve;
-        budget -= (int64_t)reserve;
-        if (budget <= 0) return work_usage("--memory is smaller than graph.reserve");
+    DeviceOptions options = {.name = o->device ? o->device : "auto",
+                             .threads = isnan(o->threads) ? 0 : (int)o->threads,
+                             .cache_dir = o->cache_dir,
+                             .choices = choices};
+    return device_open(&options, err);
+}
+
+int work_device(Work *w, const char *choices) {
+    w->device = open_device(w, choices, &w->err);
+    return w->device ? EXIT_OK : work_fail(w);
+}
+
+void work_device_if_any(Work *w) {
+    Err err = {0};
+    w->device = open_device(w, NULL, &err);
+    if (!w->device && device_is_cuda(w->options->device))
+        fprintf(stderr, "note: planned for sm_80 (--arch=NAME for another): %s\n", err.text);
+}
+
+/* What the plan is made for: --arch, the open device, or the first GPU of its kind. */
+static const Target *target_of(const Work *w, const char *arch) {
+    if (arch) return target_by_name(arch);
+    if (w->device) return target_by_arch(w->device->arch);
+    return target_by_name(device_is_cuda(w->options->device) ? "sm_80" : "cpu");
+}
+
+static int no_target(const Work *w, const char *arch) {
+    if (!arch) {
+        fprintf(stderr, "dpoc: error: %s: older than all that are known: %s\n",
+                w->device->description, target_names());
+        return EXIT_DEVICE;
     }
+    fprintf(stderr, "dpoc: unknown architecture '%s'; known: %s\n", arch, target_names());
+    return EXIT_USAGE;
+}
+
+/* Bytes for the arena; 0: no limit, where neither the file nor a device says one.
+ * `auto` is what is free now, less what will be taken beside the arena.  On a GPU that is
+ * graph.reserve (modules, library handles, local memory of kernels), which a given size covers as
+ * well.  On the CPU it is a tenth: the kernel's MemAvailable is an estimate, and other programs
+ * grow. */
+static int arena_budget(Work *w, const Target *target, int64_t *budget) {
+    double memory = spec_num(w->spec, "graph.memory");
+    int64_t total;
+    *budget = (int64_t)memory;
+    if (memory <= 0 && !w->device) return EXIT_OK;
+    if (memory <= 0) {
+        if (!w->device->ops->memory(w->device, budget, &total, &w->err)) return work_fail(w);
+        if (!target->cuda) *budget = *budget / 10 * 9;
+    }
+    if (!target->cuda) return EXIT_OK;
+    int64_t reserve = spec_given(w->spec, "graph.reserve")
+                          ? (int64_t)spec_num(w->spec, "graph.reserve")
+                          : target->reserve;
+    if (*budget > reserve) {
+        *budget -= reserve;
+        return EXIT_OK;
+    }
+    char a[32], b[32];
+    format_bytes(a, (double)*budget);
+    format_bytes(b, (double)reserve);
+    fprintf(stderr, "dpoc: error: %s of memory (%s) are not more than graph.reserve, %s\n", a,
+            memory > 0 ? "graph.memory" : "free on the device now", b);
+    return memory > 0 ? EXIT_USAGE : EXIT_MEMORY;
+}
+
+int work_compile(Work *w, const char *arch, const bool want[NUNIT]) {
+    const Options *o = w->options;
+    const Target *target = target_of(w, arch);
+    if (!target) return no_target(w, arch);
+    if (o->dump_after && !pass_known(o->dump_after)) return EXIT_USAGE;
     CompileOptions compile = {
-        .target = target, .budget = budget, .dump = {o->dump_after, o->dump_dir, false}};
+        .target = target, .safe = o->safe, .dump = {o->dump_after, o->dump_dir, false}};
+    int code = arena_budget(w, target, &compile.budget);
+    if (code != EXIT_OK) return code;
     memcpy(compile.want, want, sizeof compile.want);
     w->plan = compile_spec(w->spec, &compile);
     work_diagnostics(w);
@@ -133,12 +174,12 @@ int work_open(Work *w) {
         report_does_not_fit(w->plan, stderr);
         return EXIT_MEMORY;
     }
-    DeviceOptions options = {.name = o->device ? o->device : "auto",
-                             .threads = isnan(o->threads) ? 0 : (int)o->threads,
-                             .cache_dir = o->cache_dir};
-    if (!(w->device = device_open(&options, &w->err))) return work_fail(w);
     if (!o->quiet && !o->json) fprintf(stderr, "%s\n", w->device->description);
-    if (!(w->exec = exec_open(w->plan, w->device, &w->err))) return work_fail(w);
+    if (!(w->exec = exec_open(w->plan, w->device, &w->err))) {
+        int code = work_fail(w);
+        if (code == EXIT_MEMORY) report_largest(w->plan, stderr);
+        return code;
+    }
     int n;
     const Source *sources = spec_sources(w->spec, &n);
     BindSource *bind = NEW_ARRAY(w->arena, BindSource, n);

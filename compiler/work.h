@@ -26,9 +26,15 @@ typedef struct Work {
 void work_init(Work *w, const Options *options);
 /* Checks options->args[0] (or `file`); `needs_data`: pairs must be named. */
 int work_check(Work *w, const char *file, bool needs_data);
-/* Compiles for the device that will run it, or for `arch`; budget from --memory or graph.memory. */
+/* Opens the device that --device names; `choices`: an earlier run's (DeviceOptions), or NULL. */
+int work_device(Work *w, const char *choices);
+/* The same for a verb that can do without: a GPU that cannot be opened is planned for all the
+ * same. */
+void work_device_if_any(Work *w);
+/* Compiles for `arch`, else for the open device, else for what --device names; budget from
+ * --memory or graph.memory, else what the open device has. */
 int work_compile(Work *w, const char *arch, const bool want[NUNIT]);
-/* Opens the device, allocates the arena, loads weights and adapters. */
+/* Allocates the arena on the open device, loads weights and adapters. */
 int work_open(Work *w);
 int work_tokenizer(Work *w); /* a checkpoint without one is no error: token ids may be given */
 /* The training pairs as tokens, after a summary (verbs_run.c). */

@@ -319,8 +319,9 @@ static bool bind_one(Binder *b, int i) {
     return bind_copy(b, bind);
 }
 
-bool bind_all(const Plan *plan, Device *dev, const BindSource *sources, int n, uint64_t seed,
-              Err *err) {
+bool bind_all(const Plan *plan, Device *dev, Span scratch, const BindSource *sources, int n,
+              uint64_t seed, Err *err) {
+    (void)scratch;
     Arena *arena = arena_new();
     Binder b = {.plan = plan,
                 .dev = dev,

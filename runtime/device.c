@@ -31,6 +31,11 @@ static const char *visible_gpu(void) {
     return "libcuda.so.1";
 }
 
+bool device_is_cuda(const char *name) {
+    if (!name || !strcmp(name, "auto")) return visible_gpu() != NULL;
+    return !strncmp(name, "cuda", 4);
+}
+
 Device *device_open(const DeviceOptions *options, Err *err) {
     const char *name = options->name ? options->name : "auto", *gpu;
     if (!strcmp(name, "cpu")) return cpu_open(options, err);

@@ -66,6 +66,7 @@ struct Device { /* first member of each device's own struct */
     char description[320]; /* "cpu: AMD EPYC ..., 2 threads, oneDNN 2.6, gcc 12.2" */
     char *base;            /* address of the arena as kernels see it */
     int arch;              /* CUDA: 10 * compute capability (80, 90); else 0 */
+    const Step *step;      /* whose work is being given to the device, for its messages; or NULL */
 };
 #define STAMPS 4096
 
@@ -77,6 +78,9 @@ typedef struct DeviceOptions {
     const char *choices;   /* a file of save_choices whose choices are taken; NULL: none */
 } DeviceOptions;
 Device *device_open(const DeviceOptions *options, Err *err); /* NULL on failure (exit 3) */
+/* Whether device_open takes a GPU (or fails) under this name: "cuda..", or "auto" (NULL) where one
+ * is visible.  Opens nothing. */
+bool device_is_cuda(const char *name);
 Device *cpu_open(const DeviceOptions *options, Err *err);
 Device *cuda_open(const DeviceOptions *options, Err *err);
 

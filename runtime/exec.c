@@ -1,44 +1,26 @@
 /* exec.c: walks a plan on a device.
  *
  * Relies on exec.h, device.h, plan.h.  Promises: one arena, allocated by exec_open; nothing is
- * allocated
- * while a program runs but what its sizes need for the first time (GEMM primitives), before its
- * first step.
- * In a HARD build transient buffers hold NaNs before they are written and after they died, and the
- * bytes
- * between buffers are watched.
+ * allocated while a program runs but what its sizes need for the first time (GEMM primitives),
+ * before its first step.  The host never waits inside a program: it gives work and goes on; who
+ * reads a buffer waits for all that was given before.
+ *
+ * A step that is marked `side` goes to the device's second queue.  What it writes is touched again
+ * only behind a join, and the join for the next step comes before side work that follows it is
+ * given, so that a step never waits for side work it does not need.
  */
-#include "exec.h"
-#include "exec_bind.h"
+#include "debug.h"
+#include "exec_inside.h"
 
-#include <stdlib.h>
+#include <limits.h>
 #include <string.h>
 
-typedef struct Seen { /* extents a program was prepared for */
-    int program;
-    int64_t extent[NEXTENT];
-} Seen;
-
-struct Exec {
-    const Plan *plan;
-    Device *dev;
-    Arena *arena;
-    Seen *seen;
-    int nseen, capseen;
-    bool profile;
-    StepTime *time; /* one per label and kind */
-    int ntime, captime;
-    int64_t *fence; /* HARD: bytes behind each buffer that no other buffer uses while it lives */
+enum {
+    MAX_ARGS = 64,    /* plan_check's limit */
+    MAX_RECORDED = 32 /* programs kept for replay; each takes some MiB of the device */
 };
 
-#define MAX_ARGS 64 /* plan_check's limit */
-
-/* ---- addresses ------------------------------------------------------------------------------- */
-
-typedef struct Frame { /* where a program stands */
-    int64_t extent[NEXTENT];
-    int64_t begin; /* first row of the current chunk */
-} Frame;
+/* ---- steps ----------------------------------------------------------------------------------- */
 
 static void *address(const Exec *exec, const Arg *a, const Frame *f) {
     if (a->buf < 0) return NULL;
@@ -46,60 +28,39 @@ static void *address(const Exec *exec, const Arg *a, const Frame *f) {
     return exec->dev->base + offset + a->chunk_bytes * f->begin;
 }
 
-/* ---- profile --------------------------------------------------------------------------------- */
-
-static const char *step_kind(const Exec *exec, const Step *s) {
-    return s->kind == STEP_KERNEL ? exec->plan->kernels[s->kernel].kind : step_kind_names[s->kind];
+/* The greatest power of two, at most 256, that divides every address the step's operands can have
+ * (the arena itself is aligned to more). */
+static int operands_align(const Exec *exec, const Step *s) {
+    int64_t bits = 256;
+    for (int i = 0; i < s->nargs; i++) {
+        const Arg *a = &s->args[i];
+        bits |= exec->plan->bufs[a->buf].offset | a->offset.c | a->chunk_bytes;
+        for (int e = 0; e < NEXTENT; e++) bits |= a->offset.x[e];
+    }
+    return (int)(bits & -bits);
 }
 
-static void note_time(Exec *exec, const Step *s, double seconds) {
-    const char *label = s->label ? s->label : "", *kind = step_kind(exec, s);
-    int i = 0;
-    while (i < exec->ntime &&
-           (strcmp(exec->time[i].label, label) || strcmp(exec->time[i].kind, kind)))
-        i++;
-    if (i == exec->ntime)
-        PUSH(exec->arena, exec->time, exec->ntime, exec->captime,
-             ((StepTime){.label = label, .kind = kind}));
-    StepTime *t = &exec->time[i];
-    t->seconds += seconds;
-    t->flops += s->flops;
-    t->bytes += s->bytes;
-    t->calls++;
+static Gemm gemm_of(const Exec *exec, const Step *s) {
+    Gemm g = s->gemm;
+    g.align = operands_align(exec, s);
+    return g;
 }
 
-void exec_profile(Exec *exec, bool on) {
-    if (on && !exec->profile) exec->ntime = 0;
-    exec->profile = on;
-}
-
-static int longest_first(const void *a, const void *b) {
-    double x = ((const StepTime *)a)->seconds, y = ((const StepTime *)b)->seconds;
-    return (x < y) - (x > y);
-}
-
-int exec_times(Exec *exec, StepTime *out, int max) {
-    StepTime *sorted = NEW_ARRAY(exec->arena, StepTime, exec->ntime + 1);
-    if (exec->ntime) memcpy(sorted, exec->time, (size_t)exec->ntime * sizeof *sorted);
-    qsort(sorted, (size_t)exec->ntime, sizeof *sorted, longest_first);
-    int n = exec->ntime < max ? exec->ntime : max;
-    memcpy(out, sorted, (size_t)n * sizeof *out);
-    return n;
-}
-
-/* ---- steps ----------------------------------------------------------------------------------- */
-
-static bool do_step(Exec *exec, const Step *s, const Frame *f, Err *err) {
+static bool give_step(Exec *exec, const Step *s, const Frame *f, Err *err) {
     const DeviceOps *ops = exec->dev->ops;
     void *p[MAX_ARGS];
     int64_t n[MAX_ARGS];
     for (int i = 0; i < s->nargs; i++) p[i] = address(exec, &s->args[i], f);
     for (int i = 0; i < s->ndims; i++) n[i] = dim_eval(s->dims[i], f->extent);
+    exec->dev->step = s;
     switch (s->kind) {
-    case STEP_KERNEL:
-        return ops->launch(exec->dev, s->kernel, p, s->nargs, n, s->ndims, err);
-    case STEP_GEMM:
-        return ops->gemm(exec->dev, &s->gemm, p, n[0], n[1], n[2], err);
+    case STEP_KERNEL: /* without rows there is nothing to launch */
+        return (s->ndims && !n[0]) ||
+               ops->launch(exec->dev, s->kernel, p, s->nargs, n, s->ndims, err);
+    case STEP_GEMM: {
+        Gemm g = gemm_of(exec, s);
+        return ops->gemm(exec->dev, &g, p, n[0], n[1], n[2], err);
+    }
     case STEP_ZERO:
         return ops->zero(exec->dev, p[0], n[0], err);
     case STEP_COPY:
@@ -110,83 +71,22 @@ static bool do_step(Exec *exec, const Step *s, const Frame *f, Err *err) {
     return true;
 }
 
-static bool timed_step(Exec *exec, const Step *s, const Frame *f, Err *err) {
-    if (!exec->profile) return do_step(exec, s, f, err);
-    if (!exec->dev->ops->sync(exec->dev, err)) return false;
-    double start = now_seconds();
-    if (!do_step(exec, s, f, err) || !exec->dev->ops->sync(exec->dev, err)) return false;
-    note_time(exec, s, now_seconds() - start);
-    return true;
+/* One after the other on one queue, where times are taken or bytes watched. */
+static bool in_line(const Exec *exec) {
+    return exec->profile || exec->wait_each || exec->fence;
 }
-
-/* ---- HARD builds: what a program must not read or write -------------------------------------- */
-
-#ifdef HARD
-#    define POISON 0xff /* a NaN as f32 and as bf16, -1 as i32 */
-#    define FENCE  64
-
-static void find_fences(Exec *exec) {
-    const Plan *p = exec->plan;
-    exec->fence = NEW_ARRAY(exec->arena, int64_t, p->nbufs);
-    for (int i = 0; i < p->nbufs; i++) {
-        const Buf *a = &p->bufs[i];
-        int64_t end = a->offset + a->bytes, room = p->arena_bytes - end;
-        if (room > FENCE) room = FENCE;
-        for (int j = 0; j < p->nbufs; j++) {
-            const Buf *b = &p->bufs[j];
-            bool apart = !b->persistent && (a->persistent || a->program != b->program ||
-                                            b->first > a->last || b->last < a->first);
-            if (i == j || (apart && !a->persistent)) continue;
-            if (b->offset < end + room && b->offset + b->bytes > end)
-                room = b->offset > end ? b->offset - end : 0;
-        }
-        exec->fence[i] = a->persistent ? 0 : room;
-    }
-}
-
-/* Buffers whose life begins (or ends) in steps from .. to-1. */
-static void poison(Exec *exec, int program, int from, int to, bool begin) {
-    for (int i = 0; i < exec->plan->nbufs; i++) {
-        const Buf *b = &exec->plan->bufs[i];
-        int step = begin ? b->first : b->last;
-        if (b->persistent || b->program != program || step < from || step >= to) continue;
-        int64_t bytes = begin ? b->bytes + exec->fence[i] : buf_live(b, step);
-        memset(exec->dev->base + b->offset, POISON, (size_t)bytes);
-    }
-}
-
-static bool fences_hold(Exec *exec, int program, int step, Err *err) {
-    const Plan *p = exec->plan;
-    for (int i = 0; i < p->nbufs; i++) {
-        const Buf *b = &p->bufs[i];
-        if (b->persistent || b->program != program || b->last != step) continue;
-        const unsigned char *fence = (unsigned char *)exec->dev->base + b->offset + b->bytes;
-        for (int64_t k = 0; k < exec->fence[i]; k++)
-            if (!b->nshrink && fence[k] != POISON)
-                return fail(
-                    err, EXIT_BUG,
-                    "bug: program \"%s\" wrote %lld bytes past buffer \"%s\" (step %d or before)",
-                    p->programs[program].name, (long long)k, b->name, step);
-    }
-    return true;
-}
-#else
-static void find_fences(Exec *exec) {
-    (void)exec;
-}
-static void poison(Exec *exec, int program, int from, int to, bool begin) {
-    (void)exec, (void)program, (void)from, (void)to, (void)begin;
-}
-static bool fences_hold(Exec *exec, int program, int step, Err *err) {
-    (void)exec, (void)program, (void)step, (void)err;
-    return true;
-}
-#endif
 
 /* A step at its place in the program. */
 static bool exec_step(Exec *exec, int program, int step, const Frame *f, Err *err) {
     const Step *s = &exec->plan->programs[program].steps[step];
-    return timed_step(exec, s, f, err) && fences_hold(exec, program, step, err);
+    const DeviceOps *ops = exec->dev->ops;
+    bool side = s->side && !in_line(exec);
+    if (side && !ops->queue(exec->dev, 1, err)) return false;
+    bool ok = give_step(exec, s, f, err);
+    if (ok && exec->profile) ok = times_step(exec, s, f, err);
+    if (ok && exec->wait_each) ok = ops->sync(exec->dev, err);
+    if (side) ok = ops->queue(exec->dev, 0, err) && ok;
+    return ok && hard_fences(exec, program, step, err);
 }
 
 static bool exec_loop(Exec *exec, int program, int step, Frame *f, Err *err) {
@@ -204,38 +104,26 @@ static bool exec_loop(Exec *exec, int program, int step, Frame *f, Err *err) {
 
 /* ---- getting ready --------------------------------------------------------------------------- */
 
-/* The greatest power of two, at most 256, that divides every address the step's operands can have
- * (the arena itself is aligned to more). */
-static int operands_align(const Exec *exec, const Step *s) {
-    int64_t bits = 256;
-    for (int i = 0; i < s->nargs; i++) {
-        const Arg *a = &s->args[i];
-        bits |= exec->plan->bufs[a->buf].offset | a->offset.c | a->chunk_bytes;
-        for (int e = 0; e < NEXTENT; e++) bits |= a->offset.x[e];
-    }
-    return (int)(bits & -bits);
-}
-
 static bool prepare_gemm(Exec *exec, const Step *s, const int64_t *extent, Err *err) {
     int64_t n[3];
     for (int i = 0; i < 3; i++) n[i] = dim_eval(s->dims[i], extent);
-    Gemm g = s->gemm;
-    g.align = operands_align(exec, s);
+    Gemm g = gemm_of(exec, s);
+    exec->dev->step = s;
     return exec->dev->ops->gemm_prepare(exec->dev, &g, n[0], n[1], n[2], err);
 }
 
-/* Everything the GEMMs of a program need at these extents, once. */
-static bool prepare(Exec *exec, int program, const int64_t *extent, Err *err) {
+/* Everything the GEMMs of a program need at these extents, once; NULL on failure. */
+static Seen *prepare(Exec *exec, int program, const int64_t *extent, Err *err) {
     for (int i = 0; i < exec->nseen; i++)
         if (exec->seen[i].program == program &&
             !memcmp(exec->seen[i].extent, extent, sizeof exec->seen[i].extent))
-            return true;
+            return &exec->seen[i];
     const Program *prog = &exec->plan->programs[program];
     for (int i = 0; i < prog->nsteps; i++) {
         const Step *s = &prog->steps[i];
         int64_t now[NEXTENT];
         memcpy(now, extent, sizeof now);
-        if (s->kind == STEP_GEMM && !prepare_gemm(exec, s, now, err)) return false;
+        if (s->kind == STEP_GEMM && !prepare_gemm(exec, s, now, err)) return NULL;
         if (s->kind != STEP_LOOP) continue;
         int64_t rows = dim_eval(s->dims[0], extent);
         int64_t sizes[2] = {rows < s->chunk ? rows : s->chunk, rows % s->chunk};
@@ -244,14 +132,14 @@ static bool prepare(Exec *exec, int program, const int64_t *extent, Err *err) {
             for (int j = i + 1; sizes[k] > 0 && j <= i + s->body; j++)
                 if (prog->steps[j].kind == STEP_GEMM &&
                     !prepare_gemm(exec, &prog->steps[j], now, err))
-                    return false;
+                    return NULL;
         }
         i += s->body;
     }
     Seen seen = {.program = program};
     memcpy(seen.extent, extent, sizeof seen.extent);
     PUSH(exec->arena, exec->seen, exec->nseen, exec->capseen, seen);
-    return true;
+    return &exec->seen[exec->nseen - 1];
 }
 
 static bool check_extents(const Plan *plan, const char *program, const int64_t *extent, Err *err) {
@@ -263,24 +151,80 @@ static bool check_extents(const Plan *plan, const char *program, const int64_t *
     return true;
 }
 
+/* ---- a program ------------------------------------------------------------------------------- */
+
+/* Joins side work that is due before `step`, or before the next one on queue 0. */
+static bool join_for(Exec *exec, const Program *prog, int step, int *due, Err *err) {
+    while (step < prog->nsteps && prog->steps[step].side) step++;
+    if (*due > step) return true;
+    *due = INT_MAX;
+    return exec->dev->ops->join(exec->dev, err);
+}
+
+/* Gives all steps of a program to the device. */
+static bool walk(Exec *exec, int program, const int64_t *extent, Err *err) {
+    const Program *prog = &exec->plan->programs[program];
+    Frame f = {.begin = 0};
+    memcpy(f.extent, extent, sizeof f.extent);
+    int due = INT_MAX; /* the first step that must not begin before the side work is done */
+    bool beside = !in_line(exec), ok = !exec->profile || times_begin(exec, err);
+    for (int i = 0, next; ok && i < prog->nsteps; i = next) {
+        const Step *s = &prog->steps[i];
+        bool loop = s->kind == STEP_LOOP;
+        next = i + 1 + (loop ? s->body : 0);
+        ok = hard_poison(exec, program, i, next, true, err) &&
+             (!beside || join_for(exec, prog, i, &due, err)) &&
+             (loop ? exec_loop(exec, program, i, &f, err) : exec_step(exec, program, i, &f, err)) &&
+             hard_poison(exec, program, i, next, false, err);
+        if (s->side && beside && exec->until[program][i] < due) due = exec->until[program][i];
+    }
+    if (ok && due < INT_MAX) ok = exec->dev->ops->join(exec->dev, err);
+    if (ok && exec->profile) ok = times_end(exec, err);
+    exec->dev->step = NULL;
+    return ok;
+}
+
+/* The recorded program used longest ago makes room. */
+static void forget_oldest(Exec *exec) {
+    Seen *old = NULL;
+    for (int i = 0; i < exec->nseen; i++) {
+        Seen *s = &exec->seen[i];
+        if (s->work && (!old || s->used < old->used)) old = s;
+    }
+    exec->dev->ops->forget(exec->dev, old->work);
+    old->work = NULL;
+    exec->nwork--;
+}
+
+/* From the second run at the same extents on, a program is recorded once and replayed as a whole:
+ * the first one has loaded whatever the device loads late. */
+static bool replay(Exec *exec, Seen *seen, Err *err) {
+    const DeviceOps *ops = exec->dev->ops;
+    if (!seen->work) {
+        if (exec->nwork == MAX_RECORDED) forget_oldest(exec);
+        if (!ops->record(exec->dev, err)) return false;
+        bool ok = walk(exec, seen->program, seen->extent, err);
+        Err ended = {0}; /* recording ends in any case; what failed first is what is said */
+        if (!ops->recorded(exec->dev, &seen->work, ok ? err : &ended) || !ok) return false;
+        exec->nwork++;
+    }
+    seen->used = ++exec->clock;
+    return ops->replay(exec->dev, seen->work, err);
+}
+
 bool exec_run(Exec *exec, const char *program, const int64_t extent[NEXTENT], Err *err) {
     const Program *prog = plan_program(exec->plan, program);
     if (!prog) return fail(err, EXIT_BUG, "bug: the plan has no program \"%s\"", program);
-    int index = (int)(prog - exec->plan->programs);
-    Frame f = {.begin = 0};
-    memcpy(f.extent, extent, sizeof f.extent);
-    f.extent[X_C] = 0;
-    if (!check_extents(exec->plan, program, f.extent, err) || !prepare(exec, index, f.extent, err))
-        return false;
-    for (int i = 0, next; i < prog->nsteps; i = next) {
-        bool loop = prog->steps[i].kind == STEP_LOOP;
-        next = i + 1 + (loop ? prog->steps[i].body : 0);
-        poison(exec, index, i, next, true);
-        if (loop ? !exec_loop(exec, index, i, &f, err) : !exec_step(exec, index, i, &f, err))
-            return false;
-        poison(exec, index, i, next, false);
-    }
-    return exec->dev->ops->sync(exec->dev, err);
+    int64_t now[NEXTENT];
+    memcpy(now, extent, sizeof now);
+    now[X_C] = 0;
+    if (!check_extents(exec->plan, program, now, err)) return false;
+    Seen *seen = prepare(exec, (int)(prog - exec->plan->programs), now, err);
+    if (!seen) return false;
+    bool again = seen->ran;
+    seen->ran = true;
+    if (again && exec->capture && !in_line(exec)) return replay(exec, seen, err);
+    return walk(exec, seen->program, now, err);
 }
 
 /* ---- buffers in and out ---------------------------------------------------------------------- */
@@ -310,11 +254,34 @@ bool exec_read(Exec *exec, const char *buf, void *data, size_t bytes, Err *err) 
 
 bool exec_bind(Exec *exec, const BindSource *sources, int n, uint64_t seed, Err *err) {
     int64_t nothing[NEXTENT] = {0};
-    return bind_all(exec->plan, exec->dev, sources, n, seed, err) &&
+    return bind_all(exec->plan, exec->dev, exec->scratch, sources, n, seed, err) &&
            (!plan_program(exec->plan, "init") || exec_run(exec, "init", nothing, err));
 }
 
 /* ---- opening --------------------------------------------------------------------------------- */
+
+/* Of every side step: the first step that touches what it touches. */
+static void find_joins(Exec *exec) {
+    const Plan *plan = exec->plan;
+    exec->until = NEW_ARRAY(exec->arena, int *, plan->nprograms);
+    for (int p = 0; p < plan->nprograms; p++) {
+        int n = plan->programs[p].nsteps;
+        exec->until[p] = NEW_ARRAY(exec->arena, int, n);
+        for (int i = 0; i < n; i++)
+            if (plan->programs[p].steps[i].side) exec->until[p][i] = plan_side_end(plan, p, i);
+    }
+}
+
+static Span find_scratch(const Plan *plan) {
+    Span s = {0};
+    for (int i = 0; i < plan->nbufs; i++) {
+        const Buf *b = &plan->bufs[i];
+        if (b->persistent && b->offset + b->bytes > s.offset) s.offset = b->offset + b->bytes;
+    }
+    s.offset = (s.offset + 255) & ~INT64_C(255);
+    if (s.offset < plan->arena_bytes) s.bytes = plan->arena_bytes - s.offset;
+    return s;
+}
 
 Exec *exec_open(const Plan *plan, Device *dev, Err *err) {
     Arena *arena = arena_new();
@@ -332,10 +299,18 @@ Exec *exec_open(const Plan *plan, Device *dev, Err *err) {
     int workspace = plan_buf(plan, "gemm.workspace");
     if (workspace >= 0)
         dev->ops->workspace(dev, plan->bufs[workspace].offset, plan->bufs[workspace].bytes);
-    find_fences(exec);
+    exec->scratch = find_scratch(plan);
+    dev->ops->scratch(dev, exec->scratch.offset, exec->scratch.bytes);
+    exec->capture = dev->ops->record && plan_num(plan, "graph.capture") != 0;
+    exec->wait_each = debug_level("sync") > 0;
+    find_joins(exec);
+    hard_open(exec);
     return exec;
 }
 
 void exec_close(Exec *exec) {
-    if (exec) arena_free(exec->arena);
+    if (!exec) return;
+    for (int i = 0; i < exec->nseen; i++)
+        if (exec->seen[i].work) exec->dev->ops->forget(exec->dev, exec->seen[i].work);
+    arena_free(exec->arena);
 }

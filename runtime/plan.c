@@ -25,6 +25,29 @@ int64_t buf_live(const Buf *b, int step) {
     return bytes;
 }
 
+static bool share_buffer(const Plan *plan, const Step *a, const Step *b) {
+    for (int i = 0; i < a->nargs; i++)
+        for (int k = 0; k < b->nargs; k++)
+            if (a->args[i].buf >= 0 && a->args[i].buf == b->args[k].buf &&
+                !plan->bufs[a->args[i].buf].persistent)
+                return true;
+    return false;
+}
+
+int plan_side_end(const Plan *plan, int program, int step) {
+    const Program *prog = &plan->programs[program];
+    int loop = 0, loop_end = -1;
+    for (int i = step + 1; i < prog->nsteps; i++) {
+        if (prog->steps[i].kind == STEP_LOOP) {
+            loop = i;
+            loop_end = i + prog->steps[i].body;
+        }
+        if (share_buffer(plan, &prog->steps[step], &prog->steps[i]))
+            return i <= loop_end ? loop : i;
+    }
+    return prog->nsteps;
+}
+
 int plan_buf(const Plan *plan, const char *name) {
     for (int i = 0; i < plan->nbufs; i++)
         if (!strcmp(plan->bufs[i].name, name)) return i;

@@ -255,6 +255,10 @@ const char *plan_check(const Plan *plan, Arena *arena);
 /* Bytes of a transient buffer that are live in one step of its program. */
 int64_t buf_live(const Buf *b, int step);
 
+/* The first step behind side step `step` that touches a transient buffer which that one touches, or
+ * the loop around it; the number of steps: none does.  Until then the two may run at once. */
+int plan_side_end(const Plan *plan, int program, int step);
+
 int plan_buf(const Plan *plan, const char *name);                /* index or -1 */
 const Program *plan_program(const Plan *plan, const char *name); /* or NULL */
 double plan_num(const Plan *plan, const char *path);             /* 0 when absent */

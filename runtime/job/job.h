@@ -50,8 +50,10 @@ void evaluation_json(const Plan *plan, const Pairs *pairs, const Evaluation *e, 
 void evaluation_text(const Plan *plan, const Evaluation *e, FILE *out);
 
 /* ---- train.c --------------------------------------------------------------------------------- */
+#define RUN_CHOICES "choices.txt" /* in RUN: what the device chose by timing (save_choices) */
 typedef struct TrainJob {
     Exec *exec;
+    Device *device;
     const Plan *plan;
     const Pairs *pairs;
     const int32_t *train; /* indices into pairs, ntrain of them; NULL: all */

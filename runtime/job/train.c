@@ -221,14 +221,21 @@ static bool resume(Run *r, Err *err) {
     return true;
 }
 
+/* What the device chose by timing, kept beside the run: going on repeats it bit for bit. */
+static bool keep_choices(const Run *r, Err *err) {
+    Device *dev = r->job->device;
+    const char *path = path_join(r->arena, r->job->run_dir, RUN_CHOICES);
+    return !dev->ops->save_choices || dev->ops->save_choices(dev, path, err);
+}
+
 /* The steps, with evaluations and checkpoints where they are due; false when something failed. */
 static bool walk(Run *r, Err *err) {
     const Plan *plan = r->plan;
     double save_every = plan_num(plan, "run.save_every"),
            eval_every = plan_num(plan, "run.eval_every");
     progress_start(&r->progress, r->state.step, r->steps, r->job->log_every, r->job->quiet);
-    while (r->state.step < r->steps && !stop_signal()) {
-        if (!train_step(r, err)) return false;
+    for (bool first = true; r->state.step < r->steps && !stop_signal(); first = false) {
+        if (!train_step(r, err) || (first && !keep_choices(r, err))) return false;
         bool last = r->state.step == r->steps;
         if ((due(eval_every, r->state.step) || last) && !evaluate_now(r, err)) return false;
         if (due(save_every, r->state.step) || last || stop_signal()) {
