@@ -1,4 +1,4 @@
-/* run.h: what tests need to plan a unit and run it on the CPU device. */
+/* run.h: what tests need to plan a unit and run it on a device. */
 #ifndef TESTS_RUN_H
 #define TESTS_RUN_H
 
@@ -20,7 +20,7 @@ static inline Plan *plan_groups(Unit *u, bool order_off) {
     Pass pass = {.off = order_off};
     assert_true(pass_order(&pass, u) >= 0);
     Plan *plan = plan_new();
-    plan->device = "cpu";
+    plan->device = u->target->name;
     plan->hash = "test";
     plan->bucket = 1;
     plan->prelude = emit_prelude(u->target);
@@ -38,16 +38,23 @@ typedef struct Running {
     Exec *exec;
 } Running;
 
-static inline Running run_open(const Plan *plan) {
-    Err err = {0};
+static inline const char *run_cache(void) {
     const char *build = getenv("BUILD");
-    const char *cache = intern_printf("%s/tests/cache", build ? build : "build");
+    return intern_printf("%s/tests/cache", build ? build : "build");
+}
+
+static inline Running run_open_on(const Plan *plan, const char *device) {
+    Err err = {0};
     Running r = {.plan = plan};
-    r.dev = cpu_open(&(DeviceOptions){.name = "cpu", .threads = 2, .cache_dir = cache}, &err);
+    r.dev =
+        device_open(&(DeviceOptions){.name = device, .threads = 2, .cache_dir = run_cache()}, &err);
     must(r.dev != NULL, &err);
     r.exec = exec_open(plan, r.dev, &err);
     must(r.exec != NULL, &err);
     return r;
+}
+static inline Running run_open(const Plan *plan) {
+    return run_open_on(plan, "cpu");
 }
 
 static inline void run_close(Running *r) {
