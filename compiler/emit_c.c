@@ -227,7 +227,7 @@ static void sum_rows(Out *o) {
 
 void emit_kern_c(const Kern *k, const char *symbol, Text *out) {
     Stages *s = stages_new(k, true);
-    Out o = {.s = s, .k = k, .text = out};
+    Out o = {.s = s, .k = k, .text = out, .flat = s->flat};
     out_line(&o, "void %s(void *const *p, const int64_t *n) {", symbol);
     for (int i = 0; i < k->narg; i++) {
         const char *qualifier = k->arg[i].write ? "" : "const ";

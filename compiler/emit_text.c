@@ -120,16 +120,21 @@ bool kval_memory(const KVal *v) {
     return v->kop == KOP_LOAD || v->kop == KOP_STORE;
 }
 
-/* "row * 64", "(row / 4) * 64", "(i3 < 0 ? 0 : i3) * 64": where the row of a load or store
- * begins. */
+bool kval_full(const KVal *v) {
+    return kval_memory(v) && (v->level == LEVEL_ELEM || v->level == LEVEL_COL);
+}
+
+/* "(int64_t)row * 64", "(int64_t)(row / 4) * 64", "(i3 < 0 ? 0 : i3) * 64": where the row of a load
+ * or store begins. */
 static void row_offset(const Out *o, int i, char *buf, size_t size) {
     const KVal *v = &o->k->val[i];
     if (v->index >= 0)
         snprintf(buf, size, "(i%d < 0 ? 0 : i%d) * (int64_t)%lld", i, i, (long long)v->ld);
     else if (v->rowdiv > 1)
-        snprintf(buf, size, "%s / %lld * %lld", o->row, (long long)v->rowdiv, (long long)v->ld);
+        snprintf(buf, size, "(int64_t)(%s / %lld) * %lld", o->row, (long long)v->rowdiv,
+                 (long long)v->ld);
     else
-        snprintf(buf, size, "%s * %lld", o->row, (long long)v->ld);
+        snprintf(buf, size, "(int64_t)%s * %lld", o->row, (long long)v->ld);
 }
 
 /* The pointer r<i> of a load or store: to its row, or to its only row. */
@@ -143,7 +148,7 @@ void out_pointer(Out *o, int i) {
         snprintf(row, sizeof row, v->rowdiv > 1 ? "%s / %lld" : "%s", o->row, (long long)v->rowdiv);
         out_line(o, "const int64_t i%d = a%d[%s];", i, v->index, row);
     }
-    if (by_row && !(o->s->flat && o->k->cols > 1)) row_offset(o, i, offset, sizeof offset);
+    if (by_row && !(o->flat && o->k->cols > 1)) row_offset(o, i, offset, sizeof offset);
     out_line(o, "%s%s *const r%d = a%d + %s;", qualifier, storage_type(v->dtype), i, v->arg,
              offset);
 }
@@ -151,9 +156,11 @@ void out_pointer(Out *o, int i) {
 /* The element of load i in the current column. */
 static void element(const Out *o, int i, char *buf, size_t size) {
     const KVal *v = &o->k->val[i];
-    const char *c = o->s->flat && o->k->cols == 1 ? "0" : o->column;
+    const char *c = o->flat && o->k->cols == 1 ? "0" : o->column;
     const long long h = (long long)o->k->cols / 2;
-    if (v->level == LEVEL_SCALAR || v->level == LEVEL_ROW)
+    if (o->pack && kval_full(v))
+        snprintf(buf, size, "x%d%s.x[e]", i, v->kop == KOP_LOAD ? o->pack : "");
+    else if (v->level == LEVEL_SCALAR || v->level == LEVEL_ROW)
         snprintf(buf, size, "r%d[0]", i);
     else if (!v->half)
         snprintf(buf, size, "r%d[%s]", i, c);
@@ -172,7 +179,8 @@ static void load(Out *o, int i) {
     element(o, i, at, sizeof at);
     from_storage(v->dtype, at, &x);
     if (v->half && o->half == HALF_ANY)
-        text_add(&x, " * (%s < %lld ? -1.0f : 1.0f)", o->column, (long long)o->k->cols / 2);
+        text_add(&x, " * (%s < %lld ? -1.0f : 1.0f)", o->pack ? "j" : o->column,
+                 (long long)o->k->cols / 2);
     const char *sign = v->half && o->half == HALF_FIRST ? "-" : "";
     if (v->index >= 0)
         out_line(o, "const float v%d = i%d < 0 ? 0.0f : %s%s;", i, i, sign, x.data);
@@ -212,7 +220,10 @@ void out_value(Out *o, int i) {
 }
 
 void out_fetch(Out *o, int i) {
-    out_line(o, "const float v%d = b%d[%s];", i, i, o->column);
+    if (o->pack)
+        out_line(o, "const float v%d = x%d%s.x[e];", i, i, o->pack);
+    else
+        out_line(o, "const float v%d = b%d[%s];", i, i, o->column);
 }
 
 void out_row_pointers(Out *o) {

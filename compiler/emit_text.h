@@ -1,8 +1,8 @@
 /* emit_text.h: the lines of a kernel that C and CUDA share: pointers, loads, arithmetic, stores.
  *
  * Names in kernel text: a<n> argument, r<i> pointer to the row of load or store i, i<i> its row
- * number where an index gives it, v<i> value, b<i> row buffer, s<i> partial results.  Every value
- * is a float: f32, or a bf16 value kept as f32, or an integer below 2^24.  Arithmetic is calls into
+ * number where an index gives it, v<i> value, b<i> row buffer, s<i> partial results, x<i> pack of
+ * elements.  Every value is a float: f32, or a bf16 value kept as f32, or an integer below 2^24.  Arithmetic is calls into
  * kernels/types.h, math.h and random.h, one text for both.  Relies on stage.h.
  */
 #ifndef DPOC_EMIT_TEXT_H
@@ -18,6 +18,12 @@ typedef struct Out {
     Text *text;
     const char *row, *column; /* names of the loop variables in scope */
     Half half;
+    /* The column counts all elements of the Kern, row after row (stages' `flat`). */
+    bool flat;
+    /* Full rows are moved in packs of elements: "" or an index of packs, "[k]"; element e of the
+     * current pack of load or kept value i is x<i>[k].x[e], of store i x<i>.x[e].  NULL: one by
+     * one. */
+    const char *pack;
     int indent;
 } Out;
 
@@ -27,7 +33,8 @@ void out_close(Out *o);
 
 const char *storage_type(DType t); /* of an element in memory: "float", "bf16_t" */
 bool kval_memory(const KVal *v);   /* a load or store */
-void out_pointer(Out *o, int i);   /* const float *const r3 = a0 + row * 64; */
+bool kval_full(const KVal *v);     /* .. of full rows or columns */
+void out_pointer(Out *o, int i);   /* const float *const r3 = a0 + (int64_t)row * 64; */
 void out_value(Out *o, int i);     /* const float v3 = ...; of a load, constant or op */
 void out_fetch(Out *o, int i);     /* const float v3 = b3[j]; */
 void out_store(Out *o, int i);     /* r5[j] = v3; */

@@ -57,6 +57,7 @@ typedef struct KArg {
     NodeId node; /* the stored value or view it points at */
     DType dtype;
     bool write;
+    int align; /* its address is a multiple of so many bytes (a power of two); 0: of an element */
 } KArg;
 
 struct Kern {

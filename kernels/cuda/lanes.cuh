@@ -1,7 +1,15 @@
-/* lanes.cuh: the law of reductions over columns on CUDA (see kern.h): the 16 partial results of a
- * row are in 16 neighbouring threads (a half-warp), thread l having added columns l, l+16, l+32,
- * ...  All 16 get the result of lane 0, which folds 8+8, 4+4, 2+2, 1+1.  Relies on types.h.
+/* lanes.cuh: packs of elements, and the law of reductions over columns on CUDA (see kern.h): the 16
+ * partial results of a row are in 16 neighbouring threads (a half-warp), thread l having added
+ * columns l, l+16, l+32, ...  All 16 get the result of lane 0, which folds 8+8, 4+4, 2+2, 1+1.
+ * Relies on types.h.
  */
+
+/* N elements that lie together and are moved as one where they take 16 bytes or less; their address
+ * is a multiple of their size, or of 16. */
+template <typename T, int N> struct alignas(N * sizeof(T) < 16 ? N * sizeof(T) : 16) Packed {
+    T x[N];
+};
+
 INLINE uint32_t lanes_mask() {
     return 0xffffu << (threadIdx.x & 16);
 }
@@ -16,6 +24,23 @@ INLINE float lanes_max(float s) {
     const uint32_t mask = lanes_mask();
     for (int w = 8; w > 0; w /= 2) s = f32_max(s, __shfl_down_sync(mask, s, w, 16));
     return __shfl_sync(mask, s, 0, 16);
+}
+
+/* A row of n numbers in shared memory, folded by 16 threads. */
+INLINE void fold_sum(float *result, const float *row, int n) {
+    float s = 0.0f;
+#pragma unroll 16
+    for (int j = threadIdx.x % 16; j < n; j += 16) s = s + row[j];
+    s = lanes_sum(s);
+    if (threadIdx.x % 16 == 0) *result = s;
+}
+
+INLINE void fold_max(float *result, const float *row, int n) {
+    float s = -F32_INF;
+#pragma unroll 16
+    for (int j = threadIdx.x % 16; j < n; j += 16) s = f32_max(s, row[j]);
+    s = lanes_max(s);
+    if (threadIdx.x % 16 == 0) *result = s;
 }
 
 /* Sums of one value per thread over a block of 256 threads: half-warps by lanes_sum, then the 16

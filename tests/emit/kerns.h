@@ -37,7 +37,7 @@ static int push_val(Case *c, KVal v) {
 static int new_arg(Case *c, DType t, int64_t count, int64_t integers) {
     if (c->k.narg == MAX_ARG) abort();
     const int i = c->k.narg++;
-    c->arg[i] = (KArg){.node = i + 1, .dtype = t};
+    c->arg[i] = (KArg){.node = i + 1, .dtype = t, .align = i % 3 == 2 ? 0 : 16};
     c->count[i] = count;
     c->integers[i] = integers;
     return i;

@@ -165,6 +165,7 @@ static const char sim_prelude[] =
     "#define __CUDACC__ 1\n"
     "#define __global__\n#define __device__\n#define __constant__\n#define __shared__ static\n"
     "#define __forceinline__ inline\n#define __restrict__ __restrict\n"
+    "#define __launch_bounds__(threads)\n"
     "struct sim_index { unsigned x, y, z; };\n"
     "extern \"C\" { extern sim_index sim_thread, sim_block, sim_block_dim, sim_grid_dim;\n"
     "void sim_sync(); unsigned sim_shuffle(unsigned mask, unsigned value, int source); }\n"
