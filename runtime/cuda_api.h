@@ -99,10 +99,15 @@ enum { /* of CuResult */
        ERROR_OUT_OF_MEMORY = 2,
        ERROR_NO_DEVICE = 100,
        ERROR_NO_BINARY_FOR_GPU = 209,
-       ERROR_ILLEGAL_ADDRESS = 700,
+       ERROR_ECC = 214, /* memory that cannot be corrected */
+       ERROR_INVALID_HANDLE = 400,
+       ERROR_ILLEGAL_ADDRESS = 700, /* from here on failures of kernels, */
        ERROR_LAUNCH_OUT_OF_RESOURCES = 701,
-       ERROR_LAUNCH_FAILED = 719,
-       ERROR_SYSTEM_DRIVER_MISMATCH = 803
+       ERROR_LAUNCH_TIMEOUT = 702,
+       ERROR_SYSTEM = 800, /* from here on of the installation, */
+       ERROR_SYSTEM_DRIVER_MISMATCH = 803,
+       ERROR_CAPTURE = 900, /* from here on of work being recorded */
+       ERROR_UNKNOWN = 999
 };
 enum { /* of DeviceGetAttribute */
        ATTRIBUTE_MULTIPROCESSORS = 16,
@@ -110,7 +115,9 @@ enum { /* of DeviceGetAttribute */
        ATTRIBUTE_CAPABILITY_MINOR = 76,
        ATTRIBUTE_SHARED_PER_BLOCK_OPTIN = 97
 };
-enum { /* of FuncSetAttribute */
+enum { /* of FuncGetAttribute, FuncSetAttribute */
+       FUNCTION_MAX_THREADS = 0,
+       FUNCTION_STATIC_SHARED = 1,
        FUNCTION_MAX_DYNAMIC_SHARED = 8
 };
 enum { /* flags */

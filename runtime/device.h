@@ -14,7 +14,7 @@ typedef struct Device Device;
 
 typedef struct DeviceOps {
     const char *name; /* "cpu", "cuda" */
-    /* The one arena of a run, `bytes` long, aligned to 4096; zeroed.  Called once. */
+    /* The one arena of a run, `bytes` long, aligned to 256 at least; zeroed.  Called once. */
     bool (*alloc)(Device *dev, int64_t bytes, Err *err);
     /* Compiles (or finds in the cache) and loads every kernel of the plan. */
     bool (*load)(Device *dev, const Plan *plan, Err *err);
@@ -79,10 +79,11 @@ typedef struct DeviceOptions {
 } DeviceOptions;
 Device *device_open(const DeviceOptions *options, Err *err); /* NULL on failure (exit 3) */
 /* Whether device_open takes a GPU (or fails) under this name: "cuda..", or "auto" (NULL) where one
- * is visible.  Opens nothing. */
+ * is visible. */
 bool device_is_cuda(const char *name);
 Device *cpu_open(const DeviceOptions *options, Err *err);
 Device *cuda_open(const DeviceOptions *options, Err *err);
+bool cuda_visible(void); /* whether an NVIDIA GPU is there, usable or not; looked for once */
 
 /* The default kernel cache directory (DPOC_CACHE_DIR, XDG_CACHE_HOME/dpoc, ~/.cache/dpoc). */
 const char *cache_dir_default(void);

@@ -110,7 +110,9 @@ static bool first_sight(Search *s, const char *name) {
 
 /* Opens one file and takes it if nothing is wrong with it. */
 static bool try_file(Search *s, const char *name) {
-    void *handle = dlopen(name, RTLD_NOW | RTLD_LOCAL);
+    /* A driver that was started does not like to be unloaded. */
+    int keep = s->lib->kind == LIBRARY_DRIVER ? RTLD_NODELETE : 0;
+    void *handle = dlopen(name, RTLD_NOW | RTLD_LOCAL | keep);
     if (!handle) {
         const char *why = dlerror();
         if (strchr(name, '/') && first_sight(s, name)) reject(s->lib, intern(name), intern(why));

@@ -1,0 +1,36 @@
+/* cache.h: the directory of compiled kernels, for both devices.
+ *
+ * In it stand modules, each holding several kernels, and one small file HASH.key per kernel:
+ * "MODULE BYTES CONTENT-HASH REST".  A kernel's hash covers all that decides its code, so that a
+ * kernel is found again whatever else its plan holds.  A module counts only if its bytes are those
+ * that the key names: a damaged one is compiled again.  All files appear by rename.
+ * Relies on base.h.
+ */
+#ifndef DPOC_CACHE_H
+#define DPOC_CACHE_H
+
+#include "base.h"
+
+typedef struct CacheKey {
+    char module[64]; /* file name in the directory */
+    size_t bytes;    /* of the module, */
+    char hash[33];   /* and their hash */
+    char rest[160];  /* what the device notes about the kernel */
+} CacheKey;
+
+/* What stands in the cache under a kernel's hash (hex); false: nothing, or a damaged file. */
+bool cache_find(const char *dir, const char *kernel, CacheKey *out);
+/* The module's bytes (malloc), if they are what the key says; else NULL. */
+char *cache_module(const char *dir, const CacheKey *key);
+/* Appears whole or not at all; not synced, for a damaged file is found out and made again. */
+bool cache_put(const char *dir, const char *name, const void *data, size_t len);
+/* Notes that a kernel lies in a module with these bytes. */
+bool cache_put_key(const char *dir, const char *kernel, const char *module, const void *data,
+                   size_t len, const char *rest);
+/* Makes the directory if need be; whether files can be made there. */
+bool cache_usable(const char *dir);
+
+/* Spreads n texts over `groups` of like size: group[i] of text i. */
+void cache_spread(const size_t *bytes, int n, int groups, int *group);
+
+#endif
