@@ -14,9 +14,9 @@ static bool look_up(void *library, const char *symbol, const char *older, void *
 
 bool cuda_api_load(CudaApi *api, void *library, Err *err) {
 #define LOOK_UP(field, symbol, older, parameters)                                                  \
-    if (!look_up(library, symbol, older, &api->field))                                             \
+    if (!look_up(library, #symbol, older, &api->field))                                            \
         return fail(err, EXIT_DEVICE,                                                              \
-                    "the NVIDIA driver has no " symbol ": a driver for CUDA 12.0 or later is "     \
+                    "the NVIDIA driver has no " #symbol ": a driver for CUDA 12.0 or later is "    \
                     "needed");
     CUDA_FUNCTIONS(LOOK_UP)
 #undef LOOK_UP
@@ -25,8 +25,8 @@ bool cuda_api_load(CudaApi *api, void *library, Err *err) {
 
 bool lt_api_load(LtApi *api, void *library, Err *err) {
 #define LOOK_UP(result, field, symbol, parameters)                                                 \
-    if (!look_up(library, symbol, NULL, &api->field))                                              \
-        return fail(err, EXIT_DEVICE, "libcublasLt has no " symbol ": version 12 or 13 is needed");
+    if (!look_up(library, #symbol, NULL, &api->field))                                             \
+        return fail(err, EXIT_DEVICE, "libcublasLt has no " #symbol ": version 12 or 13 is needed");
     LT_FUNCTIONS(LOOK_UP)
 #undef LOOK_UP
     return true;

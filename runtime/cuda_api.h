@@ -15,7 +15,8 @@
 
 typedef int CuResult; /* 0: done */
 typedef int CuDevice;
-typedef uint64_t CuPointer; /* an address on the device */
+typedef int CuDeviceAttribute, CuFunctionAttribute, CuCaptureMode; /* enums there */
+typedef uint64_t CuPointer;                                        /* an address on the device */
 typedef struct CuContextOpaque *CuContext;
 typedef struct CuModuleOpaque *CuModule;
 typedef struct CuFunctionOpaque *CuFunction;
@@ -24,69 +25,71 @@ typedef struct CuEventOpaque *CuEvent;
 typedef struct CuGraphOpaque *CuGraph;
 typedef struct CuGraphExecOpaque *CuGraphExec;
 
-/* FUNCTION(field of CudaApi, symbol, older symbol or NULL, parameters); all return CuResult. */
+/* FUNCTION(field of CudaApi, symbol, older symbol as text or NULL, parameters); all return CuResult.
+ * Signatures name every type, so that tests/cudasim/test_api.c can put NVIDIA's in their place. */
 #define CUDA_FUNCTIONS(FUNCTION)                                                                   \
-    FUNCTION(Init, "cuInit", NULL, (unsigned flags))                                               \
-    FUNCTION(DriverGetVersion, "cuDriverGetVersion", NULL, (int *version))                         \
-    FUNCTION(GetErrorName, "cuGetErrorName", NULL, (CuResult error, const char **name))            \
-    FUNCTION(GetErrorString, "cuGetErrorString", NULL, (CuResult error, const char **text))        \
-    FUNCTION(DeviceGetCount, "cuDeviceGetCount", NULL, (int *count))                               \
-    FUNCTION(DeviceGet, "cuDeviceGet", NULL, (CuDevice * device, int ordinal))                     \
-    FUNCTION(DeviceGetName, "cuDeviceGetName", NULL, (char *name, int room, CuDevice device))      \
-    FUNCTION(DeviceGetAttribute, "cuDeviceGetAttribute", NULL,                                     \
-             (int *value, int attribute, CuDevice device))                                         \
-    FUNCTION(DeviceTotalMem, "cuDeviceTotalMem_v2", NULL, (size_t * bytes, CuDevice device))       \
-    FUNCTION(DevicePrimaryCtxRetain, "cuDevicePrimaryCtxRetain", NULL,                             \
+    FUNCTION(Init, cuInit, NULL, (unsigned flags))                                                 \
+    FUNCTION(DriverGetVersion, cuDriverGetVersion, NULL, (int *version))                           \
+    FUNCTION(GetErrorName, cuGetErrorName, NULL, (CuResult error, const char **name))              \
+    FUNCTION(GetErrorString, cuGetErrorString, NULL, (CuResult error, const char **text))          \
+    FUNCTION(DeviceGetCount, cuDeviceGetCount, NULL, (int *count))                                 \
+    FUNCTION(DeviceGet, cuDeviceGet, NULL, (CuDevice * device, int ordinal))                       \
+    FUNCTION(DeviceGetName, cuDeviceGetName, NULL, (char *name, int room, CuDevice device))        \
+    FUNCTION(DeviceGetAttribute, cuDeviceGetAttribute, NULL,                                       \
+             (int *value, CuDeviceAttribute attribute, CuDevice device))                           \
+    FUNCTION(DeviceTotalMem, cuDeviceTotalMem_v2, NULL, (size_t * bytes, CuDevice device))         \
+    FUNCTION(DevicePrimaryCtxRetain, cuDevicePrimaryCtxRetain, NULL,                               \
              (CuContext * context, CuDevice device))                                               \
-    FUNCTION(DevicePrimaryCtxRelease, "cuDevicePrimaryCtxRelease_v2", NULL, (CuDevice device))     \
-    FUNCTION(CtxSetCurrent, "cuCtxSetCurrent", NULL, (CuContext context))                          \
-    FUNCTION(MemGetInfo, "cuMemGetInfo_v2", NULL, (size_t * available, size_t * total))            \
-    FUNCTION(MemAlloc, "cuMemAlloc_v2", NULL, (CuPointer * p, size_t bytes))                       \
-    FUNCTION(MemFree, "cuMemFree_v2", NULL, (CuPointer p))                                         \
-    FUNCTION(MemHostAlloc, "cuMemHostAlloc", NULL, (void **p, size_t bytes, unsigned flags))       \
-    FUNCTION(MemFreeHost, "cuMemFreeHost", NULL, (void *p))                                        \
-    FUNCTION(MemHostGetDevicePointer, "cuMemHostGetDevicePointer_v2", NULL,                        \
+    FUNCTION(DevicePrimaryCtxRelease, cuDevicePrimaryCtxRelease_v2, NULL, (CuDevice device))       \
+    FUNCTION(CtxSetCurrent, cuCtxSetCurrent, NULL, (CuContext context))                            \
+    FUNCTION(MemGetInfo, cuMemGetInfo_v2, NULL, (size_t * available, size_t * total))              \
+    FUNCTION(MemAlloc, cuMemAlloc_v2, NULL, (CuPointer * p, size_t bytes))                         \
+    FUNCTION(MemFree, cuMemFree_v2, NULL, (CuPointer p))                                           \
+    FUNCTION(MemHostAlloc, cuMemHostAlloc, NULL, (void **p, size_t bytes, unsigned flags))         \
+    FUNCTION(MemFreeHost, cuMemFreeHost, NULL, (void *p))                                          \
+    FUNCTION(MemHostGetDevicePointer, cuMemHostGetDevicePointer_v2, NULL,                          \
              (CuPointer * device, void *host, unsigned flags))                                     \
-    FUNCTION(MemcpyHtoDAsync, "cuMemcpyHtoDAsync_v2", NULL,                                        \
+    FUNCTION(MemcpyHtoDAsync, cuMemcpyHtoDAsync_v2, NULL,                                          \
              (CuPointer to, const void *from, size_t bytes, CuStream stream))                      \
-    FUNCTION(MemcpyDtoHAsync, "cuMemcpyDtoHAsync_v2", NULL,                                        \
+    FUNCTION(MemcpyDtoHAsync, cuMemcpyDtoHAsync_v2, NULL,                                          \
              (void *to, CuPointer from, size_t bytes, CuStream stream))                            \
-    FUNCTION(MemcpyDtoDAsync, "cuMemcpyDtoDAsync_v2", NULL,                                        \
+    FUNCTION(MemcpyDtoDAsync, cuMemcpyDtoDAsync_v2, NULL,                                          \
              (CuPointer to, CuPointer from, size_t bytes, CuStream stream))                        \
-    FUNCTION(MemsetD8Async, "cuMemsetD8Async", NULL,                                               \
+    FUNCTION(MemsetD8Async, cuMemsetD8Async, NULL,                                                 \
              (CuPointer to, unsigned char value, size_t bytes, CuStream stream))                   \
-    FUNCTION(ModuleLoadData, "cuModuleLoadData", NULL, (CuModule * module, const void *image))     \
-    FUNCTION(ModuleUnload, "cuModuleUnload", NULL, (CuModule module))                              \
-    FUNCTION(ModuleGetFunction, "cuModuleGetFunction", NULL,                                       \
+    FUNCTION(ModuleLoadData, cuModuleLoadData, NULL, (CuModule * module, const void *image))       \
+    FUNCTION(ModuleUnload, cuModuleUnload, NULL, (CuModule module))                                \
+    FUNCTION(ModuleGetFunction, cuModuleGetFunction, NULL,                                         \
              (CuFunction * function, CuModule module, const char *name))                           \
-    FUNCTION(FuncSetAttribute, "cuFuncSetAttribute", NULL,                                         \
-             (CuFunction function, int attribute, int value))                                      \
-    FUNCTION(FuncGetAttribute, "cuFuncGetAttribute", NULL,                                         \
-             (int *value, int attribute, CuFunction function))                                     \
-    FUNCTION(LaunchKernel, "cuLaunchKernel", NULL,                                                 \
+    FUNCTION(FuncSetAttribute, cuFuncSetAttribute, NULL,                                           \
+             (CuFunction function, CuFunctionAttribute attribute, int value))                      \
+    FUNCTION(FuncGetAttribute, cuFuncGetAttribute, NULL,                                           \
+             (int *value, CuFunctionAttribute attribute, CuFunction function))                     \
+    FUNCTION(LaunchKernel, cuLaunchKernel, NULL,                                                   \
              (CuFunction function, unsigned gx, unsigned gy, unsigned gz, unsigned bx,             \
               unsigned by, unsigned bz, unsigned shared_bytes, CuStream stream, void **arguments,  \
               void **extra))                                                                       \
-    FUNCTION(StreamCreate, "cuStreamCreate", NULL, (CuStream * stream, unsigned flags))            \
-    FUNCTION(StreamDestroy, "cuStreamDestroy_v2", NULL, (CuStream stream))                         \
-    FUNCTION(StreamSynchronize, "cuStreamSynchronize", NULL, (CuStream stream))                    \
-    FUNCTION(StreamWaitEvent, "cuStreamWaitEvent", NULL,                                           \
+    FUNCTION(StreamCreate, cuStreamCreate, NULL, (CuStream * stream, unsigned flags))              \
+    FUNCTION(StreamDestroy, cuStreamDestroy_v2, NULL, (CuStream stream))                           \
+    FUNCTION(StreamSynchronize, cuStreamSynchronize, NULL, (CuStream stream))                      \
+    FUNCTION(StreamWaitEvent, cuStreamWaitEvent, NULL,                                             \
              (CuStream stream, CuEvent event, unsigned flags))                                     \
-    FUNCTION(StreamWriteValue32, "cuStreamWriteValue32_v2", NULL,                                  \
+    FUNCTION(StreamWriteValue32, cuStreamWriteValue32_v2, NULL,                                    \
              (CuStream stream, CuPointer to, uint32_t value, unsigned flags))                      \
-    FUNCTION(StreamBeginCapture, "cuStreamBeginCapture_v2", NULL, (CuStream stream, int mode))     \
-    FUNCTION(StreamEndCapture, "cuStreamEndCapture", NULL, (CuStream stream, CuGraph * graph))     \
-    FUNCTION(EventCreate, "cuEventCreate", NULL, (CuEvent * event, unsigned flags))                \
-    FUNCTION(EventDestroy, "cuEventDestroy_v2", NULL, (CuEvent event))                             \
-    FUNCTION(EventRecord, "cuEventRecord", NULL, (CuEvent event, CuStream stream))                 \
-    FUNCTION(EventSynchronize, "cuEventSynchronize", NULL, (CuEvent event))                        \
-    FUNCTION(EventElapsedTime, "cuEventElapsedTime_v2", "cuEventElapsedTime",                      \
+    FUNCTION(StreamBeginCapture, cuStreamBeginCapture_v2, NULL,                                    \
+             (CuStream stream, CuCaptureMode mode))                                                \
+    FUNCTION(StreamEndCapture, cuStreamEndCapture, NULL, (CuStream stream, CuGraph * graph))       \
+    FUNCTION(EventCreate, cuEventCreate, NULL, (CuEvent * event, unsigned flags))                  \
+    FUNCTION(EventDestroy, cuEventDestroy_v2, NULL, (CuEvent event))                               \
+    FUNCTION(EventRecord, cuEventRecord, NULL, (CuEvent event, CuStream stream))                   \
+    FUNCTION(EventSynchronize, cuEventSynchronize, NULL, (CuEvent event))                          \
+    FUNCTION(EventElapsedTime, cuEventElapsedTime_v2, "cuEventElapsedTime",                        \
              (float *milliseconds, CuEvent begin, CuEvent end))                                    \
-    FUNCTION(GraphInstantiate, "cuGraphInstantiateWithFlags", NULL,                                \
+    FUNCTION(GraphInstantiate, cuGraphInstantiateWithFlags, NULL,                                  \
              (CuGraphExec * exec, CuGraph graph, unsigned long long flags))                        \
-    FUNCTION(GraphDestroy, "cuGraphDestroy", NULL, (CuGraph graph))                                \
-    FUNCTION(GraphLaunch, "cuGraphLaunch", NULL, (CuGraphExec exec, CuStream stream))              \
-    FUNCTION(GraphExecDestroy, "cuGraphExecDestroy", NULL, (CuGraphExec exec))
+    FUNCTION(GraphDestroy, cuGraphDestroy, NULL, (CuGraph graph))                                  \
+    FUNCTION(GraphLaunch, cuGraphLaunch, NULL, (CuGraphExec exec, CuStream stream))                \
+    FUNCTION(GraphExecDestroy, cuGraphExecDestroy, NULL, (CuGraphExec exec))
 
 typedef struct CudaApi {
 #define CUDA_FIELD(field, symbol, older, parameters) CuResult(*field) parameters;
@@ -131,7 +134,8 @@ enum { /* flags */
 
 /* ---- cuBLASLt: libcublasLt.so.12, .13 -------------------------------------------------------- */
 
-typedef int LtStatus; /* 0: done */
+typedef int LtStatus;                                                  /* 0: done */
+typedef int LtCompute, LtType, LtDescAttribute, LtPreferenceAttribute; /* enums there */
 typedef struct LtHandleOpaque *LtHandle;
 typedef struct LtDescOpaque *LtDesc;             /* cublasLtMatmulDesc_t */
 typedef struct LtLayoutOpaque *LtLayout;         /* cublasLtMatrixLayout_t */
@@ -149,34 +153,33 @@ typedef struct LtHeuristic { /* cublasLtMatmulHeuristicResult_t */
 
 /* FUNCTION(result, field of LtApi, symbol, parameters) */
 #define LT_FUNCTIONS(FUNCTION)                                                                     \
-    FUNCTION(size_t, GetVersion, "cublasLtGetVersion", (void))                                     \
-    FUNCTION(const char *, GetStatusName, "cublasLtGetStatusName", (LtStatus status))              \
-    FUNCTION(const char *, GetStatusString, "cublasLtGetStatusString", (LtStatus status))          \
-    FUNCTION(LtStatus, Create, "cublasLtCreate", (LtHandle * handle))                              \
-    FUNCTION(LtStatus, Destroy, "cublasLtDestroy", (LtHandle handle))                              \
-    FUNCTION(LtStatus, DescCreate, "cublasLtMatmulDescCreate",                                     \
-             (LtDesc * desc, int compute_type, int scale_type))                                    \
-    FUNCTION(LtStatus, DescDestroy, "cublasLtMatmulDescDestroy", (LtDesc desc))                    \
-    FUNCTION(LtStatus, DescSetAttribute, "cublasLtMatmulDescSetAttribute",                         \
-             (LtDesc desc, int attribute, const void *value, size_t bytes))                        \
-    FUNCTION(LtStatus, LayoutCreate, "cublasLtMatrixLayoutCreate",                                 \
-             (LtLayout * layout, int type, uint64_t rows, uint64_t cols, int64_t ld))              \
-    FUNCTION(LtStatus, LayoutDestroy, "cublasLtMatrixLayoutDestroy", (LtLayout layout))            \
-    FUNCTION(LtStatus, PreferenceCreate, "cublasLtMatmulPreferenceCreate",                         \
+    FUNCTION(size_t, GetVersion, cublasLtGetVersion, (void))                                       \
+    FUNCTION(const char *, GetStatusName, cublasLtGetStatusName, (LtStatus status))                \
+    FUNCTION(const char *, GetStatusString, cublasLtGetStatusString, (LtStatus status))            \
+    FUNCTION(LtStatus, Create, cublasLtCreate, (LtHandle * handle))                                \
+    FUNCTION(LtStatus, Destroy, cublasLtDestroy, (LtHandle handle))                                \
+    FUNCTION(LtStatus, DescCreate, cublasLtMatmulDescCreate,                                       \
+             (LtDesc * desc, LtCompute compute_type, LtType scale_type))                           \
+    FUNCTION(LtStatus, DescDestroy, cublasLtMatmulDescDestroy, (LtDesc desc))                      \
+    FUNCTION(LtStatus, DescSetAttribute, cublasLtMatmulDescSetAttribute,                           \
+             (LtDesc desc, LtDescAttribute attribute, const void *value, size_t bytes))            \
+    FUNCTION(LtStatus, LayoutCreate, cublasLtMatrixLayoutCreate,                                   \
+             (LtLayout * layout, LtType type, uint64_t rows, uint64_t cols, int64_t ld))           \
+    FUNCTION(LtStatus, LayoutDestroy, cublasLtMatrixLayoutDestroy, (LtLayout layout))              \
+    FUNCTION(LtStatus, PreferenceCreate, cublasLtMatmulPreferenceCreate,                           \
              (LtPreference * preference))                                                          \
-    FUNCTION(LtStatus, PreferenceDestroy, "cublasLtMatmulPreferenceDestroy",                       \
+    FUNCTION(LtStatus, PreferenceDestroy, cublasLtMatmulPreferenceDestroy,                         \
              (LtPreference preference))                                                            \
-    FUNCTION(LtStatus, PreferenceSetAttribute, "cublasLtMatmulPreferenceSetAttribute",             \
-             (LtPreference preference, int attribute, const void *value, size_t bytes))            \
-    FUNCTION(LtStatus, AlgoGetHeuristic, "cublasLtMatmulAlgoGetHeuristic",                         \
+    FUNCTION(LtStatus, PreferenceSetAttribute, cublasLtMatmulPreferenceSetAttribute,               \
+             (LtPreference preference, LtPreferenceAttribute attribute, const void *value,         \
+              size_t bytes))                                                                       \
+    FUNCTION(LtStatus, AlgoGetHeuristic, cublasLtMatmulAlgoGetHeuristic,                           \
              (LtHandle handle, LtDesc desc, LtLayout a, LtLayout b, LtLayout c, LtLayout d,        \
               LtPreference preference, int wanted, LtHeuristic *results, int *found))              \
-    FUNCTION(LtStatus, AlgoCheck, "cublasLtMatmulAlgoCheck",                                       \
+    FUNCTION(LtStatus, AlgoCheck, cublasLtMatmulAlgoCheck,                                         \
              (LtHandle handle, LtDesc desc, LtLayout a, LtLayout b, LtLayout c, LtLayout d,        \
               const LtAlgo *algo, LtHeuristic *result))                                            \
-    FUNCTION(LtStatus, AlgoConfigGetAttribute, "cublasLtMatmulAlgoConfigGetAttribute",             \
-             (const LtAlgo *algo, int attribute, void *value, size_t bytes, size_t *written))      \
-    FUNCTION(LtStatus, Matmul, "cublasLtMatmul",                                                   \
+    FUNCTION(LtStatus, Matmul, cublasLtMatmul,                                                     \
              (LtHandle handle, LtDesc desc, const void *alpha, const void *a, LtLayout la,         \
               const void *b, LtLayout lb, const void *beta, const void *c, LtLayout lc, void *d,   \
               LtLayout ld, const LtAlgo *algo, void *workspace, size_t bytes, CuStream stream))
