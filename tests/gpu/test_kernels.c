@@ -76,6 +76,8 @@ static void add_rows(Case *c, DType t, int64_t cols) { /* gather, scatter, sort 
     NodeId index = case_index(c, X_R, X_T, 0, &k->leaf[1]);
     NodeId rows = g_op(g, OP_take, x, index, 0);
     case_output(c, rows);
+    NodeId keys = case_input(c, case_rows(DT_i32, X_T, 2), FILL_BYTES, NULL);
+    case_output(c, g_op(g, OP_take, keys, index, 0));
     NodeId wide = case_input(c, case_rows(DT_f32, X_R, cols), FILL_REAL, NULL);
     Attr back = {.dim = dim_extent(X_T)};
     k->cols = cols;
