@@ -1,8 +1,10 @@
 /* verbs_plan.c: the verbs that say what would run: check, plan, compile. */
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
-#include "../runtime/nvrtc.h"
+#include "../runtime/cubin.h"
+#include "../runtime/device.h"
 #include "report.h"
 #include "work.h"
 
@@ -61,29 +63,42 @@ static bool write_sources(Work *w, const char *dir) {
     return ok;
 }
 
-/* All kernels as one module, beside a table of what each takes of a multiprocessor. */
-static bool write_cubin(Work *w, const char *dir) {
-    const Plan *p = w->plan;
-    Text text = {0}, table = {0};
-    text_add(&text, "%s", p->prelude ? p->prelude : "");
-    for (int i = 0; i < p->nkernels; i++) text_add(&text, "\n%s", p->kernels[i].text);
-    Nvrtc *n = nvrtc_open(&w->err);
-    Cubin cubin = {0};
-    bool ok = n && nvrtc_compile(n, "plan.cu", text.data, p->device, &cubin, &w->err);
-    text_add(&table, "%-16s %-24s %9s %6s %6s %7s\n", "kernel", "kind", "registers", "stack",
-             "spills", "shared");
-    for (int i = 0; ok && i < p->nkernels; i++) {
-        KernelFigures f = {0};
-        cubin_figures(&cubin, p->kernels[i].symbol, &f);
-        text_add(&table, "%-16s %-24s %9d %6d %6d %7d\n", p->kernels[i].symbol, p->kernels[i].kind,
-                 f.registers, f.stack_bytes, f.spill_bytes, f.shared_bytes);
+/* What each kernel takes of a multiprocessor; one that spills is named on stderr too. */
+static void kernel_table(const Plan *p, const Cubins *cubins, Text *table) {
+    text_add(table, "%-16s %-24s %9s %6s %6s %7s %8s  %s\n", "kernel", "kind", "registers", "stack",
+             "spills", "shared", "dynamic", "module");
+    for (int i = 0; i < p->nkernels; i++) {
+        const Kernel *k = &p->kernels[i];
+        const KernelFigures *f = &cubins->figures[i];
+        text_add(table, "%-16s %-24s %9d %6d %6d %7d %8d  %s\n", k->symbol, k->kind, f->registers,
+                 f->stack_bytes, f->spill_bytes, f->shared_bytes, k->shared_bytes,
+                 cubins->module[cubins->module_of[i]].name);
+        if (f->spill_bytes)
+            fprintf(stderr, "dpoc: warning: kernel %s (%s) spills %d bytes of registers\n",
+                    k->symbol, k->kind, f->spill_bytes);
     }
-    ok = ok &&
-         file_write(path_join(w->arena, dir, "kernels.cubin"), cubin.data, cubin.size, &w->err) &&
-         file_write(path_join(w->arena, dir, "kernels.txt"), table.data, table.len, &w->err);
-    cubin_free(&cubin);
+}
+
+/* The kernels as machine code, and a table of them. */
+static bool write_cubins(Work *w, const char *dir) {
+    const Options *o = w->options;
+    const char *cache = o->cache_dir ? o->cache_dir : cache_dir_default();
+    long cpus = sysconf(_SC_NPROCESSORS_ONLN);
+    Text table = {0};
+    Nvrtc *n = nvrtc_open(&w->err);
+    Cubins *cubins =
+        n ? cubins_make(w->plan, n, w->plan->device, cache,
+                        o->threads > 0 ? (int)o->threads : (int)cpus, !o->quiet, &w->err)
+          : NULL;
+    bool ok = cubins != NULL;
+    for (int i = 0; ok && i < cubins->nmodules; i++) {
+        const CubinModule *m = &cubins->module[i];
+        ok = file_write(path_join(w->arena, dir, m->name), m->data, m->size, &w->err);
+    }
+    if (ok) kernel_table(w->plan, cubins, &table);
+    ok = ok && file_write(path_join(w->arena, dir, "kernels.txt"), table.data, table.len, &w->err);
+    cubins_free(cubins);
     nvrtc_close(n);
-    text_free(&text);
     text_free(&table);
     return ok;
 }
@@ -96,7 +111,7 @@ int verb_compile(const Options *o) {
     if (code == EXIT_OK) code = work_compile(&w, o->arch, training);
     if (code == EXIT_OK && !write_sources(&w, o->out)) code = work_fail(&w);
     bool cuda = code == EXIT_OK && strncmp(w.plan->device, "sm_", 3) == 0;
-    if (cuda && !write_cubin(&w, o->out)) code = work_fail(&w);
+    if (cuda && !write_cubins(&w, o->out)) code = work_fail(&w);
     if (code == EXIT_OK && !o->quiet)
         fprintf(stderr, "%s: plan.json and %d kernels for %s\n", o->out, w.plan->nkernels,
                 w.plan->device);

@@ -2,7 +2,6 @@
  * settings,
  * doctor, cache. */
 #include <dirent.h>
-#include <dlfcn.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -124,17 +123,6 @@ int verb_settings(const Options *o) {
 
 /* ---- doctor ---------------------------------------------------------------------------------- */
 
-static void look_for(const char *what, const char *const *names, int n, const char *advice) {
-    for (int i = 0; i < n; i++) {
-        void *lib = dlopen(names[i], RTLD_LAZY | RTLD_LOCAL);
-        if (!lib) continue;
-        printf("found    %-10s %s\n", what, names[i]);
-        dlclose(lib);
-        return;
-    }
-    printf("missing  %-10s %s; %s\n", what, names[0], advice);
-}
-
 int verb_doctor(const Options *o) {
     (void)o;
     Err err = {0};
@@ -149,12 +137,7 @@ int verb_doctor(const Options *o) {
     printf("%s\n", system("cc --version >/dev/null 2>&1") == 0
                        ? "found    cc         compiles kernels for the CPU"
                        : "missing  cc         apt-get install gcc");
-    static const char *const cuda[] = {"libcuda.so.1"};
-    static const char *const nvrtc[] = {"libnvrtc.so.13", "libnvrtc.so.12"};
-    static const char *const blas[] = {"libcublasLt.so.13", "libcublasLt.so.12"};
-    look_for("libcuda", cuda, 1, "it comes with the NVIDIA driver");
-    look_for("nvrtc", nvrtc, 2, "install the CUDA toolkit or `pip install nvidia-cuda-nvrtc`");
-    look_for("cublasLt", blas, 2, "install the CUDA toolkit or `pip install nvidia-cublas`");
+    cuda_doctor(stdout);
     printf("cache    %s\n", cache_dir_default());
     static const char *const variables[] = {"DPOC_CACHE_DIR", "DPOC_DEVICE",
                                             "DPOC_CC",        "CUDA_VISIBLE_DEVICES",

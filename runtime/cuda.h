@@ -66,6 +66,10 @@ typedef struct Cuda {
     cuda_ok((c), (c)->cu.function arguments, "cu" #function, (err))
 bool cuda_ok(Cuda *c, CuResult result, const char *function, Err *err);
 
+/* cuda_open.c: opens the driver and counts its GPUs, of which there must be one; */
+bool cuda_start(Cuda *c, int *count, Err *err);
+/* takes "auto", "cuda" (the first) or "cuda:n", if it can do what we need */
+bool cuda_choose(Cuda *c, const char *name, int count, Err *err);
 bool cuda_load(Device *dev, const Plan *plan, Err *err); /* cuda_load.c */
 void cuda_unload(Cuda *c);
 void cuda_close(Device *dev);    /* cuda_open.c */

@@ -27,8 +27,7 @@ static bool no_gpu(Err *err) {
                 set ? ": CUDA_VISIBLE_DEVICES=" : "", set ? set : "");
 }
 
-/* Opens the driver and counts its GPUs; none is a failure. */
-static bool start_driver(Cuda *c, int *count, Err *err) {
+bool cuda_start(Cuda *c, int *count, Err *err) {
     if (!library_driver(&c->driver, err) || !cuda_api_load(&c->cu, c->driver.handle, err))
         return false;
     CuResult result = c->cu.Init(0);
@@ -47,7 +46,7 @@ static bool look_for_gpu(void) {
     Cuda c = {0};
     Err err = {0};
     int count = 0;
-    bool works = start_driver(&c, &count, &err);
+    bool works = cuda_start(&c, &count, &err);
     library_close(&c.driver);
     /* A driver's library without a GPU is no GPU; a GPU's file without a working driver is one. */
     return works || !access("/dev/nvidia0", F_OK);
@@ -59,8 +58,7 @@ bool cuda_visible(void) {
     return seen;
 }
 
-/* "auto", "cuda": the first; "cuda:n". */
-static bool choose_gpu(Cuda *c, const char *name, int count, Err *err) {
+bool cuda_choose(Cuda *c, const char *name, int count, Err *err) {
     const char *colon = name ? strchr(name, ':') : NULL;
     char *end = NULL;
     long ordinal = colon ? strtol(colon + 1, &end, 10) : 0;
@@ -151,7 +149,7 @@ static bool describe(Cuda *c, Err *err) {
 static bool open_all(Cuda *c, const char *name, Err *err) {
     Library nvrtc = {0};
     int count = 0;
-    if (!start_driver(c, &count, err) || !choose_gpu(c, name, count, err)) return false;
+    if (!cuda_start(c, &count, err) || !cuda_choose(c, name, count, err)) return false;
     if (!library_pair(c->driver.version, c->dev.arch, &nvrtc, &c->cublaslt, err)) return false;
     c->nvrtc = nvrtc_take(&nvrtc, err);
     if (!c->nvrtc || !CUDA(c, DevicePrimaryCtxRetain, (&c->context, c->device), err)) return false;

@@ -84,6 +84,7 @@ bool device_is_cuda(const char *name);
 Device *cpu_open(const DeviceOptions *options, Err *err);
 Device *cuda_open(const DeviceOptions *options, Err *err);
 bool cuda_visible(void); /* whether an NVIDIA GPU is there, usable or not; looked for once */
+void cuda_doctor(FILE *out); /* lines of what was found, rejected (why), is missing (what to get) */
 
 /* The default kernel cache directory (DPOC_CACHE_DIR, XDG_CACHE_HOME/dpoc, ~/.cache/dpoc). */
 const char *cache_dir_default(void);

@@ -114,8 +114,11 @@ static bool try_file(Search *s, const char *name) {
     int keep = s->lib->kind == LIBRARY_DRIVER ? RTLD_NODELETE : 0;
     void *handle = dlopen(name, RTLD_NOW | RTLD_LOCAL | keep);
     if (!handle) {
-        const char *why = dlerror();
-        if (strchr(name, '/') && first_sight(s, name)) reject(s->lib, intern(name), intern(why));
+        const char *why = dlerror(), *absent = "cannot open shared object file";
+        size_t n = strlen(name);
+        bool itself = !strncmp(why, name, n); /* not what it needs */
+        if ((!itself || !strstr(why, absent)) && first_sight(s, name))
+            reject(s->lib, intern(name), intern(itself && why[n] ? why + n + 2 : why));
         return false;
     }
     const char *path = path_of(handle, name);
@@ -244,7 +247,7 @@ const char *library_advice(LibraryKind kind, int major) {
         return "install or update NVIDIA's driver (Debian, Ubuntu: apt-get install nvidia-driver); "
                "in a container start it with --gpus all; or use --device=cpu";
     const char *package = kind == LIBRARY_NVRTC ? "nvidia-cuda-nvrtc" : "nvidia-cublas";
-    return intern_printf("pip install %s%s, or the CUDA toolkit %d", package,
+    return intern_printf("`pip install %s%s`, or the CUDA toolkit %d", package,
                          major == OLDEST ? "-cu12" : "", major);
 }
 

@@ -43,7 +43,7 @@ int library_arch(const Library *nvrtc, int arch);
 
 void library_close(Library *library); /* one that holds nothing is allowed */
 
-/* "pip install nvidia-cuda-nvrtc-cu12, or the CUDA toolkit 12": what provides a library of that
+/* "`pip install nvidia-cuda-nvrtc-cu12`, or the CUDA toolkit 12": what provides a library of that
  * major. */
 const char *library_advice(LibraryKind kind, int major);
 /* "/usr/lib/libx.so.12: 12.4 is ...; ...", or "nothing was found": a text for messages (interned).
