@@ -204,8 +204,7 @@ enum { /* of DescSetAttribute */
        LT_DESC_TRANSA = 3,
        LT_DESC_TRANSB = 4,
        LT_DESC_EPILOGUE = 7,
-       LT_DESC_BIAS_POINTER = 8,
-       LT_DESC_BIAS_TYPE = 26
+       LT_DESC_BIAS_POINTER = 8
 };
 enum { /* of LT_DESC_EPILOGUE */
        LT_EPILOGUE_DEFAULT = 1,
@@ -219,11 +218,8 @@ enum { /* of PreferenceSetAttribute */
        LT_PREFERENCE_ALIGNMENT_C = 7,
        LT_PREFERENCE_ALIGNMENT_D = 8
 };
-enum { /* reduction schemes of split-k products */
-       LT_REDUCTION_NONE = 0,
-       LT_REDUCTION_INPLACE = 1, /* atomics: not deterministic */
-       LT_REDUCTION_COMPUTE_TYPE = 2,
-       LT_REDUCTION_OUTPUT_TYPE = 4
+enum { /* of LT_PREFERENCE_REDUCTION_MASK */
+       LT_REDUCTION_COMPUTE_TYPE = 2
 };
 
 /* ---- tables ---------------------------------------------------------------------------------- */
