@@ -1,8 +1,8 @@
 /* compile.c: a checked spec -> a plan: one unit for each wanted graph, all passes, memory, kernels.
  *
  * When the plan exceeds the budget, the training unit is compiled again with fewer bytes of kept
- * activations: first the fewest, to know whether it can fit at all, then a short binary search for
- * the most that still fits (recompute costs time, so no more of it than needed).
+ * activations, in a short search for the most that still fits (recompute costs time, so no more of
+ * it than needed); at last without prefetching.
  * Relies on spec.h, the pass table, plan.c.  Promises: the hash covers everything that decides
  * results (graphs as built, settings, bounds), not how they are computed; so a budget does not
  * change it.
@@ -39,9 +39,10 @@ static void keep_settings(Plan *plan, const Spec *spec) {
 
 /* Settings that change memory, speed or reporting, never a result; `*` ends a prefix. */
 static const char *const harmless[] = {
-    "graph.memory",   "graph.reserve",  "graph.remat", "graph.fuse", "graph.order",
-    "graph.cse",      "graph.fold",     "graph.gemm",  "run.steps",  "run.log_every",
-    "run.save_every", "run.eval_every", "run.keep",    "data.train", "data.eval"};
+    "graph.memory", "graph.reserve", "graph.remat",    "graph.fuse",     "graph.order",
+    "graph.cse",    "graph.fold",    "graph.gemm",     "graph.prefetch", "graph.capture",
+    "run.steps",    "run.log_every", "run.save_every", "run.eval_every", "run.keep",
+    "data.train",   "data.eval"};
 
 static bool decides(const char *path) {
     for (size_t i = 0; i < COUNT(harmless); i++)
@@ -115,6 +116,7 @@ typedef struct Attempt { /* one compilation of everything */
     int64_t tokens; /* bound of a micro-batch; 0: run.tokens */
     int64_t keep;   /* bytes of activations that may be kept; 0: all */
     int64_t kept;   /* the answer */
+    bool no_prefetch;
     Hash128 hash;
 } Attempt;
 
@@ -134,6 +136,7 @@ static bool compile_unit(Attempt *a, Plan *plan, UnitKind kind) {
     Unit *u = unit_new(arena, a->spec, a->options->target, kind);
     memcpy(u->bound, plan->bound, sizeof u->bound);
     u->safe = a->options->safe;
+    u->no_prefetch = a->no_prefetch;
     u->activation_budget = kind == UNIT_TRAIN ? a->keep : 0;
     bool ok = unit_build(u);
     if (ok) a->hash = hash_unit(u, a->hash);
@@ -173,34 +176,47 @@ static Plan *attempt(Attempt *a) {
 
 /* ---- the budget ------------------------------------------------------------------------------ */
 
-/* The plan with the most kept activations that fits, `tight` being one that does. */
-static Plan *search_keep(Attempt *a, Plan *tight, int64_t kept) {
-    int64_t low = 1, high = kept;
-    for (int round = 0; round < 6 && high - low > kept / 64; round++) {
-        a->keep = low + (high - low) / 2;
-        Plan *plan = attempt(a);
-        if (!plan) break;
-        if (plan->fits) {
-            plan_free(tight);
-            tight = plan;
-            low = a->keep;
-        } else {
-            plan_free(plan);
-            high = a->keep;
-        }
-    }
-    return tight;
+/* One attempt; it takes the place of `best` if it fits. */
+static bool try_keep(Attempt *a, int64_t keep, Plan **best, int64_t *over) {
+    a->keep = keep;
+    Plan *plan = attempt(a);
+    if (!plan) return false;
+    *over = plan->arena_bytes - plan->budget_bytes;
+    Plan *worse = plan->fits ? *best : plan;
+    if (plan->fits) *best = plan;
+    plan_free(worse);
+    return true;
 }
 
-/* Whether a plan for micro-batches of so many tokens fits, keeping all or as little as possible. */
-static bool tokens_fit(Attempt *a, int64_t tokens) {
-    bool fits = false;
-    a->tokens = tokens;
-    for (a->keep = 0; a->keep < 2 && !fits; a->keep++) {
-        Plan *plan = attempt(a);
-        fits = plan && plan->fits;
-        plan_free(plan);
+/* The plan with the most kept activations that fits, or NULL.  A byte kept less is nearly a byte of
+ * the arena, so the first guess is close; then the gap is closed from both sides. */
+static Plan *search_keep(Attempt *a, int64_t kept, int64_t over) {
+    Plan *best = NULL;
+    int64_t low = 0, high = kept, close = kept / 64; /* low fits or is 0, high does not fit */
+    int64_t next = kept - over - close / 2;
+    if (!kept) return NULL;
+    for (int round = 0; round < 6 && high - low > close; round++) {
+        if (next >= high || (low && next <= low)) next = low + (high - low) / 2;
+        if (next < 1) next = 1;
+        if (!try_keep(a, next, &best, &over)) return best;
+        if (over > 0)
+            high = next;
+        else
+            low = next;
+        next = over > 0 ? next - over - close / 2 : next - over - close / 4;
+        if (over <= 0 && -over <= close) break;
     }
+    if (!best && high > 1) try_keep(a, 1, &best, &over);
+    return best;
+}
+
+/* Whether a plan for micro-batches of so many tokens fits that keeps as little as possible. */
+static bool tokens_fit(Attempt *a, int64_t tokens) {
+    a->tokens = tokens;
+    a->keep = 1;
+    Plan *plan = attempt(a);
+    bool fits = plan && plan->fits;
+    plan_free(plan);
     return fits;
 }
 
@@ -218,18 +234,24 @@ static int64_t search_tokens(Attempt *a, int64_t tokens) {
     return low * bucket;
 }
 
+/* Recompute and prefetch both cost memory or time; prefetch hides more time than a weight's bytes of
+ * recompute cost, so it goes last. */
 Plan *compile_spec(const Spec *spec, const CompileOptions *options) {
     Attempt a = {.spec = spec, .options = options, .dump = options->dump};
-    Plan *plan = attempt(&a);
+    Plan *plan = attempt(&a), *fits;
     if (!plan || plan->fits) return plan;
     a.dump = (DumpOptions){0};
-    int64_t kept = a.kept;
+    int64_t kept = a.kept, over = plan->arena_bytes - plan->budget_bytes;
+    if (!(fits = search_keep(&a, kept, over)) && options->target->cuda) {
+        a.no_prefetch = true;
+        if (try_keep(&a, 0, &fits, &over) && !fits) fits = search_keep(&a, kept, over);
+    }
+    if (fits) {
+        plan_free(plan);
+        return fits;
+    }
     a.keep = 1;
     Plan *tight = kept ? attempt(&a) : NULL;
-    if (tight && tight->fits) {
-        plan_free(plan);
-        return search_keep(&a, tight, kept);
-    }
     bool smaller = tight && tight->arena_bytes < plan->arena_bytes;
     Plan *best = smaller ? tight : plan;
     plan_free(smaller ? plan : tight);

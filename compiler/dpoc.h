@@ -354,6 +354,7 @@ typedef struct Unit {
     const char **recomputed;
     int nrecomputed, caprecomputed;
     int64_t activation_budget; /* bytes remat may keep; 0: all of it */
+    bool no_prefetch;          /* memory for two dequantized weights at once is not there */
     int64_t activation_bytes;  /* remat's answer: bytes of activations that wait for the backward */
 } Unit;
 /* forward[id]: the loss or a metric needs the node; backward[id]: it depends on the loss's seed.
@@ -393,6 +394,8 @@ int pass_layout(Pass *, Unit *);
 int pass_gemm(Pass *, Unit *);  /* gemm.c: matmuls become library calls (groups) */
 int pass_fuse(Pass *, Unit *);  /* fuse.c: all other nodes become Kerns and custom groups */
 int pass_order(Pass *, Unit *); /* order.c: one total order */
+/* prefetch.c: dequantizations beside the product before */
+int pass_prefetch(Pass *, Unit *);
 
 typedef struct DumpOptions {
     const char *after; /* pass name or "all"; NULL: none */

@@ -158,14 +158,14 @@ static void order_values(Order *o) {
 /* A result written over an operand comes after the operand's other readers. */
 static void order_in_place(Order *o) {
     const Graph *g = o->u->g;
-    for (int i = 0; i < o->n; i++) {
-        const Group *x = group(o, i);
-        if (!x->inplace) continue;
-        NodeId base = place_of(g, x->inplace).base;
-        for (int r = 0; r < o->n; r++)
-            for (int k = 0; r != i && k < group(o, r)->nins; k++)
-                if (place_of(g, group(o, r)->ins[k]).base == base) edge(o, r, i);
-    }
+    int *over = NEW_ARRAY(o->arena, int, g->n); /* by value: 1 + the group that writes over it */
+    for (int i = 0; i < o->n; i++)
+        if (group(o, i)->inplace) over[place_of(g, group(o, i)->inplace).base] = 1 + i;
+    for (int r = 0; r < o->n; r++)
+        for (int k = 0; k < group(o, r)->nins; k++) {
+            int writer = over[place_of(g, group(o, r)->ins[k]).base];
+            if (writer) edge(o, r, writer - 1);
+        }
 }
 
 /* ---- values and their bytes ------------------------------------------------------------------ */

@@ -24,7 +24,8 @@
     ROW(layout, layout, true, "strided views that a reader can't address become copies")           \
     ROW(gemm, gemm, true, "matmuls become library calls with layout, factor, bias, sum")           \
     ROW(fuse, fuse, true, "everything else becomes kernels")                                       \
-    ROW(order, order, true, "one total order of groups that lowers the peak")
+    ROW(order, order, true, "one total order of groups that lowers the peak")                      \
+    ROW(prefetch, prefetch, false, "dequantizations run beside the product before (CUDA)")
 
 const Pass pass_table[] = {
 #define ROW(name, function, needed, sentence) {#name, pass_##function, sentence, needed, false},
@@ -49,6 +50,7 @@ const OrderPair order_pairs[] = {
     {"layout", "gemm", "groups hold node ids, so the graph must be final; products read places"},
     {"gemm", "fuse", "what a library call does on the way must not become a kernel"},
     {"fuse", "order", "groups are what is ordered"},
+    {"order", "prefetch", "what runs beside what follows from the final order"},
     {0}};
 
 void unit_refuse(Unit *u, const char *pass, NodeId id, const char *format, ...) {
