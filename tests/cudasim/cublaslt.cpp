@@ -10,9 +10,10 @@
  */
 #include "sim.h"
 
+#include <atomic>
 #include <cublasLt.h>
-#include <math.h>
 #include <stdint.h>
+#include <thread>
 #include <vector>
 
 #define BEGIN                                                                                      \
@@ -461,10 +462,16 @@ static void run(void *args) {
     if (x.work_bytes) memset(x.work, 0xff, x.work_bytes);
     const std::vector<float> b = pack_cols(x);
     const char *setting = getenv("CUDASIM_WORKERS");
-    const int threads = setting && atoi(setting) > 0 ? atoi(setting) : 2;
+    const int workers = setting && atoi(setting) > 0 ? atoi(setting) : 2;
     const bool large = (double)x.m * (double)x.n * (double)x.k > 1e7;
-#pragma omp parallel for schedule(dynamic) num_threads(threads) if (large)
-    for (int64_t i = 0; i < x.m; i += ROWS) panel(x, i, b);
+    std::atomic<int64_t> next{0};
+    const auto work = [&] {
+        for (int64_t i; (i = next.fetch_add(ROWS)) < x.m;) panel(x, i, b);
+    };
+    std::vector<std::thread> others;
+    for (int i = 1; large && i < workers; i++) others.emplace_back(work);
+    work();
+    for (std::thread &t : others) t.join();
 }
 
 static Matrix matrix(const void *p, const Layout *l, bool t) {
