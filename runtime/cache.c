@@ -65,14 +65,20 @@ bool cache_usable(const char *dir) {
     return dir_make(dir, &quiet) && !access(dir, W_OK | X_OK);
 }
 
-void cache_spread(const size_t *bytes, int n, int groups, int *group) {
+int cache_spread(const Plan *plan, const int *kernel, int n, size_t bytes, int jobs, int *group) {
+    size_t all = 0;
+    for (int i = 0; i < n; i++) all += strlen(plan->kernels[kernel[i]].text);
+    int groups = (int)(all / bytes) + 1;
+    if (groups < jobs) groups = jobs;
+    if (groups > n) groups = n;
     size_t *sum = calloc((size_t)groups + 1, sizeof *sum);
     for (int i = 0; i < n; i++) {
         int least = 0;
         for (int k = 1; k < groups; k++)
             if (sum[k] < sum[least]) least = k;
         group[i] = least;
-        sum[least] += bytes[i];
+        sum[least] += strlen(plan->kernels[kernel[i]].text);
     }
     free(sum);
+    return groups;
 }

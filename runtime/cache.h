@@ -4,12 +4,12 @@
  * "MODULE BYTES CONTENT-HASH REST".  A kernel's hash covers all that decides its code, so that a
  * kernel is found again whatever else its plan holds.  A module counts only if its bytes are those
  * that the key names: a damaged one is compiled again.  All files appear by rename.
- * Relies on base.h.
+ * Relies on plan.h.
  */
 #ifndef DPOC_CACHE_H
 #define DPOC_CACHE_H
 
-#include "base.h"
+#include "plan.h"
 
 typedef struct CacheKey {
     char module[64]; /* file name in the directory */
@@ -30,7 +30,8 @@ bool cache_put_key(const char *dir, const char *kernel, const char *module, cons
 /* Makes the directory if need be; whether files can be made there. */
 bool cache_usable(const char *dir);
 
-/* Spreads n texts over `groups` of like size: group[i] of text i. */
-void cache_spread(const size_t *bytes, int n, int groups, int *group);
+/* Spreads n kernels over modules of like size: at least one per job, none much over `bytes` of text;
+ * group[i] is the module of kernel[i].  The number of modules. */
+int cache_spread(const Plan *plan, const int *kernel, int n, size_t bytes, int jobs, int *group);
 
 #endif

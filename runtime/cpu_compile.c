@@ -1,17 +1,14 @@
 /* cpu_compile.c: kernel text to code: the system's C compiler, a cache of modules, dlopen.
  *
- * In the cache directory stand modules, HASH.so, each holding several kernels, and one small file
- * HASH.key per kernel: "MODULE.so BYTES CONTENT-HASH SYMBOL".  A kernel's hash covers all that
- * decides
- * its code: its text, the prelude, flags, the compiler's version and the CPU's features; so a
- * kernel is found
- * again whatever else its plan holds.  A module is loaded only if its bytes are those its key
- * names: a
- * damaged one is compiled again.  All files appear by rename.
+ * A kernel's hash in the cache covers its text, the prelude, flags, the compiler's version and the
+ * CPU's features; modules are HASH.so, each holding several kernels.
  *
- * Relies on cpu_compile.h, POSIX, a C compiler at run time.  Promises: prints nothing but warnings.
+ * Relies on cpu_compile.h, cache.h, POSIX, a C compiler at run time.  Promises: prints nothing but
+ * warnings.
  */
 #include "cpu_compile.h"
+
+#include "cache.h"
 
 #include <dlfcn.h>
 #include <errno.h>
@@ -137,49 +134,29 @@ static char *in_dir(const Compile *c, const char *name) {
     return path_join(c->arena, c->dir, name);
 }
 
-/* Appears whole or not at all; not synced, for a damaged file is found out and made again. */
-static bool put_file(const Compile *c, const char *name, const char *text) {
-    char *path = in_dir(c, name), *temp = arena_printf(c->arena, "%s.%d.tmp", path, (int)getpid());
-    int fd = open(temp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-    if (fd < 0) return false;
-    bool ok = write(fd, text, strlen(text)) == (ssize_t)strlen(text);
-    ok = !close(fd) && ok && !rename(temp, path);
-    if (!ok) unlink(temp);
-    return ok;
-}
-
-/* The module of that name if it is loaded or can be; its bytes must hash to `want`. */
-static void *find_module(Compile *c, const char *name, size_t bytes, const char *want) {
+/* The key's module if it is loaded or can be. */
+static void *find_module(Compile *c, const CacheKey *key) {
     CpuCode *code = c->code;
     for (int i = 0; i < code->nmodule; i++)
-        if (!strcmp(code->name[i], name)) return code->module[i];
-    Err quiet = {0};
-    size_t len;
-    char hex[33], *path = in_dir(c, name), *data = file_read(path, &len, &quiet);
+        if (!strcmp(code->name[i], key->module)) return code->module[i];
+    char *data = cache_module(c->dir, key);
     if (!data) return NULL;
-    hash_hex(hash_bytes(data, len, (Hash128){0, 0}), hex);
     free(data);
-    if (len != bytes || strcmp(hex, want)) return NULL;
-    void *module = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+    void *module = dlopen(in_dir(c, key->module), RTLD_NOW | RTLD_LOCAL);
     if (!module) {
         c->noexec = true;
         return NULL;
     }
     int n = code->nmodule;
     PUSH(code->arena, code->module, code->nmodule, code->capmodule, module);
-    PUSH(code->arena, code->name, n, code->capname, arena_str(code->arena, name));
+    PUSH(code->arena, code->name, n, code->capname, arena_str(code->arena, key->module));
     return module;
 }
 
 static bool find_kernel(Compile *c, int kernel) {
-    Err quiet = {0};
-    char *path = in_dir(c, arena_printf(c->arena, "%s.key", kernel_key(c, kernel)));
-    char *text = file_exists(path) ? file_read(path, NULL, &quiet) : NULL;
-    char name[64], want[33];
-    size_t bytes;
-    bool ok = text && sscanf(text, "%63s %zu %32s", name, &bytes, want) == 3 && !strchr(name, '/');
-    free(text);
-    void *module = ok ? find_module(c, name, bytes, want) : NULL;
+    CacheKey key;
+    bool found = cache_find(c->dir, kernel_key(c, kernel), &key);
+    void *module = found ? find_module(c, &key) : NULL;
     void *symbol = module ? dlsym(module, c->plan->kernels[kernel].symbol) : NULL;
     memcpy(&c->code->kernel[kernel], &symbol, sizeof symbol);
     return symbol != NULL;
@@ -190,7 +167,6 @@ static bool find_kernel(Compile *c, int kernel) {
 typedef struct Unit { /* kernels compiled into one module */
     int *kernel;
     int n, cap;
-    size_t bytes;
     pid_t pid;
     const char *name, *source, *object, *log;
 } Unit;
@@ -250,9 +226,9 @@ static bool blame(Compile *c, const Unit *u) {
     Unit probe = {.source = in_dir(c, "probe.c"),
                   .object = in_dir(c, "probe.o"),
                   .log = in_dir(c, "probe.log")};
-    put_file(c, "probe.c",
-             "void omp_set_num_threads(int);\nvoid f(void) {\n#pragma omp parallel\n"
-             "    omp_set_num_threads(1);\n}\n");
+    const char *text = "void omp_set_num_threads(int);\nvoid f(void) {\n#pragma omp parallel\n"
+                       "    omp_set_num_threads(1);\n}\n";
+    cache_put(c->dir, "probe.c", text, strlen(text));
     pid_t pid = start_unit(c, &probe);
     bool works = pid > 0 && finish(pid);
     const char *what = said(c, works ? u->log : probe.log);
@@ -274,20 +250,15 @@ static bool blame(Compile *c, const Unit *u) {
 /* The finished module gets its name, and its kernels their keys. */
 static bool adopt(Compile *c, const Unit *u) {
     size_t len;
-    char hex[33], *data = file_read(u->object, &len, c->err);
-    if (!data) return false;
-    hash_hex(hash_bytes(data, len, (Hash128){0, 0}), hex);
+    char *data = file_read(u->object, &len, c->err);
+    bool ok = data && (!rename(u->object, in_dir(c, u->name)) ||
+                       fail(c->err, EXIT_IO, "%s: %s", u->object, strerror(errno)));
+    if (ok) remove_temps(u);
+    for (int i = 0; i < u->n && ok; i++)
+        cache_put_key(c->dir, kernel_key(c, u->kernel[i]), u->name, data, len,
+                      c->plan->kernels[u->kernel[i]].symbol);
     free(data);
-    if (rename(u->object, in_dir(c, u->name)))
-        return fail(c->err, EXIT_IO, "%s: %s", u->object, strerror(errno));
-    remove_temps(u);
-    for (int i = 0; i < u->n; i++) {
-        const char *key = arena_printf(c->arena, "%s.key", kernel_key(c, u->kernel[i]));
-        put_file(c, key,
-                 arena_printf(c->arena, "%s %zu %s %s\n", u->name, len, hex,
-                              c->plan->kernels[u->kernel[i]].symbol));
-    }
-    return true;
+    return ok;
 }
 
 /* Waits for the first of `n` running units that is not done. */
@@ -311,21 +282,13 @@ static bool compile_units(Compile *c, Unit *unit, int n) {
     return ok;
 }
 
-/* Kernels not found, spread over modules of like size: at least one per job, none much over
- * UNIT_BYTES. */
 static bool compile_missing(Compile *c, const int *missing, int n) {
-    size_t bytes = 0;
-    for (int i = 0; i < n; i++) bytes += strlen(c->plan->kernels[missing[i]].text);
-    int units = (int)(bytes / UNIT_BYTES) + 1;
-    if (units < c->jobs) units = c->jobs;
-    if (units > n) units = n;
+    int *group = NEW_ARRAY(c->arena, int, n);
+    int units = cache_spread(c->plan, missing, n, UNIT_BYTES, c->jobs, group);
     Unit *unit = NEW_ARRAY(c->arena, Unit, units);
     for (int i = 0; i < n; i++) {
-        Unit *least = unit;
-        for (int k = 1; k < units; k++)
-            if (unit[k].bytes < least->bytes) least = &unit[k];
-        PUSH(c->arena, least->kernel, least->n, least->cap, missing[i]);
-        least->bytes += strlen(c->plan->kernels[missing[i]].text);
+        Unit *u = &unit[group[i]];
+        PUSH(c->arena, u->kernel, u->n, u->cap, missing[i]);
     }
     return compile_units(c, unit, units);
 }
@@ -360,16 +323,11 @@ static void remove_private(Compile *c, int n) {
     rmdir(c->dir);
 }
 
-static bool usable(Compile *c) {
-    Err quiet = {0};
-    return dir_make(c->dir, &quiet) && !access(c->dir, W_OK | X_OK);
-}
-
 static bool load_all(Compile *c, int *missing) {
     int n = find_all(c, missing);
     if (!n) return true;
     if (c->noexec && !go_private(c, "cannot hold programs (mounted noexec?)")) return false;
-    if (!c->private && !usable(c) && !go_private(c, "cannot be written")) return false;
+    if (!c->private && !cache_usable(c->dir) && !go_private(c, "cannot be written")) return false;
     if (!compile_missing(c, missing, n)) return false;
     if (!(n = find_all(c, missing))) return true;
     if (!c->private && c->noexec) { /* the cache turned out noexec only now */

@@ -22,7 +22,7 @@ typedef struct Compile {
     const char *arch, *dir;
     Cubins *out;
     char (*key)[33]; /* by kernel */
-    bool kept;       /* the cache takes what is compiled */
+    bool kept;       /* the cache takes what is compiled; that it does not is said once */
     bool progress;
     Unit *unit;
     int nunits, next, done, jobs;
@@ -73,7 +73,15 @@ static bool find_kernel(Compile *c, int kernel) {
     return (c->out->module_of[kernel] = find_module(c, &key)) >= 0;
 }
 
-/* A unit's kernels go into the cache; that they do not is said once. */
+static void not_kept(Compile *c) {
+    c->kept = false;
+    fprintf(stderr,
+            "dpoc: warning: kernel cache %s cannot be written; kernels are compiled for this run "
+            "only\n",
+            c->dir);
+}
+
+/* A unit's kernels go into the cache. */
 static void keep(Compile *c, const Unit *u) {
     bool ok = cache_put(c->dir, u->name, u->cubin.data, u->cubin.size);
     for (int i = 0; i < u->n && ok; i++) {
@@ -84,12 +92,7 @@ static void keep(Compile *c, const Unit *u) {
         ok = cache_put_key(c->dir, c->key[u->kernel[i]], u->name, u->cubin.data, u->cubin.size,
                            rest);
     }
-    if (ok) return;
-    c->kept = false;
-    fprintf(stderr,
-            "dpoc: warning: kernel cache %s cannot be written; kernels are compiled for "
-            "this run only\n",
-            c->dir);
+    if (!ok) not_kept(c);
 }
 
 /* ---- compiling ------------------------------------------------------------------------------- */
@@ -100,12 +103,9 @@ static bool compile_unit(Compile *c, Unit *u, Err *err) {
     for (int i = 0; i < u->n; i++) text_add(&text, "\n%s", c->plan->kernels[u->kernel[i]].text);
     bool ok = nvrtc_compile(c->nvrtc, "plan.cu", text.data, c->arch, &u->cubin, err);
     text_free(&text);
-    for (int i = 0; i < u->n && ok; i++) {
-        const Kernel *k = &c->plan->kernels[u->kernel[i]];
-        if (!cubin_figures(&u->cubin, k->symbol, &c->out->figures[u->kernel[i]]))
-            ok = fail(err, EXIT_BUG, "bug: NVRTC says nothing of kernel %s (%s)", k->symbol,
-                      k->kind);
-    }
+    for (int i = 0; i < u->n && ok; i++)
+        cubin_figures(&u->cubin, c->plan->kernels[u->kernel[i]].symbol,
+                      &c->out->figures[u->kernel[i]]);
     return ok;
 }
 
@@ -152,14 +152,9 @@ static void name_unit(const Compile *c, Unit *u) {
 }
 
 static void make_units(Compile *c, Arena *arena, const int *missing, int n) {
-    size_t *bytes = NEW_ARRAY(arena, size_t, n), all = 0;
     int *group = NEW_ARRAY(arena, int, n);
-    for (int i = 0; i < n; i++) all += bytes[i] = strlen(c->plan->kernels[missing[i]].text);
-    c->nunits = (int)(all / UNIT_BYTES) + 1;
-    if (c->nunits < c->jobs) c->nunits = c->jobs;
-    if (c->nunits > n) c->nunits = n;
+    c->nunits = cache_spread(c->plan, missing, n, UNIT_BYTES, c->jobs, group);
     c->unit = NEW_ARRAY(arena, Unit, c->nunits);
-    cache_spread(bytes, n, c->nunits, group);
     for (int i = 0; i < n; i++) {
         Unit *u = &c->unit[group[i]];
         if (!u->kernel) u->kernel = NEW_ARRAY(arena, int, n);
@@ -171,12 +166,8 @@ static void make_units(Compile *c, Arena *arena, const int *missing, int n) {
 static bool compile_missing(Compile *c, const int *missing, int n) {
     Arena *arena = arena_new();
     c->out->compiled = n;
-    c->kept = cache_usable(c->dir);
-    if (!c->kept)
-        fprintf(stderr,
-                "dpoc: warning: kernel cache %s cannot be written; kernels are compiled for this "
-                "run only\n",
-                c->dir);
+    c->kept = true;
+    if (!cache_usable(c->dir)) not_kept(c);
     make_units(c, arena, missing, n);
     run_workers(c);
     for (int i = 0; i < c->nunits; i++) {
