@@ -4,6 +4,8 @@
 #   make fuzz     the readers under libFuzzer    make bench    variants and peers, interleaved
 #   make deps     what the build needs           make install  PREFIX=/usr/local
 #   make golden   rewrite golden files           make lines    files, functions and columns over the limits
+#   make gpu-check   proves and measures the CUDA device, where there is a GPU
+#   make bundle      what gpu-check needs, to be carried to a machine that cannot build
 
 BUILD   ?= build
 PREFIX  ?= /usr/local
@@ -71,8 +73,47 @@ $(BUILD)/tests/%: tests/%.c $(LIB)
 	$(call say,cc $<)
 	$(Q)$(CC) $(CFLAGS) -Wno-unused-parameter -Wno-format-truncation -MMD -MP -o $@ $< $(LIB) -lcmocka $(LDLIBS)
 
-test: all $(TESTS)
+# The simulated CUDA device (tests/cudasim): needs NVIDIA's headers, from a toolkit or a wheel.  Without them it
+# is not built, and the tests that want it skip.
+CUDA_H      := $(firstword $(wildcard $(CUDA_HOME)/include/cuda.h /usr/local/cuda*/include/cuda.h))
+CUDASIM     := $(if $(CUDA_H),$(patsubst %,$(BUILD)/cudasim/%,libcuda.so.1 libnvrtc.so.13 \
+                 $(if $(wildcard tests/cudasim/cublaslt*.cpp),libcublasLt.so.13)))
+CUDASIM_CXX := $(CXX) -std=c++17 -O2 -g -Wall -Wextra -fPIC -shared -pthread -I$(dir $(CUDA_H)) -Itests/cudasim
+CUDASIM_H   := $(wildcard tests/cudasim/*.h)
+$(BUILD)/cudasim/libcuda.so.1: $(wildcard tests/cudasim/cuda*.cpp) tests/cudasim/fiber.cpp $(CUDASIM_H)
+	@mkdir -p $(@D)
+	$(call say,c++ $@)
+	$(Q)$(CUDASIM_CXX) -Wl,-soname,$(@F) -Wl,-z,nodelete -o $@ $(filter %.cpp,$^) -ldl
+$(BUILD)/cudasim/shim.txt: tests/cudasim/abi.h tests/cudasim/shim.h $(wildcard tests/cudasim/ptx.h)
+	@mkdir -p $(@D)
+	$(Q)cat $^ > $@
+$(BUILD)/cudasim/libnvrtc.so.13: tests/cudasim/nvrtc.cpp $(BUILD)/cudasim/shim.txt $(CUDASIM_H)
+	$(call say,c++ $@)
+	$(Q)$(CUDASIM_CXX) -DCUDASIM_SHIM='"$(BUILD)/cudasim/shim.txt"' -Wl,-soname,$(@F) -o $@ $<
+$(BUILD)/cudasim/libcublasLt.so.13: $(wildcard tests/cudasim/cublaslt*.cpp) $(BUILD)/cudasim/libcuda.so.1 $(CUDASIM_H)
+	$(call say,c++ $@)
+	$(Q)$(CUDASIM_CXX) -fopenmp -Wl,-soname,$(@F) -Wl,-rpath,'$$ORIGIN' -o $@ $(filter %.cpp %.so.1,$^)
+cudasim: $(CUDASIM)
+
+test: all $(TESTS) $(CUDASIM)
 	BUILD=$(BUILD) tests/run $(TESTS)
+
+# tests/gpu/README.md.  The bundle's programs look for libraries beside themselves.
+GPU_TOOLS := tests/gpu/test_kernels tests/gpu/report
+BUNDLE    := $(addprefix $(BUILD)/bundle/,dpoc $(GPU_TOOLS))
+gpu-check: all $(addprefix $(BUILD)/,$(GPU_TOOLS))
+	BUILD=$(BUILD) tests/gpu/check
+bundle: $(BUNDLE)
+	tests/gpu/pack $(BUILD)/bundle
+$(BUNDLE): BESIDE := -Wl,--disable-new-dtags,-rpath,'$$ORIGIN/lib:$$ORIGIN/../../lib'
+$(BUILD)/bundle/dpoc: $(BUILD)/compiler/main.o $(LIB)
+	@mkdir -p $(@D)
+	$(call say,link $@)
+	$(Q)$(CC) $(CFLAGS) -o $@ $^ $(LDLIBS) $(BESIDE)
+$(BUILD)/bundle/tests/%: tests/%.c $(LIB)
+	@mkdir -p $(@D)
+	$(call say,cc $<)
+	$(Q)$(CC) $(CFLAGS) -o $@ $^ -lcmocka $(LDLIBS) $(BESIDE)
 
 # Variants of one step against each other, and against PyTorch where python3 has torch, transformers, peft.
 bench: all
@@ -121,5 +162,5 @@ clean:
 install: all
 	install -D $(BUILD)/dpoc $(DESTDIR)$(PREFIX)/bin/dpoc
 
-.PHONY: all test hard fuzz fuzzers bench golden lines deps install demo gpu-check clean
+.PHONY: all test cudasim hard fuzz fuzzers bench golden lines deps install demo gpu-check clean
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

@@ -2,7 +2,8 @@
  * libcublasLt needs from libcuda.
  *
  * Every public function of the libraries begins with cudasim_call(__func__, code).  It writes the
- * function's name to the file CUDASIM_TRACE, and tells whether CUDASIM_FAIL asks it to fail:
+ * function's name (and a detail: of cuLaunchKernel the kernel, grid, block and bytes of shared
+ * memory; of an allocation its bytes) to the file CUDASIM_TRACE, and tells whether CUDASIM_FAIL asks it to fail:
  * CUDASIM_FAIL=function[:n[:code]] makes the n-th call (default: the first) of that function fail
  * with that code (default: the one the function gives).  "_v2" may be left out of names.
  */
@@ -23,13 +24,13 @@ static inline bool cudasim_named(const char *function, const char *name, size_t 
 
 /* 0: go on; else the error code to return at once.  Settings are read at every call, so that one
  * process may change them; a changed CUDASIM_FAIL counts from the beginning. */
-static inline int cudasim_call(const char *function, int code) {
+static inline int cudasim_call(const char *function, int code, const char *detail = "") {
     static char setting[128];
     static int calls;
     if (const char *path = getenv("CUDASIM_TRACE")) {
         const int fd = open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0644);
-        char line[96];
-        const int n = snprintf(line, sizeof line, "%s\n", function);
+        char line[300];
+        const int n = snprintf(line, sizeof line, "%s%s%.200s\n", function, *detail ? " " : "", detail);
         if (fd >= 0 && write(fd, line, (size_t)n) != n) perror(path);
         if (fd >= 0) close(fd);
     }
