@@ -1,5 +1,5 @@
 /* custom.c: how CUSTOM ops become steps: instances of hand-written kernels; the table of all ops.
- * Attention stands in attention.c, the head in head.c.
+ * Attention stands in attention.c, the head in head.c, quantized weights in quantized.c.
  *
  * A custom kernel's text is a few #defines followed by a file of kernels/ and the #undefs.  On the
  * CPU the file is kernels/cpu/NAME.h, on CUDA kernels/cuda/NAME.cuh.  Every file may use
@@ -27,6 +27,8 @@
  *       defines as attend, and T_DO T_DQ LD_DO LD_DQ
  *   attend_dkv     p: q, k, v, lse, dout, segs, ranges, delta, [dk], [dv]      n: M, T, G, K
  *       defines as attend, and T_DO T_DK LD_DO LD_DK LD_DV
+ *   attend_mma, attend_dq_mma, attend_dkv_mma: the same on tensor cores, bf16; their files name
+ *       what they need besides
  *   logprob_stats  p: logits, target, [logp], [lse], [mean], [entropy], [hit], [logsum_p2]   n: C
  *       defines VOCAB SCALE
  *       logits f32 [C,VOCAB] before SCALE; all results f32 [C] (ops.def, linear_logprob)
@@ -39,6 +41,8 @@
  *              or  p: codes, absmax u8, absmax2, offset, map, y   (NESTED 1)
  *       defines T_Y BLOCK NESTED, and one of NF4 FP4 INT8
  *       elements count row-major over the whole matrix; element 2j stands in the high nibble
+ *   quantize       p: x f32, codes, absmax                        n: blocks, elements
+ *       defines BLOCK, and one of NF4 FP4 INT8; CUDA alone, while weights are read
  *
  * Relies on plan.c/emit.c (Emit) and embedded kernel files.  Promises: no instance's text depends
  * on node ids or layers, so equal shapes share one kernel.
@@ -110,7 +114,8 @@ int instance_end(Instance *in) {
                      .kind = in->file,
                      .rows_per_block = in->rows_per_block,
                      .grid_y = in->grid_y,
-                     .threads = in->threads};
+                     .threads = in->threads,
+                     .shared_bytes = in->shared_bytes};
     int index = emit_kernel(e, &kernel);
     text_free(&text);
     text_free(&in->defines);
@@ -167,27 +172,6 @@ static void lower_sort(Emit *e, NodeId id) {
     s->args[1] = emit_arg(e, emit_part(e, id, 0));
     s->args[2] = emit_arg(e, emit_part(e, id, 1));
     s->dims[0] = n->type->dim[0];
-}
-
-/* ---- quantized weights ----------------------------------------------------------------------- */
-
-static void lower_dequant(Emit *e, NodeId id) {
-    const Node *n = node(e->u->g, id);
-    Instance in = instance(e, "dequant", 8, 1, 256);
-    define_type(&in, "T_Y", n->type->dtype);
-    define_int(&in, "BLOCK", n->attr.i0);
-    define_int(&in, "NESTED", n->attr.i1);
-    define(&in,
-           !strcmp(n->attr.name, "nf4")   ? "NF4"
-           : !strcmp(n->attr.name, "fp4") ? "FP4"
-                                          : "INT8",
-           "1");
-    int64_t elements = type_count(n->type).c;
-    Step *s = kernel_step(e, instance_end(&in), n->nin + 1, 2);
-    for (int i = 0; i < n->nin; i++) s->args[i] = emit_arg(e, n->in[i]);
-    s->args[n->nin] = emit_arg(e, id);
-    s->dims[0] = dim_const((elements + n->attr.i0 - 1) / n->attr.i0);
-    s->dims[1] = dim_const(elements);
 }
 
 /* ---- the table ------------------------------------------------------------------------------- */

@@ -12,7 +12,7 @@ typedef struct Instance {
     Emit *e;
     const char *file; /* "attend": kernels/cpu/attend.h or kernels/cuda/attend.cuh */
     Text defines, undefs;
-    int rows_per_block, grid_y, threads;
+    int rows_per_block, grid_y, threads, shared_bytes;
 } Instance;
 Instance instance(Emit *e, const char *file, int rows_per_block, int grid_y, int threads);
 void define(Instance *in, const char *name, const char *format, ...) PRINTF(3, 4);
@@ -33,5 +33,9 @@ void lower_attend_bwd(Emit *e, NodeId id);
 int64_t scratch_head(const Unit *u, const Group *group);
 void lower_linear_logprob(Emit *e, NodeId id);
 void lower_linear_logprob_bwd(Emit *e, NodeId id);
+/* quantized.c */
+void lower_dequant(Emit *e, NodeId id);
+/* The kernel that quantizes f32 values in blocks on the device; its index in the plan. */
+int quantize_kernel(Plan *plan, Unit *u, const char *format, int64_t block);
 
 #endif

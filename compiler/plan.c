@@ -7,7 +7,7 @@
  * Values of phase init are named by what they are, so units compute and keep them once.
  * Relies on emit.c, arrange.c, place.c.  Promises: what plan_check (runtime) checks.
  */
-#include "dpoc.h"
+#include "custom.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -50,7 +50,7 @@ static const char *where_of(const Unit *u, NodeId id) {
 
 /* ---- leaves and their binds ------------------------------------------------------------------ */
 
-static void bind_weight(Plan *plan, const Unit *u, const Node *n, int buf) {
+static void bind_weight(Plan *plan, Unit *u, const Node *n, int buf) {
     const WeightInfo *w = &u->weights[n->attr.i0];
     const char *part = strchr(n->attr.name, '#');
     Bind bind = {.source = w->source,
@@ -64,6 +64,9 @@ static void bind_weight(Plan *plan, const Unit *u, const Node *n, int buf) {
                  .transform = part ? intern_printf("%s.%s", w->format, part + 1) : "copy",
                  .num = part ? (double)w->block : 0,
                  .nested = part && w->nested,
+                 .quantizer = part && u->target->cuda
+                                  ? 1 + quantize_kernel(plan, u, w->format, w->block)
+                                  : 0,
                  .where = w->loc.file ? intern(loc_print(u->arena, u->diags, w->loc)) : NULL};
     PLAN_PUSH(plan, plan->binds, plan->nbinds, bind);
 }
@@ -118,7 +121,7 @@ const char *plan_leaf_name(const Node *n) {
 
 /* The persistent buffer of a leaf, shared with every program and unit that has a leaf of this
  * name. */
-static int leaf_buf(Plan *plan, const Unit *u, NodeId id) {
+static int leaf_buf(Plan *plan, Unit *u, NodeId id) {
     const Node *n = node(u->g, id);
     const char *name = plan_leaf_name(n);
     int buf = buf_named(plan, name);

@@ -32,6 +32,11 @@ static void quantize_clause(Spec *spec, const Ast *clause, Base *base) {
     if (!adapter_arguments(spec, clause->a, format_keys, COUNT(format_keys), &args)) return;
     if (!selector_ok(spec, clause->b)) return;
     const Value *block = record_get(&args, "block"), *nested = record_get(&args, "double");
+    if (block && (int64_t)block->num % 2) {
+        diag(spec->front.diags, DIAG_ERROR, clause->a->loc,
+             "block must be even: two codes share a byte");
+        return;
+    }
     int matched = 0;
     for (int i = 0; i < base->nweight; i++) {
         Weight *w = base->weight[i];

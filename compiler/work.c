@@ -2,6 +2,7 @@
 #include "work.h"
 
 #include "report.h"
+#include "../runtime/job/progress.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -186,7 +187,10 @@ int work_open(Work *w) {
     for (int i = 0; i < n; i++)
         bind[i] = (BindSource){sources[i].name, sources[i].dir, sources[i].adapter,
                                o->random_weights && !sources[i].adapter};
-    if (!exec_bind(w->exec, bind, n, work_seed(w), &w->err)) return work_fail(w);
+    LoadProgress progress = progress_load();
+    bool silent = o->quiet || o->json;
+    if (!exec_bind(w->exec, bind, n, work_seed(w), silent ? NULL : &progress.watch, &w->err))
+        return work_fail(w);
     return EXIT_OK;
 }
 

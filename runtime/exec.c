@@ -252,9 +252,10 @@ bool exec_read(Exec *exec, const char *buf, void *data, size_t bytes, Err *err) 
     return b && exec->dev->ops->read(exec->dev, b->offset, data, (int64_t)bytes, err);
 }
 
-bool exec_bind(Exec *exec, const BindSource *sources, int n, uint64_t seed, Err *err) {
+bool exec_bind(Exec *exec, const BindSource *sources, int n, uint64_t seed, LoadWatch *watch,
+               Err *err) {
     int64_t nothing[NEXTENT] = {0};
-    return bind_all(exec->plan, exec->dev, exec->scratch, sources, n, seed, err) &&
+    return bind_all(exec->plan, exec->dev, exec->scratch, sources, n, seed, watch, err) &&
            (!plan_program(exec->plan, "init") || exec_run(exec, "init", nothing, err));
 }
 

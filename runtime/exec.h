@@ -26,8 +26,14 @@ typedef struct BindSource {
     bool adapter;           /* names in the file are PEFT's: "base_model.model." + name */
     bool random;
 } BindSource;
-/* Fills every bound buffer, streaming, with at most a few MiB of host memory; then runs "init". */
-bool exec_bind(Exec *exec, const BindSource *sources, int n, uint64_t seed, Err *err);
+/* Told, many times, how far loading has come: bytes read from files, the share of all elements. */
+typedef struct LoadWatch {
+    void (*loaded)(struct LoadWatch *self, double bytes, double share);
+} LoadWatch;
+/* Fills every bound buffer, streaming, with at most a few MiB of host memory; then runs "init".
+ * `watch` may be NULL. */
+bool exec_bind(Exec *exec, const BindSource *sources, int n, uint64_t seed, LoadWatch *watch,
+               Err *err);
 
 bool exec_run(Exec *exec, const char *program, const int64_t extent[NEXTENT], Err *err);
 bool exec_write(Exec *exec, const char *buf, const void *data, size_t bytes, Err *err);

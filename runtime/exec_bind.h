@@ -11,6 +11,6 @@ typedef struct Span { /* of the arena */
 /* Fills every buffer the plan's binds name, from the sources, streaming (exec_bind's first half).
  * `scratch`: bytes of the arena that belong to no persistent buffer, free while weights come in. */
 bool bind_all(const Plan *plan, Device *dev, Span scratch, const BindSource *sources, int n,
-              uint64_t seed, Err *err);
+              uint64_t seed, LoadWatch *watch, Err *err);
 
 #endif

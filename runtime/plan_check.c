@@ -165,6 +165,16 @@ static int64_t bind_bytes(Check *c, const Bind *b, DType dtype) {
     return bytes;
 }
 
+/* A kernel quantizes for a quantized bind alone, whose blocks end with whole bytes. */
+static void check_quantizer(Check *c, const Bind *b) {
+    if (!b->quantizer) return;
+    if (b->quantizer < 0 || b->quantizer > c->plan->nkernels)
+        bad(c, "\"%s\": quantizer %d does not exist", b->tensor, b->quantizer);
+    else if (!bind_quantized(b) || (int64_t)b->num % 2)
+        bad(c, "\"%s\": \"%s\" in blocks of %lld has no quantizer", b->tensor, b->transform,
+            (long long)b->num);
+}
+
 static void check_bind(Check *c, const Bind *b) {
     const Plan *p = c->plan;
     if (!b->source || !b->tensor || !b->transform) {
@@ -197,6 +207,7 @@ static void check_bind(Check *c, const Bind *b) {
         bad(c, "\"%s\": unknown init \"%s\"", b->tensor, b->init);
     if ((b->save || b->init) && bind_quantized(b))
         bad(c, "\"%s\": a quantized tensor is neither trained nor fresh", b->tensor);
+    check_quantizer(c, b);
 }
 
 static void check_kernel(Check *c, const Kernel *k) {

@@ -205,20 +205,23 @@ void quant_nested(const float *absmax, int64_t n, float offset, uint8_t *codes, 
     }
 }
 
-void dequant_blocks(QuantFormat format, const uint8_t *codes, const float *absmax, int64_t n,
-                    int64_t block, float *x) {
+void dequant_blocks(QuantFormat format, const uint8_t *codes, const float *absmax, int64_t begin,
+                    int64_t n, int64_t block, float *x) {
     const float *lut = quant_lut(format);
-    for (int64_t i = 0; i < n; i++) {
-        float scale = absmax[i / block];
-        if (format == QUANT_INT8)
-            x[i] = (float)(int8_t)codes[i] * (scale / 127.0f);
-        else
-            x[i] = lut[i % 2 ? codes[i / 2] & 15 : codes[i / 2] >> 4] * scale;
+    int64_t odd = begin % 2;
+    for (int64_t i = 0, end; i < n; i = end) {
+        int64_t at = (begin + i) / block, left = (at + 1) * block - begin;
+        float scale = format == QUANT_INT8 ? absmax[at] / 127.0f : absmax[at];
+        end = left < n ? left : n;
+        for (int64_t k = i; k < end; k++) {
+            uint8_t byte = codes[format == QUANT_INT8 ? k : (k + odd) / 2];
+            x[k] = scale * (format == QUANT_INT8 ? (float)(int8_t)byte
+                                                 : lut[(k + odd) % 2 ? byte & 15 : byte >> 4]);
+        }
     }
 }
 
-void dequant_nested(const uint8_t *codes, const float *absmax2, float offset, int64_t n,
-                    float *absmax) {
-    const float *map = quant_map();
+void dequant_nested(const uint8_t *codes, const float *absmax2, float offset, const float *map,
+                    int64_t n, float *absmax) {
     for (int64_t i = 0; i < n; i++) absmax[i] = map[codes[i]] * absmax2[i / QUANT_GROUP] + offset;
 }

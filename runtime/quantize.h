@@ -49,10 +49,12 @@ void quant_blocks(QuantFormat format, const float *x, int64_t n, int64_t block, 
 /* Second quantization of n absmax values, whole groups of 256 but for the tensor's last. */
 void quant_nested(const float *absmax, int64_t n, float offset, uint8_t *codes, float *absmax2);
 
-/* Back to numbers: n elements starting at a block boundary. */
-void dequant_blocks(QuantFormat format, const uint8_t *codes, const float *absmax, int64_t n,
-                    int64_t block, float *x);
-void dequant_nested(const uint8_t *codes, const float *absmax2, float offset, int64_t n,
-                    float *absmax);
+/* Back to numbers: elements begin .. begin+n of a tensor.  `codes` starts with the byte that holds
+ * element `begin`, absmax with the tensor's first block. */
+void dequant_blocks(QuantFormat format, const uint8_t *codes, const float *absmax, int64_t begin,
+                    int64_t n, int64_t block, float *x);
+/* The first level's absmax; `map`: 256 values, quant_map's or those that came with a checkpoint. */
+void dequant_nested(const uint8_t *codes, const float *absmax2, float offset, const float *map,
+                    int64_t n, float *absmax);
 
 #endif

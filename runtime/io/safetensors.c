@@ -264,6 +264,11 @@ bool safe_read(const SafeTensor *t, int64_t begin, int64_t n, void *out, Err *er
     return read_at(t->file, t->file->data + t->begin + begin, n, out, t->name, err);
 }
 
+void safe_expect(const SafeTensor *t, int64_t begin, int64_t n) {
+    if (begin + n > t->bytes) n = t->bytes - begin;
+    if (n > 0) posix_fadvise(t->file->fd, t->file->data + t->begin + begin, n, POSIX_FADV_WILLNEED);
+}
+
 bool safe_read_f32(const SafeTensor *t, int64_t begin, int64_t n, float *out, Err *err) {
     if (t->type == SAFE_F32) return safe_read(t, begin * 4, n * 4, out, err);
     if (t->type != SAFE_BF16 && t->type != SAFE_F16)

@@ -60,6 +60,8 @@ const char *safe_metadata(const SafeFile *file, const char *key);    /* NULL: no
 
 /* Bytes begin .. begin+n of a tensor.  The file may have shrunk since it was opened: then false. */
 bool safe_read(const SafeTensor *tensor, int64_t begin, int64_t n, void *out, Err *err);
+/* Says that such bytes, as far as they are in the tensor, will be read soon. */
+void safe_expect(const SafeTensor *tensor, int64_t begin, int64_t n);
 /* Elements begin .. begin+n of an F32, F16 or BF16 tensor as floats; any other type is an error
  * that names tensor and type. */
 bool safe_read_f32(const SafeTensor *tensor, int64_t begin, int64_t n, float *out, Err *err);

@@ -1,4 +1,4 @@
-/* progress.c: see progress.h.  Relies on base.h only; never writes to stdout unless asked to. */
+/* progress.c: see progress.h.  Relies on base.h and LoadWatch of exec.h only; never writes to stdout unless asked to. */
 #include "progress.h"
 
 #include <math.h>
@@ -48,6 +48,24 @@ void progress_step(Progress *p, const ProgressLine *line) {
 
 void progress_break(const Progress *p) {
     if (!p->quiet && p->tty) fputs("\r\033[K", stderr);
+}
+
+/* Redrawn twice a second on a terminal; into a pipe a line every ten seconds and the last. */
+static void show_load(LoadWatch *watch, double bytes, double share) {
+    LoadProgress *p = (LoadProgress *)watch;
+    double now = now_seconds(), spent = now - p->started;
+    bool done = share >= 1, due = now - p->said > (p->tty ? 0.5 : 10);
+    if (spent < 2 || !(due || (done && p->said < INFINITY))) return;
+    p->said = done ? INFINITY : now;
+    fprintf(stderr, "%sloading weights: %.2f GB read, %.0f %%, %.2f GB/s%s",
+            p->tty ? "\r\033[K" : "", bytes * 1e-9, share * 100, bytes * 1e-9 / spent,
+            done || !p->tty ? "\n" : "");
+    fflush(stderr);
+}
+
+LoadProgress progress_load(void) {
+    double now = now_seconds();
+    return (LoadProgress){{show_load}, now, now - 8, isatty(STDERR_FILENO)};
 }
 
 enum { CURVE_WIDTH = 64 };

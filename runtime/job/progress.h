@@ -4,7 +4,7 @@
 #ifndef DPOC_PROGRESS_H
 #define DPOC_PROGRESS_H
 
-#include "../base.h"
+#include "../exec.h"
 
 typedef struct Progress {
     int64_t total; /* steps */
@@ -24,6 +24,14 @@ void progress_start(Progress *p, int64_t first, int64_t total, int64_t every, bo
 void progress_step(Progress *p, const ProgressLine *line);
 /* Leaves the redrawn line, so that other text can be written. */
 void progress_break(const Progress *p);
+/* For exec_bind: bytes read and rate while weights are loaded, if that takes more than about two
+ * seconds. */
+typedef struct LoadProgress {
+    LoadWatch watch;
+    double started, said;
+    bool tty;
+} LoadProgress;
+LoadProgress progress_load(void);
 /* A curve of n values, `height` rows high, at most 64 wide (values are averaged into columns). */
 void progress_curve(FILE *out, const char *title, const double *y, int n, int height);
 

@@ -80,7 +80,7 @@ static char *bound(const Plan *plan, const BindSource *source, uint64_t seed, Er
     Device *dev = open_cpu(NULL, NULL, 2);
     Exec *exec = exec_open(plan, dev, err);
     char *out =
-        exec && exec_bind(exec, source, 1, seed, err) ? malloc((size_t)plan->arena_bytes) : NULL;
+        exec && exec_bind(exec, source, 1, seed, NULL, err) ? malloc((size_t)plan->arena_bytes) : NULL;
     if (out) memcpy(out, dev->base, (size_t)plan->arena_bytes);
     exec_close(exec);
     dev->ops->close(dev);

@@ -31,7 +31,7 @@ static Result run_plan(const Plan *plan, const char *dir, int threads) {
     BindSource base = {.source = "base", .checkpoint = dir};
     int64_t extent[NEXTENT] = {[X_T] = T, [X_R] = R, [X_G] = G};
     inputs(x);
-    bool ok = exec && exec_bind(exec, &base, 1, 1, &err) &&
+    bool ok = exec && exec_bind(exec, &base, 1, 1, NULL, &err) &&
               exec_write(exec, "x", x, sizeof x, &err) &&
               exec_write(exec, "segs", segs, sizeof segs, &err) &&
               exec_write(exec, "row", rows, sizeof rows, &err);

@@ -67,7 +67,7 @@ static void round_trip(void **unused) {
                     f == QUANT_INT8 ? 0.5 / 127 : half_gap(quant_lut((QuantFormat)f), 16);
                 for (int i = 0; i < n; i++) x[i] = next();
                 quant_blocks((QuantFormat)f, x, n, block, codes, absmax);
-                dequant_blocks((QuantFormat)f, codes, absmax, n, block, back);
+                dequant_blocks((QuantFormat)f, codes, absmax, 0, n, block, back);
                 for (int i = 0; i < n; i++) {
                     double most = (double)absmax[i / block];
                     assert_true(fabs((double)(x[i] - back[i])) <= most * (widest + 1e-6));
@@ -87,7 +87,7 @@ static void odd_blocks(void **unused) {
     quant_blocks(QUANT_NF4, x, 192, 64, codes, absmax);
     assert_int_equal(codes[0], 0); /* bitsandbytes: 0 * inf is below every threshold */
     assert_int_equal(codes[130 / 2] >> 4, 0);
-    dequant_blocks(QUANT_NF4, codes, absmax, 192, 64, back);
+    dequant_blocks(QUANT_NF4, codes, absmax, 0, 192, 64, back);
     for (int i = 0; i < 64; i++) assert_true(back[i] == 0);
     for (int i = 64; i < 128; i++) assert_true(back[i] == -0.5f);
     assert_true(back[131] == 2);
@@ -114,14 +114,14 @@ static void nested_absmax(void **unused) {
     for (int i = 0; i < N; i++) sum += (double)(absmax[i] = fabsf(next()) * 0.1f);
     float offset = (float)(sum / N);
     quant_nested(absmax, N, offset, codes, absmax2);
-    dequant_nested(codes, absmax2, offset, N, back);
+    dequant_nested(codes, absmax2, offset, quant_map(), N, back);
     for (int i = 0; i < N; i++) {
         double most = (double)absmax2[i / 256];
         assert_true(fabs((double)(absmax[i] - back[i])) <= most * (widest + 1e-6));
     }
     float same[3] = {0.25f, 0.25f, 0.25f};
     quant_nested(same, 3, 0.25f, codes, absmax2);
-    dequant_nested(codes, absmax2, 0.25f, 3, back);
+    dequant_nested(codes, absmax2, 0.25f, quant_map(), 3, back);
     for (int i = 0; i < 3; i++) assert_true(back[i] == 0.25f);
 }
 

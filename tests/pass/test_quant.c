@@ -46,8 +46,8 @@ static Packed pack(QuantFormat format, bool nested) {
     quant_blocks(format, x, n, BLOCK, p.codes, p.absmax);
     p.offset = 0.7f;
     quant_nested(p.absmax, blocks, p.offset, p.nested, p.absmax2);
-    if (nested) dequant_nested(p.nested, p.absmax2, p.offset, blocks, p.absmax);
-    dequant_blocks(format, p.codes, p.absmax, n, BLOCK, p.values);
+    if (nested) dequant_nested(p.nested, p.absmax2, p.offset, quant_map(), blocks, p.absmax);
+    dequant_blocks(format, p.codes, p.absmax, 0, n, BLOCK, p.values);
     return p;
 }
 

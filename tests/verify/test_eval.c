@@ -165,9 +165,9 @@ static void check_format(const char *name, bool nested) {
     float offset = 0.75f;
     if (nested) {
         quant_nested(absmax, BLOCKS, offset, scales, absmax2);
-        dequant_nested(scales, absmax2, offset, BLOCKS, absmax);
+        dequant_nested(scales, absmax2, offset, quant_map(), BLOCKS, absmax);
     }
-    dequant_blocks(format, codes, absmax, WEIGHTS, BLOCK, back);
+    dequant_blocks(format, codes, absmax, 0, WEIGHTS, BLOCK, back);
     int64_t bytes = quant_part_count((QuantPart){format, QUANT_CODES}, WEIGHTS, BLOCK, nested);
     static double d[5][WEIGHTS];
     for (int i = 0; i < bytes; i++) d[0][i] = codes[i];
