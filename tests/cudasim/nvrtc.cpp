@@ -273,6 +273,20 @@ nvrtcResult give(const std::string &from, char *to) {
 
 extern "C" {
 
+static const int archs[] = {75, 80, 86, 87, 88, 89, 90, 100, 103, 110, 120, 121};
+
+nvrtcResult nvrtcGetNumSupportedArchs(int *n) {
+    ENTER();
+    *n = sizeof archs / sizeof *archs;
+    return NVRTC_SUCCESS;
+}
+
+nvrtcResult nvrtcGetSupportedArchs(int *out) {
+    ENTER();
+    memcpy(out, archs, sizeof archs);
+    return NVRTC_SUCCESS;
+}
+
 nvrtcResult nvrtcVersion(int *major, int *minor) {
     ENTER();
     *major = CUDA_VERSION / 1000;
