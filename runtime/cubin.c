@@ -33,9 +33,8 @@ typedef struct Compile {
 /* ---- what decides the code ------------------------------------------------------------------- */
 
 static void make_keys(Compile *c) {
-    int minor = 0, major = nvrtc_version(c->nvrtc, &minor);
     Text shared = {0};
-    text_add(&shared, "%s %d.%d %s %s", c->arch, major, minor, nvrtc_options,
+    text_add(&shared, "%s %s %s %s", c->arch, nvrtc_build(c->nvrtc), nvrtc_options,
              c->plan->prelude ? c->plan->prelude : "");
     Hash128 seed = hash_bytes(shared.data, shared.len, (Hash128){0, 0});
     text_free(&shared);

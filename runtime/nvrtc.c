@@ -4,6 +4,7 @@
 #include <dlfcn.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 typedef struct Program *Handle; /* nvrtcProgram */
 
@@ -58,6 +59,13 @@ void nvrtc_close(Nvrtc *n) {
 int nvrtc_version(const Nvrtc *n, int *minor) {
     if (minor) *minor = n->library.version % 1000 / 10;
     return n->library.version / 1000;
+}
+
+const char *nvrtc_build(const Nvrtc *n) {
+    struct stat st = {0};
+    stat(n->library.path, &st);
+    return intern_printf("%d %lld %lld", n->library.version, (long long)st.st_size,
+                         (long long)st.st_mtime);
 }
 
 int nvrtc_arch(const Nvrtc *n, int arch) {

@@ -17,6 +17,9 @@ Nvrtc *nvrtc_open(Err *err);
 Nvrtc *nvrtc_take(Library *library, Err *err);
 void nvrtc_close(Nvrtc *n);                    /* NULL is allowed */
 int nvrtc_version(const Nvrtc *n, int *minor); /* major */
+/* What tells this build of the library from any other ("13.0 52428800 1762300000": version, size and
+ * time of the file): updates of one version make other code.  Interned. */
+const char *nvrtc_build(const Nvrtc *n);
 /* The architecture to compile for so that the code runs on `arch` (80, 90, 121, ..): it, or the
  * nearest earlier one of its family that this NVRTC knows; 0: none. */
 int nvrtc_arch(const Nvrtc *n, int arch);
