@@ -1,7 +1,7 @@
 /* prefetch.c: a dequantization runs beside the product before the one that reads it.
  *
  * A dequantization only moves bytes, a matrix product mostly computes: on a GPU the one can hide
- * behind the other.  Each dequantization moves up over the groups before it until those leave it
+ * behind the other.  Each dequantization moves up over products before it until those leave it
  * enough idle bandwidth, and is marked `side`: it may run beside them, until the first that touches
  * its result.  Its operands are frozen leaves, so nothing it reads can change meanwhile.
  * Costs: its result lives longer, so two dequantized weights are live where there was one (in
@@ -61,7 +61,7 @@ static int place_for(const Unit *u, int i, int last) {
         const Group *over = &u->groups[k];
         double more = idle_bytes(u, over);
         idle += more;
-        if (more > 0) best = k;
+        if (more > 0 || over->kind == GROUP_GEMM) best = k;
         if (last >= 0 && reads_result_of(u, over, &u->groups[last])) break;
     }
     return best;
