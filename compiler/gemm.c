@@ -99,6 +99,11 @@ static void fold_result(Gemms *x, Chain *c) {
     if (!user || c->group.inplace) return;
     const Node *n = node(x->g, user);
     if (n->op == OP_cast && n->type->dtype == DT_bf16) {
+        if (c->group.gemm.a != DT_bf16) return;    /* no library has such a product */
+        if (x->u->target->cuda && c->group.bias) { /* cuBLASLt: a bias has the result's type */
+            unit_refuse(x->u, "gemm", c->last, "not rounded by the product: its bias is f32");
+            return;
+        }
         c->group.gemm.c = DT_bf16;
         take_in(x, c, user);
     } else if (op_info[n->op].kind == KIND_EFFECT && n->in[1] == at) {

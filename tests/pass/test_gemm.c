@@ -19,8 +19,9 @@ static NodeId scaled(Graph *g, NodeId x, double c) {
     return g_op(g, OP_mul, x, g_const(g, c, node(g, x)->type), 0);
 }
 
-static Unit compiled(const RandomGraph *r, bool on) {
+static Unit compiled_for(const RandomGraph *r, bool on, const char *target) {
     Unit u = rg_unit(r);
+    u.target = target_by_name(target);
     Pass layout = {0}, gemm = {.off = !on}, fuse = {0};
     assert_true(pass_layout(&layout, &u) >= 0);
     assert_true(pass_gemm(&gemm, &u) >= 0);
@@ -37,6 +38,10 @@ static Unit compiled(const RandomGraph *r, bool on) {
     gr_free(&run);
     eval_free(truth);
     return u;
+}
+
+static Unit compiled(const RandomGraph *r, bool on) {
+    return compiled_for(r, on, "cpu");
 }
 
 static int count(const Unit *u, GroupKind kind) {
@@ -116,19 +121,34 @@ static void a_gradient_is_accumulated_by_its_product(void **state) {
     rg_free(&r);
 }
 
+/* z = x W' + d, rounded to bf16. */
+static Unit rounded_sum(RandomGraph *r, DType operands, const char *target) {
+    *r = rg_leaves();
+    Graph *g = r->g;
+    NodeId x = g_cast(g, graph_find(g, OP_input, "x"), operands);
+    NodeId w = g_cast(g, weight(r, "W", RG_D, RG_D), operands), d = graph_find(g, OP_input, "d");
+    NodeId y = g_matmul(g, x, w, false, true);
+    NodeId z = g_op(g, OP_add, y, g_bcast(g, d, node(g, y)->type, false), 0);
+    sink(r, g_cast(g, g_cast(g, z, DT_bf16), DT_f32));
+    return compiled_for(r, true, target);
+}
+
 static void rounding_and_bias_ride_along(void **state) {
     (void)state;
-    RandomGraph r = rg_leaves();
-    Graph *g = r.g;
-    NodeId x = graph_find(g, OP_input, "x"), d = graph_find(g, OP_input, "d");
-    NodeId y = g_matmul(g, x, weight(&r, "W", RG_D, RG_D), false, true);
-    NodeId z = g_op(g, OP_add, y, g_bcast(g, d, node(g, y)->type, false), 0);
-    sink(&r, g_cast(g, g_cast(g, z, DT_bf16), DT_f32));
-    Unit u = compiled(&r, true);
+    RandomGraph r;
+    Unit u = rounded_sum(&r, DT_bf16, "cpu");
     const Group *group = gemm_at(&u, 0);
     assert_true(group->gemm.bias && group->gemm.c == DT_bf16);
-    assert_int_equal(group->bias, d);
+    assert_int_equal(group->bias, graph_find(r.g, OP_input, "d"));
     assert_int_equal(group->nnodes, 3);
+    rg_free(&r);
+    /* cuBLASLt's bias has the result's type, ours is f32: the rounding is left to a kernel. */
+    u = rounded_sum(&r, DT_bf16, "sm_80");
+    assert_true(gemm_at(&u, 0)->gemm.bias && gemm_at(&u, 0)->gemm.c == DT_f32);
+    rg_free(&r);
+    /* No library rounds a product of f32 matrices to bf16. */
+    u = rounded_sum(&r, DT_f32, "cpu");
+    assert_true(gemm_at(&u, 0)->gemm.bias && gemm_at(&u, 0)->gemm.c == DT_f32);
     rg_free(&r);
 }
 
