@@ -162,5 +162,5 @@ clean:
 install: all
 	install -D $(BUILD)/dpoc $(DESTDIR)$(PREFIX)/bin/dpoc
 
-.PHONY: all test cudasim hard fuzz fuzzers bench golden lines deps install demo gpu-check clean
+.PHONY: all test cudasim hard fuzz fuzzers bench golden lines deps install demo gpu-check bundle clean
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
