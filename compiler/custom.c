@@ -10,10 +10,10 @@
  * Arguments p in the order given; [x] may be NULL (not wanted).  n[0] is the parallel count.
  *
  *   take           p: x, index, y                      n: R, M
- *       defines T_X COLS LD_X LD_Y
+ *       defines T_X COLS LD_X LD_Y, on CUDA ALIGN: bytes of which x and y are multiples
  *       y[r] = index[r] < 0 ? 0 : x[index[r]], rows of COLS elements, any type (bits are moved)
  *   put            p: x, index, y                      n: M, R
- *       defines COLS LD_X LD_Y
+ *       defines COLS LD_X LD_Y, on CUDA ALIGN
  *       y[m] = sum of x[r] with index[r] == m, r ascending, starting from 0 (f32)
  *   sort           p: x, [y], [source i32]             n: P
  *       ascending, stable, NaN last; y[i] = x[source[i]]
@@ -142,18 +142,28 @@ static int64_t row_elements(const Type *t) { /* of one step of the first axis */
     return n;
 }
 
+enum { ROW_THREADS = 128, PUT_COLUMNS = 4096 }; /* kernels/cuda/take.cuh, put.cuh */
+
 static void lower_rows(Emit *e, NodeId id, const char *file) {
     const Node *n = node(e->u->g, id);
     const Node *x = operand(e, id, 0);
-    Instance in = instance(e, file, 1, 1, 128);
-    if (n->op == OP_take) define_type(&in, "T_X", x->type->dtype);
-    define_int(&in, "COLS", row_elements(x->type));
+    const int64_t cols = row_elements(x->type);
+    const Arg from = emit_arg(e, n->in[0]), to = emit_arg(e, id);
+    const bool take = n->op == OP_take;
+    const int rows = take && cols < ROW_THREADS ? (int)(ROW_THREADS / cols) : 1;
+    const int64_t pieces = take ? 1 : (cols + PUT_COLUMNS - 1) / PUT_COLUMNS;
+    Instance in = instance(e, file, rows, pieces < 32768 ? (int)pieces : 32768, ROW_THREADS);
+    if (take) define_type(&in, "T_X", x->type->dtype);
+    define_int(&in, "COLS", cols);
     define_ld(&in, "LD_X", n->in[0]);
     define_ld(&in, "LD_Y", id);
+    if (e->u->target->cuda)
+        define_int(&in, "ALIGN",
+                   emit_align(&from) < emit_align(&to) ? emit_align(&from) : emit_align(&to));
     Step *s = kernel_step(e, instance_end(&in), 3, 2);
-    s->args[0] = emit_arg(e, n->in[0]);
+    s->args[0] = from;
     s->args[1] = emit_arg(e, n->in[1]);
-    s->args[2] = emit_arg(e, id);
+    s->args[2] = to;
     s->dims[0] = n->type->dim[0]; /* take: R, put: M */
     s->dims[1] = x->type->dim[0]; /* take: M, put: R */
 }

@@ -75,11 +75,18 @@ static int64_t dlogits_ld(const Type *w) {
     return w->dim[0].c * dtype_bytes(DT_f32) / dtype_bytes(w->dtype);
 }
 
+/* A block takes one row of logits. */
+static Instance row_kernel(Emit *e, NodeId id, const char *file) {
+    const int64_t vocab = operand(e, id, 1)->type->dim[0].c;
+    Instance in = instance(e, file, 1, 1, vocab < 8192 ? 256 : 512);
+    define_int(&in, "VOCAB", vocab);
+    define(&in, "SCALE", "%.9ef", node(e->u->g, id)->attr.num);
+    return in;
+}
+
 static int grad_kernel(Emit *e, NodeId id) {
     const Type *w = operand(e, id, 1)->type;
-    Instance in = instance(e, "logprob_grad", 1, 1, 256);
-    define_int(&in, "VOCAB", w->dim[0].c);
-    define(&in, "SCALE", "%.9ef", node(e->u->g, id)->attr.num);
+    Instance in = row_kernel(e, id, "logprob_grad");
     define_type(&in, "T_D", w->dtype);
     define_int(&in, "LD_D", dlogits_ld(w));
     return instance_end(&in);
@@ -117,9 +124,7 @@ static void head_dh(Emit *e, NodeId id, NodeId dh) { /* dh = dlogits W */
 void lower_linear_logprob(Emit *e, NodeId id) {
     const Node *n = node(e->u->g, id);
     NodeId slope = emit_part(e, id, PART_SLOPE);
-    Instance in = instance(e, "logprob_stats", 1, 1, 256);
-    define_int(&in, "VOCAB", operand(e, id, 1)->type->dim[0].c);
-    define(&in, "SCALE", "%.9ef", n->attr.num);
+    Instance in = row_kernel(e, id, "logprob_stats");
     int stats = instance_end(&in), grad = slope ? grad_kernel(e, id) : -1;
     Arg lse = chunk_arg(e, emit_part(e, id, PART_LSE));
     if (slope && lse.buf < 0)

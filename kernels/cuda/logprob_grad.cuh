@@ -4,23 +4,51 @@
  * arguments  logits f32 [C,VOCAB], target i32 [C], lse f32 [C], [c f32 [C]], d T_D [C,LD_D]
  * n          C
  * defines    VOCAB SCALE T_D LD_D
- * grid       one row per block of 256 threads
+ * grid       one row per block of up to 512 threads
  *
- * 256 elements are read before any of them is written, and what is written never reaches elements
- * still to be read.
+ * A sweep of packs is read by all threads before any of it is written, and what is written never
+ * reaches what is still to be read.
  */
-extern "C" __global__ void SYMBOL(const float *logits, const int32_t *target, const float *lse,
-                                  const float *coef, STORAGE(T_D) * d, int64_t rows) {
-    for (int64_t r = blockIdx.x; r < rows; r += gridDim.x) {
+enum {
+    FN(PACK) = VOCAB % 4 == 0   ? 4
+               : VOCAB % 2 == 0 ? 2
+                                : 1,
+    FN(PACKS) = VOCAB / FN(PACK), /* of a row */
+    FN(AHEAD) = 4                 /* packs a thread reads at once */
+};
+
+extern "C" __global__ void __launch_bounds__(512, 3)
+    SYMBOL(const float *logits, const int32_t *target, const float *lse, const float *coef,
+           STORAGE(T_D) * d, int64_t rows) {
+    for (int r = blockIdx.x; r < rows; r += gridDim.x) {
+        const Packed<float, FN(PACK)> *const z =
+            (const Packed<float, FN(PACK)> *)(logits + (int64_t)r * VOCAB);
+        Packed<STORAGE(T_D), FN(PACK)> *const y =
+            (Packed<STORAGE(T_D), FN(PACK)> *)(d + (int64_t)r * LD_D);
         const int t = target[r];
-        const float k = t >= 0 ? (coef ? coef[r] : 1.0f) * SCALE : 0.0f, shift = lse[r];
-        for (int j0 = 0; j0 < VOCAB; j0 += 256) {
-            const int j = j0 + threadIdx.x;
-            const float z = j < VOCAB ? logits[r * VOCAB + j] : 0.0f;
+        const float k = t >= 0 ? (coef ? coef[r] : 1.0f) * SCALE : 0.0f, shift = -lse[r];
+        for (int p0 = threadIdx.x; p0 - (int)threadIdx.x < FN(PACKS);
+             p0 += blockDim.x * FN(AHEAD)) {
+            Packed<float, FN(PACK)> x[FN(AHEAD)];
+#pragma unroll
+            for (int i = 0; i < FN(AHEAD); i++) {
+                const int p = p0 + i * blockDim.x;
+                if (t >= 0 && p < FN(PACKS)) x[i] = z[p];
+            }
             __syncthreads();
-            const float e = f32_exp(SCALE * z - shift);
-            const float y = t >= 0 ? k * ((j == t ? 1.0f : 0.0f) - e) : 0.0f;
-            if (j < VOCAB) d[r * LD_D + j] = TO(T_D, y);
+#pragma unroll
+            for (int i = 0; i < FN(AHEAD); i++) {
+                const int p = p0 + i * blockDim.x;
+                Packed<STORAGE(T_D), FN(PACK)> out;
+                if (p >= FN(PACKS)) continue;
+#pragma unroll
+                for (int e = 0; e < FN(PACK); e++) {
+                    const float hit = p * FN(PACK) + e == t ? 1.0f : 0.0f;
+                    const float prob = exp_near(__fmaf_rn(x[i].x[e], SCALE, shift));
+                    out.x[e] = TO(T_D, t >= 0 ? k * (hit - prob) : 0.0f);
+                }
+                y[p] = out;
+            }
         }
     }
 }
