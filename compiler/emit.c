@@ -202,7 +202,8 @@ static void account_gemm(Step *s, const int64_t extent[NEXTENT]) {
                m * n * dtype_bytes(s->gemm.c);
 }
 
-/* A GEMM step knows its own work; the group's counts for its kernels where it has no GEMM. */
+/* A GEMM step knows its own work; the group's counts for its kernels where it has no GEMM.  Inside
+ * a loop both are of a whole chunk. */
 static void account(Emit *e, int begin) {
     const Graph *g = e->u->g;
     const Group *group = e->group;
@@ -213,25 +214,26 @@ static void account(Emit *e, int begin) {
         const Type *t = node(g, storage_of(g, id))->type;
         bytes += (double)dim_eval(type_count(t), e->u->bound) * dtype_bytes(t->dtype);
     }
-    int64_t kernels = 0, gemms = 0, times = 1; /* times: of the loop around the step */
+    int kernels = 0, gemms = 0;
+    double part = 1; /* of the group's rows that one call of a kernel in the loop has */
     int64_t extent[NEXTENT];
     memcpy(extent, e->u->bound, sizeof extent);
     for (int i = begin; i < e->program->nsteps; i++) {
         Step *s = &e->program->steps[i];
         if (s->kind == STEP_LOOP) {
             extent[X_C] = s->chunk;
-            times = (dim_eval(s->dims[0], extent) + s->chunk - 1) / s->chunk;
+            part = (double)s->chunk / (double)dim_eval(s->dims[0], extent);
         }
         if (s->kind == STEP_GEMM) account_gemm(s, extent);
-        kernels += s->kind == STEP_KERNEL ? times : 0;
+        kernels += s->kind == STEP_KERNEL;
         gemms += s->kind == STEP_GEMM;
         s->side = group->side;
     }
     for (int i = begin; i < e->program->nsteps; i++) {
         Step *s = &e->program->steps[i];
         if (s->kind != STEP_KERNEL) continue;
-        s->flops = gemms ? 0 : flops / (double)kernels;
-        s->bytes = bytes / (double)kernels;
+        s->flops = gemms ? 0 : part * flops / kernels;
+        s->bytes = part * bytes / kernels;
     }
 }
 

@@ -1,18 +1,18 @@
 /* verbs_bench.c: bench: whole optimizer steps of several variants, interleaved, against each other
- * and
- * against what the machine's own matrix product and memory reach in the same run.
+ * and against what the machine's own matrix product and memory reach in the same run.
  *
  * Every variant is compiled and loaded first; then each round runs one step of each, so that drift
- * of the
- * machine meets all alike.  Reported: median, minimum, maximum. */
+ * of the machine meets all alike.  Reported: median, minimum, maximum.  Per-kernel times come from
+ * steps of their own behind the timed ones, one kernel after the other. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "../runtime/job/job.h"
+#include "../runtime/job/rates.h"
 #include "work.h"
 
-enum { MAX_VARIANTS = 16, MAX_KERNELS = 64, WARMUP = 2 };
+enum { MAX_VARIANTS = 16, MAX_KERNELS = 256, WARMUP = 2, PROFILED = 2 };
 
 typedef struct Entry {
     const char *name;
@@ -22,10 +22,49 @@ typedef struct Entry {
     Pairs *pairs;
     Pack *pack;
     double *ms;
-    double loss, flops;
+    double loss;
+    double flops, attended; /* of the step; share of attention's full square that it asks for */
     StepTime kernel[MAX_KERNELS];
     int nkernels;
 } Entry;
+
+/* Queries times keys that a micro-batch's segments name, of the full causal square at the bounds. */
+static double pairs_attended(const Micro *micro) {
+    double sum = 0;
+    for (int i = 0; i < micro->ninput; i++) {
+        if (strcmp(micro->input[i].name, "segs") != 0) continue;
+        const int32_t *seg = micro->input[i].data;
+        for (int64_t g = 0; g < micro->extent[X_G]; g++, seg += 6)
+            sum += (double)seg[1] * seg[3] + 0.5 * (double)seg[1] * (seg[1] + 1);
+    }
+    return sum;
+}
+
+static double attention_flops(const Plan *plan) {
+    const Program *micro = plan_program(plan, "micro");
+    double flops = 0;
+    for (int i = 0; i < micro->nsteps; i++) {
+        const Step *s = &micro->steps[i];
+        if (s->kind == STEP_KERNEL && !strncmp(plan->kernels[s->kernel].kind, "attend", 6))
+            flops += s->flops;
+    }
+    return flops;
+}
+
+/* FLOPs of the step at its own sizes: products follow the rows, attention what the segments name.
+ */
+static void count_flops(Entry *e) {
+    const Plan *plan = e->w.plan;
+    double rows = (double)plan->bound[X_T], attention = attention_flops(plan), share = 0;
+    for (int m = 0; m < e->pack->nmicro; m++) {
+        double part = (double)e->pack->micro[m].extent[X_T] / rows;
+        double asked = pairs_attended(&e->pack->micro[m]) / (rows * (rows + 1) / 2);
+        e->flops += (plan->flops_micro - attention) * part + attention * asked;
+        e->attended += asked;
+        share += part;
+    }
+    e->attended /= share;
+}
 
 static int entry_open(Entry *e) {
     Work *w = &e->w;
@@ -36,6 +75,8 @@ static int entry_open(Entry *e) {
     if (code == EXIT_OK) code = work_device(w, NULL);
     if (code == EXIT_OK) code = work_compile(w, NULL, want);
     if (code == EXIT_OK) code = work_open(w);
+    if (code == EXIT_MEMORY)
+        fprintf(stderr, "help: bench holds all its variants at once: --variants names fewer\n");
     if (code != EXIT_OK) return code;
     int64_t batch = (int64_t)spec_num(w->spec, "run.batch");
     if (e->options.data.n > 0)
@@ -49,9 +90,7 @@ static int entry_open(Entry *e) {
     PackItem *items = NEW_ARRAY(w->arena, PackItem, batch);
     for (int64_t i = 0; i < batch; i++) items[i] = (PackItem){i % e->pairs->n, i, 0};
     e->pack = pack_step(w->arena, &options, e->pairs, items, (int)batch);
-    for (int m = 0; m < e->pack->nmicro; m++)
-        e->flops += w->plan->flops_micro * (double)e->pack->micro[m].extent[X_T] /
-                    (double)w->plan->bound[X_T];
+    count_flops(e);
     return write_setting_inputs(w->exec, w->plan, &w->err) ? EXIT_OK : work_fail(w);
 }
 
@@ -68,61 +107,6 @@ static int entry_step(Entry *e, double *ms) {
     return EXIT_OK;
 }
 
-/* ---- the machine's own rates ----------------------------------------------------------------- */
-
-/* FLOP/s of one 1024-cubed product in the compute type, best of five; 0 where it cannot be
- * measured. */
-static double measure_gemm(Work *w, DType type) {
-    enum { N = 1024 };
-    if (strcmp(w->device->ops->name, "cpu") != 0) return 0;
-    int size = dtype_bytes(type);
-    char *a = calloc((size_t)N * N, (size_t)size), *b = calloc((size_t)N * N, (size_t)size);
-    float *c = calloc((size_t)N * N, sizeof *c);
-    for (int i = 0; i < N * N; i++) { /* zeros would flatter */
-        float x = (float)(mix64(3, (uint64_t)i, 0) % 2001) / 1000.0f - 1.0f;
-        uint16_t half = float_to_bf16(x);
-        memcpy(a + (size_t)i * (size_t)size, type == DT_bf16 ? (void *)&half : (void *)&x,
-               (size_t)size);
-        memcpy(b + (size_t)i * (size_t)size, type == DT_bf16 ? (void *)&half : (void *)&x,
-               (size_t)size);
-    }
-    Gemm g = {
-        .a = type, .b = type, .c = DT_f32, .tb = true, .lda = N, .ldb = N, .ldc = N, .alpha = 1};
-    void *p[] = {a, b, c};
-    double best = 0;
-    const DeviceOps *ops = w->device->ops;
-    bool ok = ops->gemm_prepare(w->device, &g, N, N, N, &w->err);
-    for (int i = 0; i < 5 && ok; i++) {
-        double start = now_seconds();
-        ok = ops->gemm(w->device, &g, p, N, N, N, &w->err) && ops->sync(w->device, &w->err);
-        best = fmax(best, 2.0 * N * N * N / (now_seconds() - start));
-    }
-    free(a);
-    free(b);
-    free(c);
-    return ok ? best : 0;
-}
-
-/* Bytes read plus written per second by a copy of 64 MiB, best of five. */
-static double measure_bandwidth(Work *w) {
-    const int64_t n = 64 << 20;
-    if (strcmp(w->device->ops->name, "cpu") != 0) return 0;
-    char *a = malloc((size_t)n), *b = malloc((size_t)n);
-    memset(a, 1, (size_t)n);
-    memset(b, 2, (size_t)n);
-    double best = 0;
-    for (int i = 0; i < 5; i++) {
-        double start = now_seconds();
-        if (!w->device->ops->copy(w->device, b, a, n, &w->err) ||
-            !w->device->ops->sync(w->device, &w->err))
-            break;
-        best = fmax(best, 2.0 * (double)n / (now_seconds() - start));
-    }
-    free(a);
-    free(b);
-    return best;
-}
-
 /* ---- running and reporting ------------------------------------------------------------------- */
 
 static int by_number(const void *a, const void *b) {
@@ -132,16 +116,24 @@ static int by_number(const void *a, const void *b) {
 
 static int run_rounds(Entry *entry, int n, int runs) {
     double ignored;
-    for (int round = -WARMUP; round < runs; round++)
+    for (int round = -WARMUP; round < runs + PROFILED; round++)
         for (int i = 0; i < n; i++) {
             Entry *e = &entry[i];
-            if (round == 0) exec_profile(e->w.exec, true);
-            int code = entry_step(e, round < 0 ? &ignored : &e->ms[round]);
+            bool timed = round >= 0 && round < runs;
+            if (round == runs) exec_profile(e->w.exec, true);
+            int code = entry_step(e, timed ? &e->ms[round] : &ignored);
             if (code != EXIT_OK) return code;
         }
     for (int i = 0; i < n; i++) {
-        entry[i].nkernels = exec_times(entry[i].w.exec, entry[i].kernel, MAX_KERNELS);
-        qsort(entry[i].ms, (size_t)runs, sizeof(double), by_number);
+        Entry *e = &entry[i];
+        e->nkernels = exec_times(e->w.exec, e->kernel, MAX_KERNELS);
+        for (int k = 0; k < e->nkernels; k++) {
+            StepTime *t = &e->kernel[k];
+            t->seconds /= PROFILED, t->flops /= PROFILED, t->bytes /= PROFILED;
+            t->calls /= PROFILED;
+            if (!strncmp(t->kind, "attend", 6)) t->flops *= e->attended;
+        }
+        qsort(e->ms, (size_t)runs, sizeof(double), by_number);
     }
     return EXIT_OK;
 }
@@ -150,7 +142,32 @@ static double median(const double *sorted, int n) {
     return n % 2 ? sorted[n / 2] : 0.5 * (sorted[n / 2 - 1] + sorted[n / 2]);
 }
 
-static void entry_json(const Entry *e, int runs, double gemm_rate, Text *out) {
+/* Share of what the machine's product and copy would allow for this kernel. */
+static double roofline(const StepTime *k, const Rates *rates) {
+    double compute = rates->flops > 0 ? k->flops / rates->flops : 0;
+    double memory = rates->bandwidth > 0 ? k->bytes / rates->bandwidth : 0;
+    return k->seconds > 0 ? fmax(compute, memory) / k->seconds : 0;
+}
+
+static double step_roofline(const Entry *e, double ms, const Rates *rates) {
+    return rates->flops > 0 ? e->flops / (ms * 1e-3) / rates->flops : 0;
+}
+
+/* flops and bytes of one step, as ms is. */
+static void kernel_json(const StepTime *k, const Rates *rates, Text *out) {
+    double per = k->seconds > 0 ? 1 / k->seconds : 0;
+    text_add(out, "{\"label\":");
+    json_escape(out, k->label);
+    text_add(out, ",\"kind\":");
+    json_escape(out, k->kind);
+    text_add(out,
+             ",\"ms\":%.6g,\"calls\":%lld,\"flops\":%.6g,\"bytes\":%.6g,\"tflops_per_second\":%.4g,"
+             "\"gb_per_second\":%.4g,\"roofline\":%.4g}",
+             1e3 * k->seconds, (long long)k->calls, k->flops, k->bytes, 1e-12 * k->flops * per,
+             1e-9 * k->bytes * per, roofline(k, rates));
+}
+
+static void entry_json(const Entry *e, int runs, const Rates *rates, Text *out) {
     double mid = median(e->ms, runs);
     text_add(out, "{\"name\":");
     json_escape(out, e->name);
@@ -165,36 +182,47 @@ static void entry_json(const Entry *e, int runs, double gemm_rate, Text *out) {
              mid, e->ms[0], e->ms[runs - 1], runs, 1e3 * (double)e->pack->tokens / mid);
     text_add(out,
              ",\"peak_bytes\":%lld,\"flops\":%.6g,\"roofline\":%.4g,\"loss\":%.9g,\"kernels\":[",
-             (long long)e->w.plan->arena_bytes, e->flops,
-             gemm_rate > 0 ? e->flops / (mid * 1e-3) / gemm_rate : 0, e->loss);
+             (long long)e->w.plan->arena_bytes, e->flops, step_roofline(e, mid, rates), e->loss);
     for (int i = 0; i < e->nkernels; i++) {
-        const StepTime *k = &e->kernel[i];
-        text_add(out, "%s{\"label\":", i ? "," : "");
-        json_escape(out, k->label ? k->label : "");
-        text_add(out, ",\"ms\":%.6g,\"calls\":%lld,\"flops\":%.6g,\"bytes\":%.6g}",
-                 1e3 * k->seconds / runs, (long long)(k->calls / runs), k->flops, k->bytes);
+        if (i) text_add(out, ",");
+        kernel_json(&e->kernel[i], rates, out);
     }
     text_add(out, "]}");
 }
 
-static void print_json(const Entry *entry, int n, int runs, double gemm_rate, double bandwidth) {
+static void print_json(const Entry *entry, int n, int runs, const Rates *rates) {
     Text out = {0};
     text_add(&out, "{\"device\":");
     json_escape(&out, entry[0].w.device->description);
-    text_add(&out, ",\"gemm_rate\":%.6g,\"bandwidth\":%.6g,\"variants\":[", gemm_rate, bandwidth);
+    text_add(&out, ",\"gemm_rate\":%.6g,\"gemm_side\":%lld,\"bandwidth\":%.6g,\"variants\":[",
+             rates->flops, (long long)rates->side, rates->bandwidth);
     for (int i = 0; i < n; i++) {
         if (i) text_add(&out, ",");
-        entry_json(&entry[i], runs, gemm_rate, &out);
+        entry_json(&entry[i], runs, rates, &out);
     }
     text_add(&out, "]}\n");
     fputs(out.data, stdout);
     text_free(&out);
 }
 
-static void print_table(const Entry *entry, int n, int runs, double gemm_rate, double bandwidth) {
+static void print_kernels(const Entry *e, const Rates *rates) {
+    printf("\n%s, by kernel:\n%-44s %8s %10s %10s %10s %9s\n", e->name, "", "calls", "ms/step",
+           "GFLOP/s", "GB/s", "roofline");
+    double sum = 0;
+    for (int i = 0; i < e->nkernels; i++) sum += e->kernel[i].seconds;
+    for (int i = 0; i < e->nkernels && i < 24; i++) {
+        const StepTime *k = &e->kernel[i];
+        double per = k->seconds > 0 ? 1e-9 / k->seconds : 0;
+        printf("%-44.44s %8lld %10.3f %10.1f %10.1f %8.1f%%\n", k->label, (long long)k->calls,
+               1e3 * k->seconds, k->flops * per, k->bytes * per, 100 * roofline(k, rates));
+    }
+    printf("%-44s %8s %10.3f\n", "all, one after the other", "", 1e3 * sum);
+}
+
+static void print_table(const Entry *entry, int n, int runs, const Rates *rates) {
     printf("%s\n", entry[0].w.device->description);
-    printf("in this run: matrix product %.1f GFLOP/s, copy %.1f GB/s\n\n", gemm_rate * 1e-9,
-           bandwidth * 1e-9);
+    printf("in this run: matrix product (%lld cubed) %.1f GFLOP/s, copy %.1f GB/s\n\n",
+           (long long)rates->side, rates->flops * 1e-9, rates->bandwidth * 1e-9);
     printf("%-14s %10s %10s %10s %12s %12s %9s %12s\n", "variant", "median ms", "min", "max",
            "tokens/s", "peak", "roofline", "loss");
     for (int i = 0; i < n; i++) {
@@ -204,21 +232,13 @@ static void print_table(const Entry *entry, int n, int runs, double gemm_rate, d
         format_bytes(peak, (double)e->w.plan->arena_bytes);
         printf("%-14s %10.2f %10.2f %10.2f %12.0f %12s %8.1f%% %12.7f\n", e->name, mid, e->ms[0],
                e->ms[runs - 1], 1e3 * (double)e->pack->tokens / mid, peak,
-               gemm_rate > 0 ? 100 * e->flops / (mid * 1e-3) / gemm_rate : 0, e->loss);
+               100 * step_roofline(e, mid, rates), e->loss);
     }
     for (int i = 1; i < n; i++)
         printf("%s ran in %.2f of %s's time%s\n", entry[i].name,
                median(entry[i].ms, runs) / median(entry[0].ms, runs), entry[0].name,
                entry[i].variant && entry[i].variant->same_loss ? "; their losses must agree" : "");
-    const Entry *e = &entry[0];
-    printf("\n%s, by kernel:\n%-44s %8s %10s %10s %10s\n", e->name, "", "calls", "ms/step",
-           "GFLOP/s", "GB/s");
-    for (int i = 0; i < e->nkernels && i < 20; i++) {
-        const StepTime *k = &e->kernel[i];
-        printf("%-44.44s %8lld %10.3f %10.1f %10.1f\n", k->label ? k->label : "",
-               (long long)(k->calls / runs), 1e3 * k->seconds / runs, 1e-9 * k->flops / k->seconds,
-               1e-9 * k->bytes / k->seconds);
-    }
+    print_kernels(&entry[0], rates);
 }
 
 /* Variants that promise the same loss are held to it: 1e-3 relative. */
@@ -284,13 +304,15 @@ int verb_bench(const Options *o) {
     if (code == EXIT_OK) {
         Work *w = &entry[0].w;
         const char *compute = spec_str(w->spec, "graph.compute");
-        double rate = measure_gemm(w, compute && strcmp(compute, "bf16") == 0 ? DT_bf16 : DT_f32);
-        double bandwidth = measure_bandwidth(w);
-        if (o->json)
-            print_json(entry, n, runs, rate, bandwidth);
+        DType type = compute && strcmp(compute, "bf16") == 0 ? DT_bf16 : DT_f32;
+        Rates rates;
+        if (!measure_rates(w->exec, w->device, type, &rates, &w->err))
+            code = work_fail(w);
+        else if (o->json)
+            print_json(entry, n, runs, &rates);
         else
-            print_table(entry, n, runs, rate, bandwidth);
-        code = check_losses(entry, n);
+            print_table(entry, n, runs, &rates);
+        if (code == EXIT_OK) code = check_losses(entry, n);
     }
     for (int i = 0; i < opened; i++) {
         pairs_free(entry[i].pairs);

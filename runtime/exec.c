@@ -54,9 +54,8 @@ static bool give_step(Exec *exec, const Step *s, const Frame *f, Err *err) {
     for (int i = 0; i < s->ndims; i++) n[i] = dim_eval(s->dims[i], f->extent);
     exec->dev->step = s;
     switch (s->kind) {
-    case STEP_KERNEL: /* without rows there is nothing to launch */
-        return (s->ndims && !n[0]) ||
-               ops->launch(exec->dev, s->kernel, p, s->nargs, n, s->ndims, err);
+    case STEP_KERNEL:
+        return ops->launch(exec->dev, s->kernel, p, s->nargs, n, s->ndims, err);
     case STEP_GEMM: {
         Gemm g = gemm_of(exec, s);
         return ops->gemm(exec->dev, &g, p, n[0], n[1], n[2], err);
@@ -92,6 +91,7 @@ static bool exec_step(Exec *exec, int program, int step, const Frame *f, Err *er
 static bool exec_loop(Exec *exec, int program, int step, Frame *f, Err *err) {
     const Step *s = &exec->plan->programs[program].steps[step];
     int64_t rows = dim_eval(s->dims[0], f->extent);
+    f->chunk = s->chunk;
     for (f->begin = 0; f->begin < rows; f->begin += s->chunk) {
         f->extent[X_C] = rows - f->begin < s->chunk ? rows - f->begin : s->chunk;
         for (int i = 1; i <= s->body; i++)
@@ -250,6 +250,10 @@ bool exec_write(Exec *exec, const char *buf, const void *data, size_t bytes, Err
 bool exec_read(Exec *exec, const char *buf, void *data, size_t bytes, Err *err) {
     const Buf *b = named(exec, buf, bytes, err);
     return b && exec->dev->ops->read(exec->dev, b->offset, data, (int64_t)bytes, err);
+}
+
+Span exec_scratch(const Exec *exec) {
+    return exec->scratch;
 }
 
 bool exec_bind(Exec *exec, const BindSource *sources, int n, uint64_t seed, LoadWatch *watch,

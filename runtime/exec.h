@@ -35,17 +35,27 @@ typedef struct LoadWatch {
 bool exec_bind(Exec *exec, const BindSource *sources, int n, uint64_t seed, LoadWatch *watch,
                Err *err);
 
+/* Gives the program's work to the device and returns; a read waits for it, and a failure of the
+ * device may be reported by any later call. */
 bool exec_run(Exec *exec, const char *program, const int64_t extent[NEXTENT], Err *err);
 bool exec_write(Exec *exec, const char *buf, const void *data, size_t bytes, Err *err);
 bool exec_read(Exec *exec, const char *buf, void *data, size_t bytes, Err *err);
 
-/* Per-kernel time of the runs since exec_profile(exec, true), for bench. */
+typedef struct Span { /* of the arena */
+    int64_t offset, bytes;
+} Span;
+/* The bytes that hold nothing between programs. */
+Span exec_scratch(const Exec *exec);
+
+/* Per-kernel time of the runs since exec_profile(exec, true), for bench: by the device's clock, one
+ * step after the other on one queue. */
 typedef struct StepTime {
-    const char *label, *kind;
-    double seconds, flops, bytes;
+    const char *label;            /* numbers in it are '*': one row for all layers */
+    const char *kind;             /* of the kernel, or of the step */
+    double seconds, flops, bytes; /* of all calls, at the extents they had */
     int64_t calls;
 } StepTime;
 void exec_profile(Exec *exec, bool on);
-int exec_times(Exec *exec, StepTime *out, int max); /* aggregated by label, longest first */
+int exec_times(Exec *exec, StepTime *out, int max); /* longest first */
 
 #endif

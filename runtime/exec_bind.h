@@ -4,10 +4,6 @@
 
 #include "exec.h"
 
-typedef struct Span { /* of the arena */
-    int64_t offset, bytes;
-} Span;
-
 /* Fills every buffer the plan's binds name, from the sources, streaming (exec_bind's first half).
  * `scratch`: bytes of the arena that belong to no persistent buffer, free while weights come in. */
 bool bind_all(const Plan *plan, Device *dev, Span scratch, const BindSource *sources, int n,

@@ -41,7 +41,8 @@ struct Exec {
 
 typedef struct Frame { /* where a program stands */
     int64_t extent[NEXTENT];
-    int64_t begin; /* first row of the current chunk */
+    int64_t begin; /* first row of the current chunk, */
+    int64_t chunk; /* which has at most so many */
 } Frame;
 
 /* exec_time.c */

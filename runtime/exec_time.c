@@ -9,14 +9,30 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* "matmul model.layers.*.mlp": layers do the same. */
+static const char *label_of(const Step *s, char out[200]) {
+    size_t n = 0;
+    for (const char *p = s->label ? s->label : ""; *p && n + 1 < 200; p++) {
+        bool number = p[0] >= '0' && p[0] <= '9' && n && (out[n - 1] == '.' || out[n - 1] == '*');
+        if (!number)
+            out[n++] = *p;
+        else if (out[n - 1] == '.')
+            out[n++] = '*';
+    }
+    out[n] = 0;
+    return out;
+}
+
 static StepTime *time_of(Exec *exec, const Step *s) {
-    const char *label = s->label ? s->label : "";
+    char room[200];
+    const char *label = label_of(s, room);
     const char *kind =
         s->kind == STEP_KERNEL ? exec->plan->kernels[s->kernel].kind : step_kind_names[s->kind];
     Times *t = &exec->times;
     for (int i = 0; i < t->ntime; i++)
         if (!strcmp(t->time[i].label, label) && !strcmp(t->time[i].kind, kind)) return &t->time[i];
-    PUSH(exec->arena, t->time, t->ntime, t->captime, ((StepTime){.label = label, .kind = kind}));
+    PUSH(exec->arena, t->time, t->ntime, t->captime,
+         ((StepTime){.label = intern(label), .kind = kind}));
     return &t->time[t->ntime - 1];
 }
 
@@ -45,7 +61,7 @@ bool times_end(Exec *exec, Err *err) {
 static double share(const Exec *exec, const Step *s, const Frame *f) {
     int64_t bound[NEXTENT];
     memcpy(bound, exec->plan->bound, sizeof bound);
-    bound[X_C] = f->extent[X_C];
+    bound[X_C] = f->chunk;
     double most = 1, now = 1;
     for (int i = 0; i < (s->kind == STEP_GEMM ? 3 : 1) && i < s->ndims; i++) {
         most *= (double)dim_eval(s->dims[i], bound);

@@ -94,20 +94,15 @@ static void write_variants(FILE *f, json_t *bench) {
 static void write_kernels(FILE *f, json_t *bench) {
     size_t i;
     json_t *k, *v = json_array_get(json_object_get(bench, "variants"), 0);
-    double rate = num(bench, "gemm_rate"), band = num(bench, "bandwidth"), runs = num(v, "runs");
     fprintf(f,
             "\n%s, by kernel:\n\n| kernel | calls | ms a step | TFLOP/s | GB/s | of the roofline "
             "|\n|---|---|---|---|---|---|\n",
             text(v, "name"));
     json_array_foreach(json_object_get(v, "kernels"), i, k) {
-        double seconds = 1e-3 * num(k, "ms") * runs; /* flops and bytes are of all runs */
-        double flops = seconds > 0 ? num(k, "flops") / seconds : 0;
-        double bytes = seconds > 0 ? num(k, "bytes") / seconds : 0;
-        double share = rate > 0 ? flops / rate : 0, other = band > 0 ? bytes / band : 0;
         if (i >= 30) break;
         fprintf(f, "| %s | %.0f | %.3f | %.1f | %.0f | %.0f %% |\n", text(k, "label"),
-                num(k, "calls"), num(k, "ms"), 1e-12 * flops, 1e-9 * bytes,
-                100 * (share > other ? share : other));
+                num(k, "calls"), num(k, "ms"), num(k, "tflops_per_second"), num(k, "gb_per_second"),
+                100 * num(k, "roofline"));
     }
 }
 
