@@ -3,7 +3,8 @@
  * In `name = a | b.c | d | 3` the first word is a key of config.json and so is every dotted word;
  * another is a name bound above or else a key, too.  null counts as absent; the first alternative
  * that is present is taken.  Objects (rope_scaling) are values with fields.  No key is known to
- * this file but quantization_config, which must not go unnoticed.  Relies on expr.c and jansson.
+ * this file but quantization_config, which must not go unnoticed (packed.c).  Relies on expr.c and
+ * jansson.
  */
 #include "front.h"
 
@@ -48,16 +49,7 @@ Record *config_read(Front *f, const char *dir, Loc loc) {
     }
     Record *r = (Record *)from_json(f->arena, j).record;
     json_decref(j);
-    const Value *quantized = record_get(r, "quantization_config");
-    if (!quantized) return r;
-    const Value *method =
-        quantized->kind == V_RECORD ? record_get(quantized->record, "quant_method") : NULL;
-    diag_file(f->diags, loc, "the checkpoint in %s is already quantized%s%s", dir,
-              method && method->str ? " by " : "", method && method->str ? method->str : "");
-    diag(f->diags, DIAG_HELP, loc,
-         "take the unquantized checkpoint and write `quantize base nf4(block = 64, double = true) "
-         "on ..`");
-    return NULL;
+    return packed_known(f, dir, r, loc) ? r : NULL;
 }
 
 /* ---- a config block -------------------------------------------------------------------------- */

@@ -140,6 +140,7 @@ typedef struct Weight { /* one named tensor of a model */
     const char *format;          /* quantized: "nf4" .., else NULL */
     int64_t block;
     bool nested;
+    bool packed; /* the checkpoint holds it so: it is not quantized but read */
     Loc loc;
 } Weight;
 
@@ -288,6 +289,17 @@ void nothing_matched(Spec *spec, const Ast *selector, const Base *base, const ch
 bool select_match(const char *pattern, const char *name);
 /* NULL if a pattern is well formed, else what is wrong with it. */
 const char *select_error(const char *pattern);
+
+/* ---- checkpoints that are quantized already: packed.c ---------------------------------------- */
+struct Checkpoint;
+struct SafeTensor;
+/* Whether a config.json's quantization_config, if it has one, is of a kind that can be read. */
+bool packed_known(Front *f, const char *dir, const Record *config, Loc loc);
+/* A weight of which tensor t holds the codes: its format; false after a diagnostic. */
+bool packed_weight(Spec *spec, const Base *base, const struct Checkpoint *c,
+                   const struct SafeTensor *t, Weight *w);
+/* The formats of all weights, where config.json is all there is. */
+void packed_by_config(const Base *base);
 
 /* ---- model values: models.c ------------------------------------------------------------------ */
 /* What a name stands for: `base`, `policy`, ..; false after a diagnostic. */

@@ -5,7 +5,7 @@
  * layer.c and runtime/io/checkpoint.h.
  */
 #include "front.h"
-#include "../runtime/io/checkpoint.h"
+#include "../runtime/io/packed.h"
 
 #include <string.h>
 #include <unistd.h>
@@ -341,8 +341,7 @@ static char *shape_text(Arena *arena, int rank, const int64_t *shape) {
     return arena_printf(arena, "%s]", text);
 }
 
-static bool check_tensor(Spec *spec, const Base *base, const Checkpoint *c, const Weight *w,
-                         bool bias) {
+static bool check_tensor(Spec *spec, const Base *base, const Checkpoint *c, Weight *w, bool bias) {
     Arena *arena = spec->front.arena;
     const char *name = intern_printf("%s.%s", w->tensor, bias ? "bias" : "weight");
     const char *alias = w->alias && !bias ? intern_printf("%s.weight", w->alias) : NULL;
@@ -352,6 +351,7 @@ static bool check_tensor(Spec *spec, const Base *base, const Checkpoint *c, cons
         checkpoint_missing(c, name, &err);
         return file_error(spec, w->loc, "%s", err.text);
     }
+    if (!bias && packed_is(c, t)) return packed_weight(spec, base, c, t, w);
     int rank = bias ? 1 : w->rank;
     bool same =
         t->rank == rank && t->shape[0] == w->shape[0] && (rank == 1 || t->shape[1] == w->shape[1]);
@@ -370,7 +370,10 @@ static void check_checkpoint(Spec *spec, const Base *base) {
     Arena *arena = spec->front.arena;
     bool weights = file_exists(path_join(arena, base->dir, "model.safetensors")) ||
                    file_exists(path_join(arena, base->dir, "model.safetensors.index.json"));
-    if (!weights && !spec->options.needs_model) return; /* config.json alone will do */
+    if (spec->options.random_weights || (!weights && !spec->options.needs_model)) {
+        packed_by_config(base); /* config.json alone will do */
+        return;
+    }
     Err err = {0};
     Checkpoint *c = checkpoint_open(base->dir, "model", &err);
     if (!c) {
@@ -379,7 +382,7 @@ static void check_checkpoint(Spec *spec, const Base *base) {
     }
     int wrong = 0;
     for (int i = 0; i < base->nweight && wrong < 5; i++) {
-        const Weight *w = base->weight[i];
+        Weight *w = base->weight[i];
         if (w->tied) continue;
         wrong += !check_tensor(spec, base, c, w, false);
         if (w->bias) wrong += !check_tensor(spec, base, c, w, true);
@@ -413,6 +416,6 @@ void models_weights(Spec *spec) {
         size_t len;
         bool ours = embedded(base->module->path, &len) != NULL;
         if (!ok && ours) blame_config(spec, base, errors);
-        if (ok && base->dir && !spec->options.random_weights) check_checkpoint(spec, base);
+        if (ok && base->dir) check_checkpoint(spec, base);
     }
 }

@@ -64,7 +64,7 @@ static void bind_weight(Plan *plan, Unit *u, const Node *n, int buf) {
                  .transform = part ? intern_printf("%s.%s", w->format, part + 1) : "copy",
                  .num = part ? (double)w->block : 0,
                  .nested = part && w->nested,
-                 .quantizer = part && u->target->cuda
+                 .quantizer = part && u->target->cuda && w->block % 2 == 0
                                   ? 1 + quantize_kernel(plan, u, w->format, w->block)
                                   : 0,
                  .where = w->loc.file ? intern(loc_print(u->arena, u->diags, w->loc)) : NULL};

@@ -1,9 +1,11 @@
 /* quantize.c: `quantize base nf4(block = 64, double = true) on ..`: which weights are kept in few
  * bits.
  *
- * The last clause that matches a weight decides.  Relies on adapter.c for arguments and selectors.
+ * The last clause that matches a weight decides; a weight that its checkpoint holds quantized stays
+ * as it is, or becomes plain by `bf16`.  Relies on adapter.c for arguments and selectors.
  */
 #include "front.h"
+#include "../runtime/io/packed.h"
 
 #include <string.h>
 
@@ -24,6 +26,26 @@ static const char *unfit(const Base *base, const Weight *w) {
     if (w->rank != 2) return "is a vector";
     if (w->embedded || w->tied) return "is looked up by embed()";
     return NULL;
+}
+
+static char *format_text(Arena *arena, const Weight *w) {
+    QuantFormat format = QUANT_NF4;
+    quant_format(w->format, &format);
+    return packed_describe(arena, format, w->block, w->nested);
+}
+
+/* What a checkpoint holds quantized can't be quantized otherwise. */
+static bool agrees(Spec *spec, const Ast *clause, const Base *base, const Weight *w,
+                   const Weight *asked) {
+    if (!strcmp(w->format, asked->format) && w->block == asked->block && w->nested == asked->nested)
+        return true;
+    Arena *arena = spec->front.arena;
+    diag(spec->front.diags, DIAG_ERROR, clause->loc, "%s is quantized already, as %s, in %s",
+         w->tensor, format_text(arena, w), base->dir);
+    diag(spec->front.diags, DIAG_HELP, clause->loc,
+         "write that, or leave the line out, or take the unquantized checkpoint for %s",
+         format_text(arena, asked));
+    return false;
 }
 
 static void quantize_clause(Spec *spec, const Ast *clause, Base *base) {
@@ -50,9 +72,13 @@ static void quantize_clause(Spec *spec, const Ast *clause, Base *base) {
             return;
         }
         bool plain = !strcmp(clause->a->text, "bf16");
-        w->format = plain ? NULL : clause->a->text;
-        w->block = block ? (int64_t)block->num : 64;
-        w->nested = nested && nested->num != 0;
+        Weight asked = {.format = plain ? NULL : clause->a->text,
+                        .block = block ? (int64_t)block->num : 64,
+                        .nested = nested && nested->num != 0};
+        if (w->packed && !plain && !agrees(spec, clause, base, w, &asked)) return;
+        w->format = asked.format;
+        w->block = asked.block;
+        w->nested = asked.nested;
     }
     if (!matched) nothing_matched(spec, clause->b, base, "of the model");
 }

@@ -164,7 +164,8 @@ static void check_train(const char *name, const char *key, const char *spec, con
 
 static const char *const names[] = {"gqa",         "mha_tied",     "tied_as_head", "head_dim",
                                     "llama3_rope", "bf16_sharded", "f16",          "biases",
-                                    "qwen2",       "mistral",      "lengths",      "wide_vocab"};
+                                    "qwen2",       "mistral",      "lengths",      "wide_vocab",
+                                    "bnb_nf4",     "bnb_fp4",      "bnb_int8"};
 
 static void eval_matches_pytorch(void **state) {
     (void)state;

@@ -5,11 +5,15 @@
 Each case is a Hugging Face directory (config.json, safetensors), an adapter in PEFT form, pairs.jsonl
 with token ids, and figures.json: per-pair log-probs, 20 AdamW steps of DPO on the adapter, and where
 `full` is set, the same for full fine-tuning.  Seeds are fixed; weights are sized so logits vary.
+Where `quantize` is set, bitsandbytes (0.50.2 made these, on a CPU) quantizes the linear layers: its tensors are
+the checkpoint, what it dequantizes them to is the model of the figures, and crc32 of that stands in
+figures.json by tensor (f32, -0 as 0).
 """
 import json
 import math
 import os
 import sys
+import zlib
 
 import torch
 from safetensors.torch import save_file
@@ -41,6 +45,11 @@ CASES = {
                 {"lengths": [(1, 1, 1), (2, 700, 3), (650, 1, 90), (1, 40, 1), (33, 64, 65)], "steps": 0}),
     "wide_vocab": ({"vocab_size": 9001, "hidden_size": 8, "num_attention_heads": 2, "num_hidden_layers": 1,
                     "intermediate_size": 16}, {"lengths": [(5, 9, 7), (3, 4, 12)]}),
+    # 418 x 40 in blocks of 64: a part of a block, and of a second group of 256
+    "bnb_nf4": ({"hidden_size": 40, "num_attention_heads": 3, "num_key_value_heads": 1, "head_dim": 24,
+                 "intermediate_size": 418, "num_hidden_layers": 1}, {"quantize": ("nf4", True)}),
+    "bnb_fp4": ({"num_key_value_heads": 2}, {"quantize": ("fp4", False), "dtype": torch.bfloat16}),
+    "bnb_int8": ({"num_key_value_heads": 2}, {"quantize": ("int8", False)}),
 }
 
 
@@ -81,6 +90,43 @@ def make_weights(c, options, g):
         w[options["store"]] = w.pop("model.embed_tokens.weight")
     dtype = options.get("dtype", torch.float32)
     return {k: v.to(dtype).contiguous() for k, v in w.items()}
+
+
+def quantization_config(kind, double):
+    """As transformers writes it."""
+    return {"quant_method": "bitsandbytes", "_load_in_4bit": kind != "int8", "_load_in_8bit": kind == "int8",
+            "load_in_4bit": kind != "int8", "load_in_8bit": kind == "int8", "llm_int8_threshold": 6.0,
+            "llm_int8_skip_modules": None, "llm_int8_enable_fp32_cpu_offload": False,
+            "llm_int8_has_fp16_weight": False, "bnb_4bit_quant_type": kind if kind != "int8" else "fp4",
+            "bnb_4bit_use_double_quant": double, "bnb_4bit_compute_dtype": "bfloat16",
+            "bnb_4bit_quant_storage": "uint8"}
+
+
+def quantize(weights, kind, double):
+    """(the checkpoint's tensors, their numbers in f32, crc32 of those)"""
+    import bitsandbytes.functional as bnb
+    # its plain implementation: the AVX-512 one of 0.50.2 takes wrong scales for rows shorter than a block
+    from bitsandbytes.backends.default.ops import _dequantize_4bit_compute as dequantize
+    stored, numbers, crc = {}, {}, {}
+    for name, w in weights.items():
+        if "_proj" not in name or name.endswith(".bias"):
+            stored[name] = numbers[name] = w
+            continue
+        if kind == "int8":
+            codes, rows, _ = bnb.int8_vectorwise_quant(w.to(torch.float16))
+            stored.update({name: codes, name[:-len("weight")] + "SCB": rows,
+                           name[:-len("weight")] + "weight_format": torch.zeros((), dtype=torch.uint8)})
+            numbers[name] = codes.double() * rows.double()[:, None] / 127
+            continue
+        codes, state = bnb.quantize_4bit(w, quant_type=kind, compress_statistics=double)
+        stored[name] = codes
+        stored.update({f"{name}.{k}": v for k, v in state.as_dict(packed=True).items()})
+        absmax = state.absmax
+        if double:
+            absmax = bnb.dequantize_blockwise(absmax, state.state2) + state.offset
+        numbers[name] = dequantize(codes.reshape(-1), absmax, state.code, 64, w.shape, torch.float32) + 0.0
+        crc[name] = zlib.crc32(numbers[name].contiguous().numpy().tobytes())
+    return stored, numbers, crc
 
 
 def save_checkpoint(path, weights, shards):
@@ -158,14 +204,23 @@ def main():
         os.makedirs(path, exist_ok=True)
         config = make_config(change)
         json.dump(config, open(os.path.join(path, "config.json"), "w"), indent=1)
-        weights = make_weights(config, options, g)
+        weights = stored = make_weights(config, options, g)
+        crc = {}
+        if "quantize" in options:
+            config["quantization_config"] = quantization_config(*options["quantize"])
+            json.dump(config, open(os.path.join(path, "config.json"), "w"), indent=1)
+            stored, weights, crc = quantize(weights, *options["quantize"])
         save_checkpoint(path, weights, options.get("shards", 1))
         save_adapter(os.path.join(path, "adapter"), config, weights, g)
         lengths = options.get("lengths", [(9, 5, 8), (17, 12, 3), (4, 1, 20), (30, 2, 2), (6, 25, 11), (12, 7, 7)])
         pairs = make_pairs(config, lengths, g)
         with open(os.path.join(path, "pairs.jsonl"), "w") as f:
             f.writelines(json.dumps(p) + "\n" for p in pairs)
-        json.dump(figures(path, pairs, options), open(os.path.join(path, "figures.json"), "w"), indent=1)
+        out = figures(path, pairs, options)
+        if crc:
+            out["dequantized_crc32"] = crc
+        json.dump(out, open(os.path.join(path, "figures.json"), "w"), indent=1)
+        save_checkpoint(path, stored, options.get("shards", 1))
         print(name, flush=True)
 
 
