@@ -50,7 +50,9 @@ CudasimModule *module_copy(Module *m, int worker) {
         m->copy[worker] = (CudasimModule *)dlsym(m->handle[worker], "cudasim_module");
     else
         fprintf(stderr, "cudasim: %s\n", dlerror());
-    close(fd);
+    /* The file stays open while it is loaded: dlopen knows libraries by their path, and a number
+     * that is used again would name the old one. */
+    if (!m->handle[worker]) close(fd);
     return m->copy[worker];
 }
 
@@ -193,7 +195,8 @@ CUresult cuFuncSetAttribute(CUfunction f, CUfunction_attribute attribute, int va
     ENTER(Need::CONTEXT);
     if (!f) return CUDA_ERROR_INVALID_HANDLE;
     if (attribute == CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT) return CUDA_SUCCESS;
-    if (attribute != CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES) return CUDA_ERROR_INVALID_VALUE;
+    if (attribute != CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES)
+        return CUDA_ERROR_INVALID_VALUE;
     if (value < 0 || value + f->shared > device_shared_limit()) return CUDA_ERROR_INVALID_VALUE;
     f->max_dynamic = value;
     return CUDA_SUCCESS;

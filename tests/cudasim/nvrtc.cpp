@@ -130,13 +130,14 @@ bool read_option(const char *o, Options &to, std::string &log) {
         to.macros.push_back(std::string("-D") + (o[1] == 'D' ? o + 2 : strchr(o, '=') + 1));
         return true;
     }
-    for (const char *name : {"--fmad", "-fmad", "--std", "-std", "--split-compile", "--maxrregcount",
-                             "--ftz", "--prec-div", "--prec-sqrt", "--diag-suppress", "--opt-level",
-                             "--dopt", "--Ofast-compile", "-Ofast-compile"})
+    for (const char *name :
+         {"--fmad", "-fmad", "--std", "-std", "--split-compile", "--maxrregcount", "--ftz",
+          "--prec-div", "--prec-sqrt", "--diag-suppress", "--opt-level", "--dopt",
+          "--Ofast-compile", "-Ofast-compile"})
         if (value_of(o, name)) return true;
     if (is_one_of(o, {"--generate-line-info", "-lineinfo", "--device-debug", "-G", "--restrict",
-                      "--disable-warnings", "-w", "--minimal", "--no-source-include", "-default-device",
-                      "--device-as-default-execution-space"}))
+                      "--disable-warnings", "-w", "--minimal", "--no-source-include",
+                      "-default-device", "--device-as-default-execution-space"}))
         return true;
     log += std::string("nvrtc: error: unrecognized option ") + o + " found";
     return false;
@@ -189,7 +190,7 @@ std::string rewrite(const std::string &text, std::vector<Kernel> &kernels) {
 
 std::string table_of(const std::vector<Kernel> &kernels) {
     std::string t = "\n# 1 \"cudasim\"\nstatic CudasimKernel cudasim_kernels[] = {\n";
-    for (const Kernel &k : kernels) 
+    for (const Kernel &k : kernels)
         t += "cudasim_kernel<" + k.name + ">(\"" + k.name + "\", " + k.max_threads + "),\n";
     t += "};\nextern \"C\" __attribute__((visibility(\"hidden\"))) char __start_cudasim_shared[], "
          "__stop_cudasim_shared[];\nextern \"C\" __attribute__((visibility(\"default\"))) "
@@ -211,7 +212,8 @@ void measure_shared(const std::string &so, std::vector<Kernel> &kernels) {
         const Elf64_Sym *sym = (const Elf64_Sym *)(so.data() + section[i].sh_offset);
         for (size_t j = 0; j < section[i].sh_size / sizeof *sym; j++) {
             const int in = sym[j].st_shndx;
-            if (in >= head->e_shnum || strcmp(names + section[in].sh_name, "cudasim_shared")) continue;
+            if (in >= head->e_shnum || strcmp(names + section[in].sh_name, "cudasim_shared"))
+                continue;
             for (Kernel &k : kernels) {
                 const std::string prefix = "_ZZ" + std::to_string(k.name.size()) + k.name + "E";
                 if (!strncmp(strings + sym[j].st_name, prefix.c_str(), prefix.size()))
@@ -234,8 +236,15 @@ std::string figures(const std::vector<Kernel> &kernels, const std::string &arch)
 
 bool build(nvrtcProgram p, const Options &options) {
     Folder dir;
-    std::vector<std::string> words = {"-E", "-xc++", "-std=gnu++17", "-nostdinc", "-nostdinc++", "-w",
-                                      "-D__CUDA_ARCH__=" + std::to_string(10 * atoi(strchr(options.arch.c_str(), '_') + 1))};
+    std::vector<std::string> words = {
+        "-E",
+        "-xc++",
+        "-std=gnu++17",
+        "-nostdinc",
+        "-nostdinc++",
+        "-w",
+        "-DCUDASIM",
+        "-D__CUDA_ARCH__=" + std::to_string(10 * atoi(strchr(options.arch.c_str(), '_') + 1))};
     words.insert(words.end(), options.macros.begin(), options.macros.end());
     words.insert(words.end(), {dir.file("in.ii"), "-o", dir.file("out.ii")});
     write_file(dir.file("in.ii"), std::string(cudasim_shim, cudasim_shim_end) + "\n# 1 \"" +
@@ -245,11 +254,29 @@ bool build(nvrtcProgram p, const Options &options) {
     const std::string text = rewrite(read_file(dir.file("out.ii")), kernels);
     write_file(dir.file("in.ii"), text + table_of(kernels));
     if (!gxx(dir,
-             {"-xc++-cpp-output", "-std=gnu++17", "-O2", "-march=native", "-w", "-shared", "-fPIC",
-              "-fvisibility=hidden", "-ffp-contract=off", "-fno-math-errno", "-fno-strict-aliasing",
-              "-fwrapv", "-fno-exceptions", "-fno-rtti", "-fno-asynchronous-unwind-tables",
-              "-fsanitize=alignment,bounds", "-Wl,-z,nodelete", "-nostdlib", dir.file("in.ii"),
-              "-o", dir.file("out.so"), "-lm", "-lc"},
+             {"-xc++-cpp-output",
+              "-std=gnu++17",
+              "-O2",
+              "-march=native",
+              "-w",
+              "-shared",
+              "-fPIC",
+              "-fvisibility=hidden",
+              "-ffp-contract=off",
+              "-fno-math-errno",
+              "-fno-strict-aliasing",
+              "-fwrapv",
+              "-fno-exceptions",
+              "-fno-rtti",
+              "-fno-asynchronous-unwind-tables",
+              "-fsanitize=alignment,bounds",
+              "-Wl,-z,nodelete",
+              "-nostdlib",
+              dir.file("in.ii"),
+              "-o",
+              dir.file("out.so"),
+              "-lm",
+              "-lc"},
              p->log))
         return false;
     const std::string so = read_file(dir.file("out.so"));
@@ -295,19 +322,18 @@ nvrtcResult nvrtcVersion(int *major, int *minor) {
 }
 
 const char *nvrtcGetErrorString(nvrtcResult result) {
-    static const char *const names[] = {
-        "NVRTC_SUCCESS",
-        "NVRTC_ERROR_OUT_OF_MEMORY",
-        "NVRTC_ERROR_PROGRAM_CREATION_FAILURE",
-        "NVRTC_ERROR_INVALID_INPUT",
-        "NVRTC_ERROR_INVALID_PROGRAM",
-        "NVRTC_ERROR_INVALID_OPTION",
-        "NVRTC_ERROR_COMPILATION",
-        "NVRTC_ERROR_BUILTIN_OPERATION_FAILURE",
-        "NVRTC_ERROR_NO_NAME_EXPRESSIONS_AFTER_COMPILATION",
-        "NVRTC_ERROR_NO_LOWERED_NAMES_BEFORE_COMPILATION",
-        "NVRTC_ERROR_NAME_EXPRESSION_NOT_VALID",
-        "NVRTC_ERROR_INTERNAL_ERROR"};
+    static const char *const names[] = {"NVRTC_SUCCESS",
+                                        "NVRTC_ERROR_OUT_OF_MEMORY",
+                                        "NVRTC_ERROR_PROGRAM_CREATION_FAILURE",
+                                        "NVRTC_ERROR_INVALID_INPUT",
+                                        "NVRTC_ERROR_INVALID_PROGRAM",
+                                        "NVRTC_ERROR_INVALID_OPTION",
+                                        "NVRTC_ERROR_COMPILATION",
+                                        "NVRTC_ERROR_BUILTIN_OPERATION_FAILURE",
+                                        "NVRTC_ERROR_NO_NAME_EXPRESSIONS_AFTER_COMPILATION",
+                                        "NVRTC_ERROR_NO_LOWERED_NAMES_BEFORE_COMPILATION",
+                                        "NVRTC_ERROR_NAME_EXPRESSION_NOT_VALID",
+                                        "NVRTC_ERROR_INTERNAL_ERROR"};
     return (size_t)result < sizeof names / sizeof *names ? names[result] : "NVRTC_ERROR unknown";
 }
 
