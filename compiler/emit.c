@@ -202,18 +202,53 @@ static void account_gemm(Step *s, const int64_t extent[NEXTENT]) {
                m * n * dtype_bytes(s->gemm.c);
 }
 
-/* A GEMM step knows its own work; the group's counts for its kernels where it has no GEMM.  Inside
- * a loop both are of a whole chunk. */
-static void account(Emit *e, int begin) {
+/* Elements that one load or store touches, each counted once. */
+static double touches(const Kern *k, const KVal *v, double rows) {
+    const bool by_row = v->level == LEVEL_ROW || v->level == LEVEL_ELEM;
+    const bool by_col = v->level == LEVEL_COL || v->level == LEVEL_ELEM;
+    return (by_row ? rows / (double)v->rowdiv : 1) * (by_col ? (double)k->cols : 1);
+}
+
+/* Bytes that a Kern moves if it reads every place once and writes every place once. */
+static double kern_bytes(const Kern *k, const int64_t extent[NEXTENT]) {
+    const double rows = (double)dim_eval(k->rows, extent);
+    double bytes = 0;
+    for (int a = 0; a < k->narg; a++) {
+        double in = 0, out = 0;
+        for (int i = 0; i < k->nval; i++) {
+            const KVal *v = &k->val[i];
+            if (v->kop != KOP_LOAD && v->kop != KOP_STORE) continue;
+            const double n = touches(k, v, rows);
+            if (v->arg == a && (v->kop == KOP_LOAD || v->accumulate) && n > in) in = n;
+            if (v->arg == a && v->kop == KOP_STORE && n > out) out = n;
+            if (v->index == a && in == 0) in = rows / (double)v->rowdiv;
+        }
+        bytes += (in + out) * dtype_bytes(k->arg[a].dtype);
+    }
+    return bytes;
+}
+
+/* Bytes of all that a group reads and writes. */
+static double group_bytes(const Emit *e) {
     const Graph *g = e->u->g;
     const Group *group = e->group;
-    double flops = 0, bytes = 0;
-    for (int i = 0; i < group->nnodes; i++) flops += node_flops(g, group->nodes[i], e->u->bound);
+    double bytes = 0;
     for (int i = 0; i < group->nins + group->nouts; i++) {
         NodeId id = i < group->nins ? group->ins[i] : group->outs[i - group->nins];
         const Type *t = node(g, storage_of(g, id))->type;
         bytes += (double)dim_eval(type_count(t), e->u->bound) * dtype_bytes(t->dtype);
     }
+    return bytes;
+}
+
+/* A GEMM step knows its own work, and so do kernels whose lower rule said it; the others have the
+ * group's counts where it has no GEMM.  Inside a loop all are of a whole chunk. */
+static void account(Emit *e, int begin) {
+    const Graph *g = e->u->g;
+    const Group *group = e->group;
+    double flops = 0;
+    for (int i = 0; i < group->nnodes; i++) flops += node_flops(g, group->nodes[i], e->u->bound);
+    const double bytes = group->kern ? kern_bytes(group->kern, e->u->bound) : group_bytes(e);
     int kernels = 0, gemms = 0;
     double part = 1; /* of the group's rows that one call of a kernel in the loop has */
     int64_t extent[NEXTENT];
@@ -231,7 +266,7 @@ static void account(Emit *e, int begin) {
     }
     for (int i = begin; i < e->program->nsteps; i++) {
         Step *s = &e->program->steps[i];
-        if (s->kind != STEP_KERNEL) continue;
+        if (s->kind != STEP_KERNEL || s->bytes > 0) continue;
         s->flops = gemms ? 0 : part * flops / kernels;
         s->bytes = part * bytes / kernels;
     }

@@ -106,12 +106,16 @@ static bool exact_cast(DType from, DType to) {
     return from == to || (to == DT_f32 && (from == DT_bf16 || from == DT_f16));
 }
 
-/* cast(cast(x)) where the inner one loses nothing */
+/* cast(cast(x)) where the inner one loses nothing, also with reshapes between them */
 static NodeId fold_cast(const Fold *f) {
-    NodeId x = inner(f, 0, OP_cast, 0);
-    if (f->n->type == in_node(f, 0)->type) return f->in[0];
-    if (!x || !exact_cast(f->g->node[x].type->dtype, in_node(f, 0)->type->dtype)) return 0;
-    return g_cast(f->g, x, f->n->type->dtype);
+    const Node *in = in_node(f, 0);
+    if (f->n->type == in->type) return f->in[0];
+    while (in->op == OP_reshape) in = &f->g->node[in->in[0]];
+    if (in->op != OP_cast) return 0;
+    NodeId x = in->in[0];
+    const DType from = f->g->node[x].type->dtype;
+    if (!exact_cast(from, in->type->dtype)) return 0;
+    return g_cast(f->g, g_reshape(f->g, x, type_with(f->n->type, from)), f->n->type->dtype);
 }
 
 static NodeId fold_view(const Fold *f) {

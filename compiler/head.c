@@ -92,6 +92,11 @@ static int grad_kernel(Emit *e, NodeId id) {
     return instance_end(&in);
 }
 
+/* Bytes of the logits of one chunk, or of that many elements of `t`. */
+static double chunk_bytes(const Emit *e, NodeId id, DType t) {
+    return (double)head_chunk(e->u) * (double)operand(e, id, 1)->type->dim[0].c * dtype_bytes(t);
+}
+
 static void head_dlogits(Emit *e, NodeId id, int kernel, Arg lse, Arg coefficient) {
     Step *s = kernel_step(e, kernel, 5, 1);
     s->args[0] = (Arg){.buf = e->scratch};
@@ -100,6 +105,7 @@ static void head_dlogits(Emit *e, NodeId id, int kernel, Arg lse, Arg coefficien
     s->args[3] = coefficient;
     s->args[4] = (Arg){.buf = e->scratch};
     s->dims[0] = dim_extent(X_C);
+    s->bytes = chunk_bytes(e, id, DT_f32) + chunk_bytes(e, id, operand(e, id, 1)->type->dtype);
 }
 
 static void head_dh(Emit *e, NodeId id, NodeId dh) { /* dh = dlogits W */
@@ -137,6 +143,7 @@ void lower_linear_logprob(Emit *e, NodeId id) {
     for (int k = 0; k <= 5; k++) s->args[2 + k] = chunk_arg(e, emit_part(e, id, k));
     s->args[2 + PART_LSE] = lse;
     s->dims[0] = dim_extent(X_C);
+    s->bytes = chunk_bytes(e, id, DT_f32);
     if (!slope) return;
     head_dlogits(e, id, grad, lse, (Arg){.buf = -1});
     head_dh(e, id, slope);

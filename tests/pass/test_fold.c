@@ -65,6 +65,11 @@ static const Rule rules[] = {
      "micro\n"
      "%5 = cast %4 : f32[4] micro",
      OP_cast, 5},
+    {"%2 = cast %1 to=1 : bf16[4] micro\n%3 = cast %2 : f32[4] micro\n%4 = reshape %3 : f32[2,2] "
+     "micro\n"
+     "%5 = cast %4 to=1 : bf16[2,2] micro\n%6 = cast %5 : f32[2,2] micro\n%7 = reshape %6 : f32[4] "
+     "micro",
+     OP_reshape, 7},
     {"%2 = const num=2 : f32[] init\n%3 = const num=0.1 : f32[] init\n%4 = mul %2 %3 : f32[] init\n"
      "%5 = sqrt %4 : f32[] init\n%6 = bcast %5 : f32[4] init",
      OP_const, 3},
