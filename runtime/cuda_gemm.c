@@ -60,6 +60,21 @@ static bool lt_fail(CudaGemm *gemm, LtStatus status, const char *function, const
                 *what ? ": " : "", what);
 }
 
+/* "NVIDIA A100-SXM4-40GB, cuBLASLt 130100": what every choice of this run begins with. */
+static const char *origin(const CudaGemm *gemm) {
+    return intern_printf("%s, cuBLASLt %zu", gemm->device, gemm->version);
+}
+
+static void read_given(CudaGemm *gemm, const char *path) {
+    const char *here = origin(gemm);
+    gemm_choices_read(&gemm->given, path);
+    if (!gemm->given.n || !strncmp(gemm->given.choice[0].key, here, strlen(here))) return;
+    fprintf(stderr,
+            "dpoc: warning: the run's algorithms were chosen elsewhere (%.*s), here is %s; results "
+            "may differ in their last bits\n",
+            (int)strcspn(gemm->given.choice[0].key, ":"), gemm->given.choice[0].key, here);
+}
+
 CudaGemm *cuda_gemm_open(const CudaGemmOptions *options, Err *err) {
     CudaGemm *gemm = calloc(1, sizeof *gemm);
     if (!gemm) {
@@ -78,7 +93,7 @@ CudaGemm *cuda_gemm_open(const CudaGemmOptions *options, Err *err) {
         free(gemm);
         return NULL;
     }
-    if (options->choices) gemm_choices_read(&gemm->given, options->choices);
+    if (options->choices) read_given(gemm, options->choices);
     if (options->cache_dir) {
         gemm->path = intern_printf("%s/gemm_choices", options->cache_dir);
         gemm_choices_read(&gemm->cached, gemm->path);
@@ -125,8 +140,9 @@ void cuda_gemm_workspace(CudaGemm *gemm, void *p, int64_t bytes) {
 }
 
 void cuda_gemm_scratch(CudaGemm *gemm, void *p, int64_t bytes) {
-    gemm->scratch = p;
-    gemm->scratch_bytes = bytes;
+    int64_t skip = -(intptr_t)p & (MAX_ALIGN - 1);
+    gemm->scratch = (char *)p + skip;
+    gemm->scratch_bytes = bytes - skip;
 }
 
 bool cuda_gemm_save(CudaGemm *gemm, const char *path, Err *err) {
@@ -363,8 +379,8 @@ bool cuda_gemm_prepare(CudaGemm *gemm, const Gemm *g, int64_t m, int64_t n, int6
     if (!p) return fail(err, EXIT_MEMORY, "out of memory");
     p->key = key;
     p->align = align;
-    p->name = intern_printf("%s, cuBLASLt %zu, %s, workspace %lld, aligned to %d", gemm->device,
-                            gemm->version, describe(&key), (long long)gemm->work_bytes, align);
+    p->name = intern_printf("%s: %s, workspace %lld, aligned to %d", origin(gemm), describe(&key),
+                            (long long)gemm->work_bytes, align);
     if (!make_descriptors(gemm, p, err) || !choose(gemm, p, err)) {
         product_free(gemm, p);
         return false;

@@ -1,7 +1,7 @@
 /* gemm_choices.c: see gemm_choices.h.
  *
  *   dpoc gemm choices 1 3f0c..            (128 bits over all that follows)
- *   NVIDIA A100-SXM4-40GB, ... = 1f 0 2c 0 0 0 0 0
+ *   NVIDIA A100-SXM4-40GB, cuBLASLt 130100: 128 x .. = 1f 0 2c 0 0 0 0 0
  */
 #include "gemm_choices.h"
 

@@ -313,7 +313,7 @@ static void test_bad_choices(void **state) {
     check(&p, c);
     free(c);
 
-    write_choice(path, "another device, cuBLASLt 130000", &kept);
+    write_choice(path, "another device, cuBLASLt 130000: 1 x 1 x 1", &kept);
     c = once(dir, NULL, &p);
     check(&p, c);
     free(c);
@@ -428,6 +428,41 @@ static void test_failures(void **state) {
     remove_dir(dir);
 }
 
+/* A kept algorithm that cannot be checked is chosen anew; one that cannot be timed is passed over. */
+static void test_failures_mended(void **state) {
+    (void)state;
+    char *dir = temp_dir();
+    Product p = make(plain(DT_bf16, DT_f32, false, true), 24, 40, 128, 0, 0);
+    setenv("CUDASIM_FAIL", "cublasLtMatmul", 1);
+    char *c = once(dir, NULL, &p);
+    check(&p, c);
+    free(c);
+    setenv("CUDASIM_FAIL", "cublasLtMatmulAlgoCheck", 1);
+    c = once(dir, NULL, &p);
+    check(&p, c);
+    free(c);
+    unsetenv("CUDASIM_FAIL");
+    drop(&p);
+    remove_dir(dir);
+}
+
+/* What the device finds wrong later is found by the next wait. */
+static void test_outside(void **state) {
+    (void)state;
+    char *dir = temp_dir();
+    Err err = {0};
+    Device *dev = open_device(dir);
+    Product p = make(plain(DT_f32, DT_f32, false, false), 8, 8, 8, 0, 0);
+    assert_true(prepare(dev, &p, &err));
+    p.offset[0] = ARENA - 8;
+    p.g.align = 8;
+    assert_true(prepare(dev, &p, &err));
+    assert_false(run(dev, &p, &err) && dev->ops->sync(dev, &err));
+    dev->ops->close(dev);
+    drop(&p);
+    remove_dir(dir);
+}
+
 /* A product that nobody prepared, or prepared for better aligned operands, is a bug with a name. */
 static void test_unprepared(void **state) {
     (void)state;
@@ -454,10 +489,11 @@ int main(int argc, char **argv) {
     (void)argc;
     simulate(argv);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_products),  cmocka_unit_test(test_zero_sizes),
-        cmocka_unit_test(test_choices),   cmocka_unit_test(test_bad_choices),
-        cmocka_unit_test(test_workspace), cmocka_unit_test(test_calls),
-        cmocka_unit_test(test_failures),  cmocka_unit_test(test_unprepared),
+        cmocka_unit_test(test_products),   cmocka_unit_test(test_zero_sizes),
+        cmocka_unit_test(test_choices),    cmocka_unit_test(test_bad_choices),
+        cmocka_unit_test(test_workspace),  cmocka_unit_test(test_calls),
+        cmocka_unit_test(test_failures),   cmocka_unit_test(test_failures_mended),
+        cmocka_unit_test(test_unprepared), cmocka_unit_test(test_outside),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
