@@ -92,7 +92,7 @@ $(BUILD)/cudasim/libnvrtc.so.13: tests/cudasim/nvrtc.cpp $(BUILD)/cudasim/shim.t
 	$(Q)$(CUDASIM_CXX) -DCUDASIM_SHIM='"$(BUILD)/cudasim/shim.txt"' -Wl,-soname,$(@F) -o $@ $<
 $(BUILD)/cudasim/libcublasLt.so.13: $(wildcard tests/cudasim/cublaslt*.cpp) $(BUILD)/cudasim/libcuda.so.1 $(CUDASIM_H)
 	$(call say,c++ $@)
-	$(Q)$(CUDASIM_CXX) -fopenmp -Wl,-soname,$(@F) -Wl,-rpath,'$$ORIGIN' -o $@ $(filter %.cpp %.so.1,$^)
+	$(Q)$(CUDASIM_CXX) -O3 -march=native -Wl,-soname,$(@F) -Wl,-rpath,'$$ORIGIN' -o $@ $(filter %.cpp %.so.1,$^)
 cudasim: $(CUDASIM)
 
 test: all $(TESTS) $(CUDASIM)
