@@ -24,7 +24,6 @@ struct Module : std::enable_shared_from_this<Module> {
     CudasimModule *copy[MAX_WORKERS];
     std::map<std::string, int> shared;
     std::map<std::string, CUfunction> functions;
-    std::mutex lock;
 
     ~Module() {
         for (void *h : handle)
@@ -37,15 +36,22 @@ struct CUmod_st {
     std::shared_ptr<Module> module;
 };
 
+/* The loader takes a path that it has seen for the library it was: no two are spelled alike. */
+static std::string fresh_path(int fd) {
+    static unsigned count;
+    std::string path = "/proc/self/fd";
+    for (unsigned n = ++count; n; n /= 2) path += n % 2 ? "/." : "/";
+    return path + "/" + std::to_string(fd);
+}
+
 CudasimModule *module_copy(Module *m, int worker) {
-    std::lock_guard<std::mutex> held(m->lock);
+    static std::mutex &lock = *new std::mutex;
+    std::lock_guard<std::mutex> held(lock);
     if (m->copy[worker]) return m->copy[worker];
     const int fd = memfd_create("cudasim", MFD_CLOEXEC);
-    char path[64];
-    snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
     if (fd < 0) return nullptr;
     if (write(fd, m->library.data(), m->library.size()) == (ssize_t)m->library.size())
-        m->handle[worker] = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+        m->handle[worker] = dlopen(fresh_path(fd).c_str(), RTLD_NOW | RTLD_LOCAL);
     if (m->handle[worker])
         m->copy[worker] = (CudasimModule *)dlsym(m->handle[worker], "cudasim_module");
     else
