@@ -196,7 +196,7 @@ struct Method {
 };
 /* The best first, as a heuristic would have it. */
 static const Method methods[] = {
-    {21, 128, 1, CUBLASLT_REDUCTION_SCHEME_NONE, 16, 4 << 20},
+    {21, 128, 1, CUBLASLT_REDUCTION_SCHEME_NONE, 16, 256 << 10},
     {6, 64, 3, CUBLASLT_REDUCTION_SCHEME_INPLACE, 16, 0},
     {6, 64, 2, CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE, 16, 0},
     {6, 64, 4, CUBLASLT_REDUCTION_SCHEME_OUTPUT_TYPE, 16, 0},
@@ -355,9 +355,10 @@ static inline void store(char *p, int32_t type, int64_t at, float x) {
     reinterpret_cast<uint16_t *>(p)[at] = (uint16_t)(bits >> 16);
 }
 
-#define ROWS 32 /* of D, one vector pair; columns in registers beside it: */
+#define ROWS 32 /* of D: two vectors; columns in registers beside them: */
 #define COLS 6
-typedef float Vec __attribute__((vector_size(ROWS * sizeof(float)), aligned(64)));
+typedef float Vec __attribute__((vector_size(64)));
+static const int lanes = sizeof(Vec) / sizeof(float);
 
 /* Element (i, k) of op(X). */
 static inline float element(const Matrix &x, int64_t i, int64_t k) {
@@ -389,12 +390,19 @@ static std::vector<float> pack_cols(const Call &x) {
 }
 
 static void block_sum(const float *a, const float *b, int64_t nk, float *sum) {
-    Vec acc[COLS] = {};
+    Vec low[COLS] = {}, high[COLS] = {};
     for (int64_t k = 0; k < nk; k++) {
-        const Vec row = *reinterpret_cast<const Vec *>(a + k * ROWS);
-        for (int j = 0; j < COLS; j++) acc[j] += row * b[k * COLS + j];
+        const Vec *row = reinterpret_cast<const Vec *>(a + k * ROWS);
+#pragma GCC unroll 6
+        for (int j = 0; j < COLS; j++) {
+            low[j] += row[0] * b[k * COLS + j];
+            high[j] += row[1] * b[k * COLS + j];
+        }
     }
-    for (int j = 0; j < COLS; j++) *reinterpret_cast<Vec *>(sum + j * ROWS) += acc[j];
+    for (int j = 0; j < COLS; j++) {
+        *reinterpret_cast<Vec *>(sum + j * ROWS) += low[j];
+        *reinterpret_cast<Vec *>(sum + j * ROWS + lanes) += high[j];
+    }
 }
 
 static void finish(const Call &x, int64_t i0, int64_t j, int64_t rows, const float *sum) {
