@@ -19,7 +19,7 @@ enum {
     HALF_WARPS = THREADS / 16,
     SUM_THREADS = 512,
     SUM_COLUMNS = 32,
-    LONG_ROW = 1024,          /* columns above which a block takes a row */
+    LONG_ROW = 512,           /* columns from which a block takes a row */
     PACK_WORDS = 96,          /* 32-bit registers for a thread's part of a row */
     MAX_THREADS = 512,        /* .. per row */
     SHARED_FLOATS = 12 << 10, /* 48 KiB */
@@ -112,7 +112,7 @@ static bool block_tiles(const Stages *s, Tiles *t) {
         if (v->kop == KOP_LOAD && kval_full(v)) words += (pack * dtype_bytes(v->dtype) + 3) / 4;
         if (s->kept[i] >= 0) words += pack;
     }
-    if (k->cols <= LONG_ROW || folds * k->cols > SHARED_FLOATS) return false;
+    if (k->cols < LONG_ROW || folds * k->cols > SHARED_FLOATS) return false;
     const int64_t all = k->cols / pack;
     int64_t packs = (all + THREADS - 1) / THREADS;
     if (packs * words > PACK_WORDS) packs = (all + MAX_THREADS - 1) / MAX_THREADS;
@@ -249,6 +249,7 @@ static void elements(Out *o, const Tiles *t) {
         const char *type = cols < 1 << 30 ? "int" : "int64_t";
         out_line(o, "const int row = blockIdx.x;");
         out_row_pointers(o);
+        out_line(o, "if (row < n0)");
         out_line(o, "for (%s j = ((%s)blockIdx.y * %d + threadIdx.x) * %d; j < %lld; j += %s%d) {",
                  type, type, t->threads, t->pack, cols, t->pieces > 1 ? "gridDim.y * " : "",
                  t->threads * t->pack);

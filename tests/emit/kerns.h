@@ -380,7 +380,7 @@ static void random_store(Case *c, uint64_t *s, int value) {
 }
 
 static Case *case_random(uint64_t seed) {
-    static const int cols[] = {1, 2, 8, 15, 16, 48, 100, 256, 1030};
+    static const int cols[] = {1, 2, 8, 15, 16, 48, 100, 256, 600, 1030, 1536};
     uint64_t s = seed * 0x9e3779b97f4a7c15ull + 1;
     const KernShape shape = draw(&s, 4) ? KERN_ROWS : KERN_SUM_ROWS;
     Case *c = new_case("random", shape, 1 + draw(&s, 90), cols[draw(&s, COUNT(cols))]);
@@ -401,7 +401,7 @@ static Case *case_random(uint64_t seed) {
     return c;
 }
 
-enum { RANDOM_CASES = 40, MAX_CASES = 48 + RANDOM_CASES };
+enum { RANDOM_CASES = 60, MAX_CASES = 56 + RANDOM_CASES };
 static int all_cases(Case **c) {
     int n = 0;
     for (int bf = 0; bf < 2; bf++) {
@@ -419,6 +419,11 @@ static int all_cases(Case **c) {
     }
     c[n++] = case_sum_rows(DT_f32, 5000, 1);
     c[n++] = case_sum_rows(DT_f32, 0, 16);
+    c[n++] = case_sum_rows(DT_f32, 300, 3);
+    c[n++] = case_swiglu(DT_bf16, 0, 5632);
+    c[n++] = case_rmsnorm(DT_bf16, 0, 2048);
+    c[n++] = case_rmsnorm_bwd(DT_bf16, 3, 8192);
+    c[n++] = case_adamw(3, 2304);
     c[n++] = case_softmax(13, 1000);
     c[n++] = case_softmax(2, 12000);
     c[n++] = case_softmax(40, 3);
