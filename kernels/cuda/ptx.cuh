@@ -52,6 +52,13 @@ INLINE void cp_async_16(shared_t to, const void *from, bool wanted) {
                  : "memory");
 }
 
+/* The same for 4 bytes. */
+INLINE void cp_async_4(shared_t to, const void *from, bool wanted) {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(to), "l"(from),
+                 "r"(wanted ? 4 : 0)
+                 : "memory");
+}
+
 /* What this thread has begun to copy since the last call becomes one group. */
 INLINE void cp_async_commit() {
     asm volatile("cp.async.commit_group;" ::: "memory");
@@ -59,12 +66,6 @@ INLINE void cp_async_commit() {
 
 /* Waits until at most the n (a constant) latest groups of this thread are under way. */
 #    define cp_async_wait(n) asm volatile("cp.async.wait_group %0;" ::"n"(n) : "memory")
-
-INLINE void shared_store_16(shared_t to, uint32_t a, uint32_t b, uint32_t c, uint32_t d) {
-    asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(a), "r"(b), "r"(c),
-                 "r"(d)
-                 : "memory");
-}
 
 /* 2^x to 2 units in the last place; 0 for what is below the normal numbers.  (ex2) */
 INLINE float exp2_fast(float x) {
