@@ -56,9 +56,7 @@ CudasimModule *module_copy(Module *m, int worker) {
         m->copy[worker] = (CudasimModule *)dlsym(m->handle[worker], "cudasim_module");
     else
         fprintf(stderr, "cudasim: %s\n", dlerror());
-    /* The file stays open while it is loaded: dlopen knows libraries by their path, and a number
-     * that is used again would name the old one. */
-    if (!m->handle[worker]) close(fd);
+    close(fd);
     return m->copy[worker];
 }
 
