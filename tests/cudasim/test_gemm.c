@@ -446,6 +446,38 @@ static void test_failures_mended(void **state) {
     remove_dir(dir);
 }
 
+/* A recorded product keeps its factors and its bias's place, and reads what is there at replay. */
+static void test_recorded(void **state) {
+    (void)state;
+    char *dir = temp_dir();
+    Err err = {0};
+    Device *dev = open_device(dir);
+    const DeviceOps *ops = dev->ops;
+    Gemm g = plain(DT_bf16, DT_f32, false, true);
+    g.bias = true;
+    Product p = make(g, 24, 40, 64, 0, 0), other = make(g, 24, 40, 64, 0, 64);
+    other.g.alpha = 3;
+    for (int i = 0; i < 4; i++) other.offset[i] += 1 << 20;
+    void *work;
+    if (!prepare(dev, &p, &err) || !prepare(dev, &other, &err) || !ops->record(dev, &err) ||
+        !run(dev, &p, &err) || !run(dev, &other, &err) || !ops->recorded(dev, &work, &err))
+        fail_msg("%s", err.text);
+    for (int i = 0; i < 2; i++) {
+        Product *x = i ? &other : &p;
+        char *c = malloc((size_t)x->bytes[2]);
+        if (!write_operands(dev, x, &err) || !ops->replay(dev, work, &err) ||
+            !ops->read(dev, x->offset[2], c, x->bytes[2], &err))
+            fail_msg("%s", err.text);
+        check(x, c);
+        free(c);
+    }
+    ops->forget(dev, work);
+    ops->close(dev);
+    drop(&p);
+    drop(&other);
+    remove_dir(dir);
+}
+
 /* What the device finds wrong later is found by the next wait. */
 static void test_outside(void **state) {
     (void)state;
@@ -493,7 +525,8 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_choices),    cmocka_unit_test(test_bad_choices),
         cmocka_unit_test(test_workspace),  cmocka_unit_test(test_calls),
         cmocka_unit_test(test_failures),   cmocka_unit_test(test_failures_mended),
-        cmocka_unit_test(test_unprepared), cmocka_unit_test(test_outside),
+        cmocka_unit_test(test_unprepared), cmocka_unit_test(test_recorded),
+        cmocka_unit_test(test_outside),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
