@@ -33,7 +33,7 @@ static bool load_function(Cuda *c, const Cubins *cubins, int i, int most_shared,
     int threads = 0, fixed = 0;
     CuResult result = c->cu.ModuleGetFunction(f, c->module[cubins->module_of[i]], k->symbol);
     if (result)
-        return fail(err, EXIT_BUG, "bug: kernel %s (%s) is not in its module %s: %s", k->symbol,
+        return fail(err, EXIT_BUG, "bug: cuModuleGetFunction: kernel %s (%s) of %s: %s", k->symbol,
                     k->kind, cubins->module[cubins->module_of[i]].name, cuda_error(&c->cu, result));
     if (!CUDA(c, FuncGetAttribute, (&threads, FUNCTION_MAX_THREADS, *f), err) ||
         !CUDA(c, FuncGetAttribute, (&fixed, FUNCTION_STATIC_SHARED, *f), err))

@@ -546,6 +546,8 @@ void fiber_catch(std::string (*where)(const void *address)) {
         struct sigaction act = {};
         act.sa_sigaction = on_signal;
         act.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
-        sigaction(number, &act, &others[number]);
+        struct sigaction before;
+        sigaction(number, &act, &before);
+        if (before.sa_sigaction != on_signal) others[number] = before;
     }
 }
