@@ -115,5 +115,9 @@ float bf16_to_float(uint16_t bits);
 uint16_t float_to_bf16(float x);
 float f16_to_float(uint16_t bits);
 uint16_t float_to_f16(float x);
+/* The same for n of them. */
+void floats_from_bf16(float *out, const uint16_t *bits, int64_t n);
+void floats_from_f16(float *out, const uint16_t *bits, int64_t n);
+void floats_to_bf16(uint16_t *out, const float *x, int64_t n);
 
 #endif

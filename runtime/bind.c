@@ -64,12 +64,13 @@ static bool bind_one(Binder *b, int i) {
 
 /* What the pieces need, and how much there is to read. */
 static void measure(Binder *b) {
-    b->piece = PIECE;
     for (int i = 0; i < b->plan->nbinds; i++) {
         const Bind *bind = &b->plan->binds[i];
         QuantPart part;
         bool few = quant_part(bind->transform, &part);
-        if (few && quant_piece(bind) > b->piece) b->piece = quant_piece(bind);
+        int64_t n = bind->rows * bind->cols, piece = few ? quant_piece(bind) : PIECE;
+        if (n < piece) piece = n;
+        if (piece > b->piece) b->piece = piece;
         if (!few || part.piece == QUANT_CODES) b->of_all += (double)bind->rows * (double)bind->cols;
     }
 }

@@ -7,7 +7,7 @@
 #include "exec_bind.h"
 #include "io/packed.h"
 
-#define PIECE (INT64_C(512) << 10) /* elements moved at a time, about */
+#define PIECE (INT64_C(2) << 20) /* elements moved at a time, about, or a whole tensor */
 
 typedef struct Binder {
     const Plan *plan;

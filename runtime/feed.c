@@ -131,15 +131,26 @@ static float fresh_value(const Feed *feed, uint64_t seed, int64_t i) {
     return (float)(radius * (w & 1 ? sin(angle) : cos(angle)) * feed->num);
 }
 
+static bool all_finite_32(const uint32_t *x, int64_t n) {
+    uint32_t found = 0;
+#pragma omp simd reduction(| : found)
+    for (int64_t i = 0; i < n; i++) found |= (x[i] & 0x7f800000) == 0x7f800000;
+    return !found;
+}
+
+static bool all_finite_16(const uint16_t *x, uint16_t exponent, int64_t n) {
+    uint16_t found = 0;
+#pragma omp simd reduction(| : found)
+    for (int64_t i = 0; i < n; i++) found |= (x[i] & exponent) == exponent;
+    return !found;
+}
+
 /* Values from a file must be numbers: a NaN would be everywhere after one product. */
 static bool all_finite(const SafeTensor *t, const void *values, DType type, int64_t n, Err *err) {
-    const uint32_t *word = values;
-    const uint16_t *half = values;
-    uint32_t special = type == DT_f32 ? 0x7f800000 : type == DT_bf16 ? 0x7f80 : 0x7c00, found = 0;
-    for (int64_t i = 0; i < n; i++)
-        found |= ((type == DT_f32 ? word[i] : half[i]) & special) == special;
-    return !found || fail(err, EXIT_NUMERIC, "%s: tensor \"%s\" holds NaN or infinity",
-                          safe_path(t->file), t->name);
+    bool good = type == DT_f32 ? all_finite_32(values, n)
+                               : all_finite_16(values, type == DT_bf16 ? 0x7f80 : 0x7c00, n);
+    return good || fail(err, EXIT_NUMERIC, "%s: tensor \"%s\" holds NaN or infinity",
+                        safe_path(t->file), t->name);
 }
 
 static bool read_codes(const Feed *feed, int64_t begin, int64_t n, float *out, Err *err) {
@@ -179,7 +190,7 @@ static bool convert_stretch(const Binder *b, const Feed *feed, int64_t begin, in
     if (scale != 1)
         for (int64_t i = 0; i < n; i++) value[i] *= (float)scale;
     if (to == DT_f32) memcpy(out, value, (size_t)n * 4);
-    for (int64_t i = 0; i < n && to == DT_bf16; i++) half[i] = float_to_bf16(value[i]);
+    if (to == DT_bf16) floats_to_bf16(half, value, n);
     for (int64_t i = 0; i < n && to == DT_f16; i++) half[i] = float_to_f16(value[i]);
     return true;
 }

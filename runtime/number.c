@@ -105,3 +105,30 @@ uint16_t float_to_f16(float x) {
     }
     return (uint16_t)(sign | ((size - 0x38000000 + 0xfff + (size >> 13 & 1)) >> 13));
 }
+
+/* Loops without branches, which the compiler makes into vectors. */
+
+void floats_from_bf16(float *out, const uint16_t *bits, int64_t n) {
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++) out[i] = float_of((uint32_t)bits[i] << 16);
+}
+
+void floats_from_f16(float *out, const uint16_t *bits, int64_t n) {
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++) {
+        uint32_t size = bits[i] & 0x7fff, part = size & 1023;
+        uint32_t number = bits_of(float_of(size << 13) * 0x1p112f); /* subnormal ones too */
+        uint32_t special = 0x7f800000 | (part ? 0x400000 : 0) | part << 13;
+        number = size < 0x7c00 ? number : special;
+        out[i] = float_of(number | (uint32_t)(bits[i] & 0x8000) << 16);
+    }
+}
+
+void floats_to_bf16(uint16_t *out, const float *x, int64_t n) {
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++) {
+        uint32_t bits = bits_of(x[i]), nan = (bits & 0x7fffffff) > 0x7f800000;
+        uint32_t rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+        out[i] = (uint16_t)(nan ? bits >> 16 | 0x40 : rounded);
+    }
+}

@@ -274,12 +274,14 @@ bool safe_read_f32(const SafeTensor *t, int64_t begin, int64_t n, float *out, Er
     if (t->type != SAFE_BF16 && t->type != SAFE_F16)
         return fail(err, EXIT_IO, "%s: tensor \"%s\" is %s; F32, BF16 or F16 is expected",
                     t->file->path, t->name, types[t->type].name);
-    uint16_t piece[4096];
+    uint16_t piece[16384];
     for (int64_t i = 0; i < n; i += (int64_t)COUNT(piece)) {
         int64_t m = n - i < (int64_t)COUNT(piece) ? n - i : (int64_t)COUNT(piece);
         if (!safe_read(t, (begin + i) * 2, m * 2, piece, err)) return false;
-        for (int64_t j = 0; j < m; j++)
-            out[i + j] = t->type == SAFE_BF16 ? bf16_to_float(piece[j]) : f16_to_float(piece[j]);
+        if (t->type == SAFE_BF16)
+            floats_from_bf16(out + i, piece, m);
+        else
+            floats_from_f16(out + i, piece, m);
     }
     return true;
 }

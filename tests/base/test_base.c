@@ -185,6 +185,17 @@ static void halves_round_to_nearest_even(void **state) {
     assert_true(isnan(bf16_to_float(float_to_bf16(NAN))) && isnan(f16_to_float(float_to_f16(NAN))));
     for (int i = 0; i < 0x7c00; i++) assert_int_equal(float_to_f16(f16_to_float((uint16_t)i)), i);
     for (int i = 0; i < 0x7f80; i++) assert_int_equal(float_to_bf16(bf16_to_float((uint16_t)i)), i);
+    for (int i = 0; i < 1 << 16; i++) { /* many at once: the same bits */
+        uint16_t half = (uint16_t)i, back;
+        float one = bf16_to_float(half), many, between = one * 1.003f;
+        floats_from_bf16(&many, &half, 1);
+        assert_memory_equal(&one, &many, 4);
+        floats_to_bf16(&back, &between, 1);
+        assert_int_equal(back, float_to_bf16(between));
+        one = f16_to_float(half);
+        floats_from_f16(&many, &half, 1);
+        assert_memory_equal(&one, &many, 4);
+    }
     uint32_t bits = 12345;
     for (int i = 0; i < 200000; i++) {
         bits = bits * 1664525 + 1013904223;
