@@ -25,11 +25,17 @@ size_t round_up(size_t n, size_t to) {
     return (n + to - 1) / to * to;
 }
 
+const int mapping = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+
+/* Pages of the region become untouchable; the host has their memory back. */
+void hide(size_t at, size_t bytes) {
+    mmap((void *)at, bytes, PROT_NONE, mapping | MAP_FIXED, -1, 0);
+}
+
 bool reserve() {
     if (region) return true;
     region_bytes = 2 * memory_total() + ((size_t)64 << 30);
-    void *p = mmap(nullptr, region_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
-                   -1, 0);
+    void *p = mmap(nullptr, region_bytes, PROT_NONE, mapping, -1, 0);
     if (p == MAP_FAILED) return false;
     region = cursor = (size_t)p;
     return true;
@@ -123,8 +129,8 @@ std::string describe_address(const void *address) {
 }
 
 void memory_forget() {
-    if (region) munmap((void *)region, region_bytes);
-    region = used = 0;
+    if (region) hide(region, region_bytes);
+    used = 0;
     pieces.clear();
     for (const auto &p : pinned) free((void *)p.first);
     pinned.clear();
@@ -160,8 +166,7 @@ CUresult cuMemFree(CUdeviceptr p) {
     const size_t at = i->first, pages = i->second.pages;
     used -= pages - i->second.offset;
     pieces.erase(at);
-    mmap((void *)at, pages, PROT_NONE,
-         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+    hide(at, pages);
     return CUDA_SUCCESS;
 }
 

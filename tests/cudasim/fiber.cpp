@@ -92,7 +92,7 @@ unsigned draw(Worker *w, unsigned n) {
 std::string thread_name(const Worker *w, int t) {
     const CudasimIndex &b = w->module->state->block, &i = w->thread[t].index;
     char text[160];
-    snprintf(text, sizeof text, "block (%u,%u,%u) thread (%u,%u,%u)", b.x, b.y, b.z, i.x, i.y, i.z);
+    snprintf(text, sizeof text, "block (%u,%u,%u), thread (%u,%u,%u)", b.x, b.y, b.z, i.x, i.y, i.z);
     return text;
 }
 
