@@ -89,6 +89,12 @@ static void define_tiles(Instance *in, Emit *e, NodeId id, int rows, const char 
     in->shared_bytes = shared_of(&t, head);
 }
 
+/* Keys of a tile for which there are registers (tests/cudasim/test_figures.c: nothing is spilled). */
+static int forward_keys(const Target *target, int64_t head) {
+    if (head <= 64 || head > 128) return 64;
+    return (head <= 96 ? 64 : 48) - (target->arch >= 100 ? 16 : 0);
+}
+
 /* ---- forward --------------------------------------------------------------------------------- */
 
 void lower_attend(Emit *e, NodeId id) {
@@ -100,7 +106,7 @@ void lower_attend(Emit *e, NodeId id) {
     if (mma) {
         const int64_t head = n->type->dim[2].c;
         const int tiles = head <= 128 ? 2 : 1, rows = 16 * WARPS * tiles;
-        const int most = head > 96 && head <= 128 ? 48 : 64; /* more keys would spill registers */
+        const int most = forward_keys(e->u->target, head);
         define_int(&in, "TILES", tiles);
         define_tiles(&in, e, id, rows, "KEYS", (Tiling){rows, 2, 0, most});
     }

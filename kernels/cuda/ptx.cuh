@@ -67,6 +67,13 @@ INLINE void cp_async_commit() {
 /* Waits until at most the n (a constant) latest groups of this thread are under way. */
 #    define cp_async_wait(n) asm volatile("cp.async.wait_group %0;" ::"n"(n) : "memory")
 
+/* x, as a value that the compiler cannot know: what is made of it is made anew where it is needed,
+ * instead of waiting in registers. */
+INLINE uint32_t made_anew(uint32_t x) {
+    asm volatile("" : "+r"(x));
+    return x;
+}
+
 /* 2^x to 2 units in the last place; 0 for what is below the normal numbers.  (ex2) */
 INLINE float exp2_fast(float x) {
     float y;

@@ -13,20 +13,31 @@ extern __shared__ __align__(128) unsigned char tile_room[]; /* all dynamic share
 /* Bytes from row to row. */
 #define TILE_PITCH(dim) (((dim) + 63) / 64 * 128)
 
-/* Copies rows first .. first+rows of a sequence to a tile, zeros from row `end` on.  Row p lies
- * `ld` elements from row p - 1; rows below `fold` begin at row `before`, the others (numbered from
- * `fold`) at row `behind`. */
+/* Copies rows first .. first+rows of a sequence to a tile, columns `column` .. of it; zeros from row
+ * `end` on.  Rows lie `ld` elements apart: row p is row p + before of the matrix below `fold`, row
+ * p - fold + behind from there on.  A thread's copies of a tile that is whole and on one side of the
+ * fold differ by constants. */
 INLINE void tile_load(shared_t to, const bf16_t *from, const int ld, int column, int first, int end,
                       int fold, int before, int behind, const int rows, const int dim,
                       const int threads) {
-    const int chunks = dim / 8;
-#pragma unroll 2
-    for (int i = 0; i < rows * chunks; i += threads) {
-        const int at = i + (int)threadIdx.x, r = at / chunks, c = at % chunks, p = first + r;
+    const int chunks = dim / 8, step = threads / chunks, thread = (int)made_anew(threadIdx.x);
+    if (threads % chunks == 0 && rows % step == 0 && first + rows <= end &&
+        (first >= fold || first + rows <= fold)) {
+        const int r = thread / chunks, c = thread % chunks;
+        const int row = first + r + (first < fold ? before : behind - fold);
+        const bf16_t *const begin = from + (int64_t)row * ld + (column + c * 8);
+#pragma unroll
+        for (int i = 0; i < rows; i += step)
+            cp_async_16(to + (r + i) * TILE_PITCH(dim) + (c ^ ((r + i) & 7)) * 16, begin + i * ld,
+                        true);
+        return;
+    }
+#pragma unroll 1
+    for (int at = thread; at < rows * chunks; at += threads) {
+        const int r = at / chunks, c = at % chunks, p = first + r;
         const int row = p < end ? p + (p < fold ? before : behind - fold) : 0;
-        if (rows * chunks % threads == 0 || at < rows * chunks)
-            cp_async_16(to + r * TILE_PITCH(dim) + (c ^ (r & 7)) * 16,
-                        from + (int64_t)row * ld + (column + c * 8), p < end);
+        cp_async_16(to + r * TILE_PITCH(dim) + (c ^ (r & 7)) * 16,
+                    from + (int64_t)row * ld + (column + c * 8), p < end);
     }
 }
 
@@ -34,12 +45,12 @@ INLINE void tile_load(shared_t to, const bf16_t *from, const int ld, int column,
  * and for a transposed b (16 of its depth by 16 columns), tile_columns for b (16 rows of the tile,
  * which are columns of b, by 16 of depth). */
 INLINE uint32_t tile_rows(const int dim) {
-    const uint32_t lane = threadIdx.x % 32;
+    const uint32_t lane = made_anew(threadIdx.x) % 32;
     return (lane & 15) * TILE_PITCH(dim) + ((lane >> 4) ^ (lane & 7)) * 16;
 }
 
 INLINE uint32_t tile_columns(const int dim) {
-    const uint32_t lane = threadIdx.x % 32;
+    const uint32_t lane = made_anew(threadIdx.x) % 32;
     return ((lane & 7) + (lane >> 4) * 8) * TILE_PITCH(dim) + (((lane >> 3) & 1) ^ (lane & 7)) * 16;
 }
 

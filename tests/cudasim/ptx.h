@@ -10,6 +10,10 @@ static inline shared_t shared_address(const void *p) {
     return (shared_t)p;
 }
 
+static inline unsigned made_anew(unsigned x) {
+    return x;
+}
+
 static inline unsigned short ptx_bf16(float x) { /* round to nearest even */
     const unsigned u = __float_as_uint(x);
     return x != x ? 0x7fff : (unsigned short)((u + 0x7fff + (u >> 16 & 1)) >> 16);
