@@ -146,13 +146,10 @@ void cuda_gemm_scratch(CudaGemm *gemm, void *p, int64_t bytes) {
 }
 
 bool cuda_gemm_save(CudaGemm *gemm, const char *path, Err *err) {
-    GemmChoices used = {0};
     for (int i = 0; i < BUCKETS; i++)
         for (Product *p = gemm->bucket[i]; p; p = p->next)
-            gemm_choices_put(&used, p->name, p->algo.data);
-    bool ok = gemm_choices_write(&used, path, err);
-    gemm_choices_free(&used);
-    return ok;
+            gemm_choices_put(&gemm->given, p->name, p->algo.data);
+    return gemm_choices_write(&gemm->given, path, err);
 }
 
 /* ---- the table of products ------------------------------------------------------------------- */

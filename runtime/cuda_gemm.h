@@ -44,7 +44,8 @@ bool cuda_gemm_prepare(CudaGemm *gemm, const Gemm *g, int64_t m, int64_t n, int6
 bool cuda_gemm_run(CudaGemm *gemm, const Gemm *g, void *const *p, int64_t m, int64_t n, int64_t k,
                    Err *err);
 
-/* Writes the choices of this run's products to a file that `choices` reads. */
+/* Writes the choices of this run's products, and those it was given, to a file that `choices`
+ * reads. */
 bool cuda_gemm_save(CudaGemm *gemm, const char *path, Err *err);
 
 #endif

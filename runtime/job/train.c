@@ -234,12 +234,12 @@ static bool walk(Run *r, Err *err) {
     double save_every = plan_num(plan, "run.save_every"),
            eval_every = plan_num(plan, "run.eval_every");
     progress_start(&r->progress, r->state.step, r->steps, r->job->log_every, r->job->quiet);
-    for (bool first = true; r->state.step < r->steps && !stop_signal(); first = false) {
-        if (!train_step(r, err) || (first && !keep_choices(r, err))) return false;
+    while (r->state.step < r->steps && !stop_signal()) {
+        if (!train_step(r, err)) return false;
         bool last = r->state.step == r->steps;
         if ((due(eval_every, r->state.step) || last) && !evaluate_now(r, err)) return false;
         if (due(save_every, r->state.step) || last || stop_signal()) {
-            if (!save_checkpoint(r->job, &r->state, err)) return false;
+            if (!keep_choices(r, err) || !save_checkpoint(r->job, &r->state, err)) return false;
             prune_checkpoints(r->job->run_dir, (int64_t)plan_num(plan, "run.keep"));
         }
     }

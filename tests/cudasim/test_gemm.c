@@ -271,6 +271,19 @@ static void test_choices(void **state) {
     assert_true(dev->ops->save_choices(dev, saved, &err));
     dev->ops->close(dev);
     assert_int_equal(only_choice(saved).word[1], 5);
+
+    /* A run that went on and did not multiply this yet still keeps it. */
+    Product q = make(plain(DT_bf16, DT_f32, false, true), 8, 8, 64, 0, 0);
+    dev = open_with(dir, mine, WORK, SCRATCH);
+    free(compute(dev, &q));
+    assert_true(dev->ops->save_choices(dev, saved, &err));
+    dev->ops->close(dev);
+    GemmChoices both = {0};
+    gemm_choices_read(&both, saved);
+    assert_int_equal(both.n, 2);
+    assert_int_equal(gemm_choices_find(&both, kept.key)->word[1], 5);
+    gemm_choices_free(&both);
+    drop(&q);
     free(c0);
     free(c5);
     free(again);
