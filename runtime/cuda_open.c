@@ -13,9 +13,10 @@ enum { OLDEST_ARCH = 80 }; /* bf16 on tensor cores, asynchronous copies */
 
 /* ---- the driver and its GPUs ----------------------------------------------------------------- */
 
+/* CUDA_VISIBLE_DEVICES asks for none. */
 static bool hidden(void) {
-    const char *hidden = getenv("CUDA_VISIBLE_DEVICES");
-    return hidden && (!*hidden || !strncmp(hidden, "-1", 2));
+    const char *set = getenv("CUDA_VISIBLE_DEVICES");
+    return set && (!*set || !strncmp(set, "-1", 2));
 }
 
 static bool no_gpu(Err *err) {
@@ -30,6 +31,7 @@ static bool no_gpu(Err *err) {
 bool cuda_start(Cuda *c, int *count, Err *err) {
     if (!library_driver(&c->driver, err) || !cuda_api_load(&c->cu, c->driver.handle, err))
         return false;
+    if (hidden()) return no_gpu(err);
     CuResult result = c->cu.Init(0);
     if (result == ERROR_NO_DEVICE) return no_gpu(err);
     if (result == ERROR_SYSTEM_DRIVER_MISMATCH)
@@ -42,14 +44,13 @@ bool cuda_start(Cuda *c, int *count, Err *err) {
 }
 
 static bool look_for_gpu(void) {
-    if (hidden()) return false;
     Cuda c = {0};
     Err err = {0};
     int count = 0;
     bool works = cuda_start(&c, &count, &err);
     library_close(&c.driver);
     /* A driver's library without a GPU is no GPU; a GPU's file without a working driver is one. */
-    return works || !access("/dev/nvidia0", F_OK);
+    return works || (!hidden() && !access("/dev/nvidia0", F_OK));
 }
 
 bool cuda_visible(void) {

@@ -156,6 +156,8 @@ static void what_stands_in_its_way(void **unused) {
     } ways[] = {
         {"CUDASIM_DEVICES", "0", "cuda", EXIT_DEVICE, "the NVIDIA driver sees no GPU",
          "nvidia-smi"},
+        {"CUDA_VISIBLE_DEVICES", "-1", "cuda", EXIT_DEVICE,
+         "the NVIDIA driver sees no GPU: CUDA_VISIBLE_DEVICES=-1", "--device=cpu"},
         {"CUDASIM_SM", "75", "cuda", EXIT_DEVICE, "Simulated T4 has compute capability 7.5", "8.0"},
         {"CUDASIM_DRIVER", "11080", "cuda", EXIT_DEVICE, "is a driver for CUDA 11.8", "update"},
         {"CUDASIM_DRIVER", "12040", "cuda", EXIT_DEVICE,
@@ -451,6 +453,22 @@ static void a_fault_is_found_later(void **unused) {
     shut();
 }
 
+/* Who waits after every step (exec.c does) is told of one step. */
+static void a_fault_with_sync(void **unused) {
+    setenv("DPOC_DEBUG", "sync", 1);
+    must(ready());
+    for (int i = 0; i < 5; i++) {
+        dev->step = &steps[0];
+        must(launch2(ADD, X, Y, ROWS) && ops->sync(dev, &err));
+    }
+    dev->step = &steps[1];
+    assert_false(launch1(WILD, X, 0) && ops->sync(dev, &err));
+    says("in this step:\n  kernel wild (attend), attention, a.dpo:7:5 layers.2");
+    assert_null(strstr(err.text, "bias"));
+    shut();
+    unsetenv("DPOC_DEBUG");
+}
+
 static void a_fault_at_once(void **unused) {
     must(ready());
     dev->step = &steps[1];
@@ -499,6 +517,7 @@ int main(int argc, char **argv) {
                                        cmocka_unit_test(times),
                                        cmocka_unit_test(every_function_fails_once),
                                        cmocka_unit_test(a_fault_is_found_later),
+                                       cmocka_unit_test(a_fault_with_sync),
                                        cmocka_unit_test(a_fault_at_once),
                                        cmocka_unit_test(nothing_is_allocated_later)};
     int bad = cmocka_run_group_tests(tests, NULL, NULL);
