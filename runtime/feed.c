@@ -116,19 +116,29 @@ void feed_close(Feed *feed) {
 
 /* ---- one stretch of values ------------------------------------------------------------------- */
 
-/* Element i: uniform ones and pairs of normal ones (Box, Muller) from the four words of block i
- * / 4. */
-static float fresh_value(const Feed *feed, uint64_t seed, int64_t i) {
-    uint64_t block = (uint64_t)i / 4;
-    uint32_t word[4] = {feed->key[0], feed->key[1], (uint32_t)(block >> 32), (uint32_t)block};
-    if (feed->fresh <= FRESH_ONE) return feed->fresh == FRESH_ONE;
+static void fresh_block(const Feed *feed, uint64_t seed, uint64_t block, uint32_t word[4]) {
+    word[0] = feed->key[0];
+    word[1] = feed->key[1];
+    word[2] = (uint32_t)(block >> 32);
+    word[3] = (uint32_t)block;
     philox_7(word, (uint32_t)seed, (uint32_t)(seed >> 32));
-    int w = (int)(i % 4);
-    if (feed->fresh == FRESH_UNIFORM)
-        return (float)(((double)(word[w] >> 8) * 0x1p-23 - 1.0) * feed->num);
-    double radius = sqrt(-2 * log(((double)word[w & 2] + 0.5) * 0x1p-32));
-    double angle = 6.283185307179586 * ((double)word[w | 1] * 0x1p-32);
-    return (float)(radius * (w & 1 ? sin(angle) : cos(angle)) * feed->num);
+}
+
+/* Elements begin .. begin+n: four uniform ones, or two pairs of normal ones (Box, Muller), from the
+ * words of a block. */
+static void fresh_values(const Feed *feed, uint64_t seed, int64_t begin, int64_t n, float *out) {
+    uint32_t word[4] = {0};
+    for (int64_t i = begin; i < begin + n; i++) {
+        int w = (int)(i % 4);
+        if (w == 0 || i == begin) fresh_block(feed, seed, (uint64_t)i / 4, word);
+        double x = (double)(word[w] >> 8) * 0x1p-23 - 1.0;
+        if (feed->fresh == FRESH_GAUSSIAN) {
+            double radius = sqrt(-2 * log(((double)word[w & 2] + 0.5) * 0x1p-32));
+            double angle = 6.283185307179586 * ((double)word[w | 1] * 0x1p-32);
+            x = radius * (w & 1 ? sin(angle) : cos(angle));
+        }
+        out[i - begin] = (float)(x * feed->num);
+    }
 }
 
 static bool all_finite_32(const uint32_t *x, int64_t n) {
@@ -172,7 +182,8 @@ static bool read_stretch(const Binder *b, const Feed *feed, int64_t begin, int64
     if (feed->tensor)
         return safe_read_f32(feed->tensor, begin, n, out, err) &&
                all_finite(feed->tensor, out, DT_f32, n, err);
-    for (int64_t i = 0; i < n; i++) out[i] = fresh_value(feed, b->seed, begin + i);
+    if (feed->fresh > FRESH_ONE) fresh_values(feed, b->seed, begin, n, out);
+    for (int64_t i = 0; i < n && feed->fresh <= FRESH_ONE; i++) out[i] = feed->fresh == FRESH_ONE;
     return true;
 }
 
