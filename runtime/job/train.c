@@ -11,11 +11,18 @@
 #include "job.h"
 #include "schedule.h"
 
+typedef struct Batch { /* the pairs of one step, packed */
+    Arena *arena;
+    Pack *pack; /* NULL: they cannot be, as err says */
+    Err err;
+} Batch;
+
 typedef struct Run { /* a job under way */
     const TrainJob *job;
     const Plan *plan;
     TrainState state;
     Epoch epoch;
+    Batch next; /* packed while the device works; arena NULL: not yet */
     Arena *arena;
     MetricsFile *metrics;
     Progress progress;
@@ -40,26 +47,33 @@ static double rate_of(const Run *r, int64_t step) {
     return plan_num(r->plan, "run.lr") * factor;
 }
 
-static Pack *pack_batch(Run *r, Arena *arena, Err *err) {
-    PackItem *items = NEW_ARRAY(arena, PackItem, r->batch);
+/* The items of the endless sequence from `cursor` on. */
+static Batch make_batch(Run *r, int64_t cursor) {
+    Batch b = {.arena = arena_new()};
+    PackItem *items = NEW_ARRAY(b.arena, PackItem, r->batch);
     for (int64_t i = 0; i < r->batch; i++) {
-        int64_t k = r->state.cursor + i;
+        int64_t k = cursor + i;
         int64_t place = epoch_item(&r->epoch, k);
         items[i] =
             (PackItem){r->job->train ? r->job->train[place] : place, k % r->ntrain, k / r->ntrain};
     }
     bool sft = r->job->pairs->pair[items[0].pair].rejected == 0;
     PackOptions options = pack_options_of(r->plan, plan_num(r->plan, "graph.prefix") != 0, sft);
-    Pack *pack = pack_step(arena, &options, r->job->pairs, items, (int)r->batch);
-    if (r->job->coupled && pack->nmicro > 1) {
-        fail(err, EXIT_INPUT,
+    b.pack = pack_step(b.arena, &options, r->job->pairs, items, (int)r->batch);
+    if (r->job->coupled && b.pack->nmicro > 1) {
+        fail(&b.err, EXIT_INPUT,
              "this objective looks at all pairs of a step at once, but %lld pairs need %d "
              "micro-batches: raise run.tokens "
              "or lower run.batch",
-             (long long)r->batch, pack->nmicro);
-        return NULL;
+             (long long)r->batch, b.pack->nmicro);
+        b.pack = NULL;
     }
-    return pack;
+    return b;
+}
+
+static void batch_free(Batch *b) {
+    if (b->arena) arena_free(b->arena);
+    *b = (Batch){0};
 }
 
 static bool guard(const Run *r, int64_t step, double loss, double norm, Err *err) {
@@ -114,13 +128,17 @@ static bool log_step(Run *r, const Pack *pack, double lr, float norm, double sec
     return true;
 }
 
+/* The device works on this step while the host packs the next. */
 static bool train_step(Run *r, Err *err) {
     Exec *exec = r->job->exec;
     int64_t step = r->state.step + 1;
     double lr = rate_of(r, step), start = now_seconds();
-    Arena *arena = arena_new();
-    Pack *pack = pack_batch(r, arena, err);
+    Batch now = r->next.arena ? r->next : make_batch(r, r->state.cursor);
+    r->next = (Batch){0};
+    Pack *pack = now.pack;
+    if (!pack) *err = now.err;
     bool ok = pack && run_step(exec, r->plan, pack, r->job->seed, step, lr, err);
+    if (ok && step < r->steps) r->next = make_batch(r, r->state.cursor + r->batch);
     float norm = 0;
     ok = ok && exec_read(exec, "grad_norm", &norm, sizeof norm, err) &&
          read_metrics(exec, r->plan, pack, (int)r->batch, r->values, err) &&
@@ -131,7 +149,7 @@ static bool train_step(Run *r, Err *err) {
         r->state.tokens += pack->tokens;
         ok = log_step(r, pack, lr, norm, now_seconds() - start, err);
     }
-    arena_free(arena);
+    batch_free(&now);
     return ok;
 }
 
@@ -246,6 +264,17 @@ static bool walk(Run *r, Err *err) {
     return true;
 }
 
+/* A failure that is not the run's own leaves the checkpoints as they are. */
+static void say_resume(const Run *r, Err *err) {
+    bool own = err->code == EXIT_NUMERIC || err->code == EXIT_INPUT;
+    const char *newest = own ? NULL : newest_checkpoint(r->arena, r->job->run_dir);
+    if (!newest) return;
+    const Err first = *err;
+    err->code = 0;
+    fail(err, first.code, "%.1500s\nhelp: %s is intact: --resume goes on from it", first.text,
+         newest);
+}
+
 static void print_curves(const Run *r) {
     if (r->job->quiet || r->ncurve < 2) return;
     progress_curve(stderr, "loss", r->loss, r->ncurve, 6);
@@ -275,6 +304,8 @@ int job_train(const TrainJob *job, Err *err) {
     ok = ok && (job->dry_run || save_trained(job->exec, job->plan, job->run_dir, err));
     Err closing = {0};
     if (r.metrics && !metrics_close(r.metrics, ok ? err : &closing)) ok = false;
+    if (!ok) say_resume(&r, err);
+    batch_free(&r.next);
     arena_free(r.arena);
     if (!ok) return err->code ? err->code : EXIT_BUG;
     return stop_signal() ? 128 + stop_signal() : EXIT_OK;
