@@ -12,9 +12,9 @@ CUresult sticky = CUDA_SUCCESS;
 namespace {
 
 bool initialised;
-int retained;                /* times the primary context is */
-thread_local bool current;   /* this thread has it */
-int context_tag;             /* the context is its address */
+int retained;              /* times the primary context is */
+thread_local bool current; /* this thread has it */
+int context_tag;           /* the context is its address */
 
 int setting(const char *name, int otherwise) {
     const char *text = getenv(name);
@@ -86,7 +86,8 @@ static const struct {
     CUresult code;
     const char *name, *text;
 } errors[] = {
-#define E(code, text) {code, #code, text}
+#define E(code, text)                                                                              \
+    { code, #code, text }
     E(CUDA_SUCCESS, "no error"),
     E(CUDA_ERROR_INVALID_VALUE, "invalid argument"),
     E(CUDA_ERROR_OUT_OF_MEMORY, "out of memory"),
@@ -107,13 +108,16 @@ static const struct {
     E(CUDA_ERROR_LAUNCH_FAILED, "unspecified launch failure"),
     E(CUDA_ERROR_NOT_SUPPORTED, "operation not supported"),
     E(CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, "operation not permitted when stream is capturing"),
-    E(CUDA_ERROR_STREAM_CAPTURE_INVALIDATED, "operation failed due to a previous error during capture"),
+    E(CUDA_ERROR_STREAM_CAPTURE_INVALIDATED,
+      "operation failed due to a previous error during capture"),
     E(CUDA_ERROR_STREAM_CAPTURE_UNMATCHED, "the capture was not initiated in this stream"),
     E(CUDA_ERROR_STREAM_CAPTURE_UNJOINED, "capturing stream has unjoined work"),
-    E(CUDA_ERROR_STREAM_CAPTURE_ISOLATION, "dependency created on uncaptured work in another stream"),
+    E(CUDA_ERROR_STREAM_CAPTURE_ISOLATION,
+      "dependency created on uncaptured work in another stream"),
     E(CUDA_ERROR_STREAM_CAPTURE_IMPLICIT,
       "operation would make the legacy stream depend on a capturing blocking stream"),
-    E(CUDA_ERROR_CAPTURED_EVENT, "operation not permitted on an event last recorded in a capturing stream"),
+    E(CUDA_ERROR_CAPTURED_EVENT,
+      "operation not permitted on an event last recorded in a capturing stream"),
     E(CUDA_ERROR_UNKNOWN, "unknown error"),
 #undef E
 };
@@ -140,7 +144,6 @@ CUresult cuInit(unsigned flags) {
     ENTER(Need::NOTHING);
     if (flags) return CUDA_ERROR_INVALID_VALUE;
     if (setting("CUDASIM_DEVICES", 1) == 0) return CUDA_ERROR_NO_DEVICE;
-    fiber_catch(describe_address); /* a test's framework may have put its own in place */
     initialised = true;
     return CUDA_SUCCESS;
 }

@@ -17,7 +17,7 @@ enum : size_t { PAGE = 4096, ALIGNMENT = 512, LARGE = 1 << 20, POISONED = 256u <
 struct Piece {
     size_t bytes, pages, offset; /* asked for; mapped; of the first byte in them */
 };
-std::map<size_t, Piece> &pieces = *new std::map<size_t, Piece>; /* by where their pages begin */
+std::map<size_t, Piece> &pieces = *new std::map<size_t, Piece>;   /* by where their pages begin */
 std::map<size_t, size_t> &pinned = *new std::map<size_t, size_t>; /* host memory: address, bytes */
 size_t region, region_bytes, cursor, used;
 
@@ -120,7 +120,8 @@ std::string describe_address(const void *address) {
         snprintf(text, sizeof text, "byte %zu of the allocation of %zu bytes at 0x%llx",
                  (size_t)(p - base), bytes, base);
     else if (const auto *i = piece_before(p))
-        snprintf(text, sizeof text, "%zu bytes after the end of the allocation of %zu bytes at 0x%zx",
+        snprintf(text, sizeof text,
+                 "%zu bytes after the end of the allocation of %zu bytes at 0x%zx",
                  p - (i->first + i->second.offset + i->second.bytes), i->second.bytes,
                  i->first + i->second.offset);
     else
@@ -210,8 +211,7 @@ CUresult cuMemcpyHtoDAsync(CUdeviceptr to, const void *from, size_t bytes, CUstr
     ENTER(Need::CONTEXT);
     if (!bytes) return CUDA_SUCCESS;
     if (!device_range(to, bytes) || is_device((CUdeviceptr)from)) return CUDA_ERROR_INVALID_VALUE;
-    if (pinned_range(from, bytes))
-        return enqueue(stream, [=] { memcpy((void *)to, from, bytes); });
+    if (pinned_range(from, bytes)) return enqueue(stream, [=] { memcpy((void *)to, from, bytes); });
     auto staged = std::make_shared<std::string>((const char *)from, bytes);
     return enqueue(stream, [=] { memcpy((void *)to, staged->data(), bytes); });
 }

@@ -126,7 +126,7 @@ bool read_arguments(const CudasimKernel &k, void **from, std::vector<char> &to, 
 }
 
 void run(const Launch &launch, const std::shared_ptr<Module> &) {
-    const Fault fault = fiber_run(launch);
+    const Fault fault = fiber_run(launch, describe_address);
     if (fault.code) cudasim_fault(fault.code, "%s", fault.text.c_str());
 }
 

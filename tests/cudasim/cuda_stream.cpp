@@ -111,9 +111,8 @@ bool run_one() {
     for (CUstream s : streams)
         if (!s->queue.empty() && may_run(s->queue.front())) ready.push_back(s);
     if (ready.empty()) return false;
-    CUstream s = ready[first_of(ready.size(), [&](size_t i) {
-        return ready[i]->queue.front()->number;
-    })];
+    CUstream s =
+        ready[first_of(ready.size(), [&](size_t i) { return ready[i]->queue.front()->number; })];
     NodePtr node = s->queue.front();
     s->queue.pop_front();
     if (!sticky && node->work) node->work();
@@ -124,7 +123,8 @@ bool run_one() {
 }
 
 void run_until(const NodePtr &node) {
-    while (node && !node->done && run_one()) {}
+    while (node && !node->done && run_one()) {
+    }
 }
 
 /* A graph's nodes, each after those it depends on. */
@@ -162,7 +162,8 @@ CUresult put(CUstream s, Work work, NodePtr also_after = nullptr) {
         if (s == &legacy && other->blocking && other->last) node->after.push_back(other->last);
     s->last = node;
     s->queue.push_back(node);
-    while (pick() == Pick::EAGER && run_one()) {}
+    while (pick() == Pick::EAGER && run_one()) {
+    }
     return CUDA_SUCCESS;
 }
 
@@ -216,7 +217,8 @@ CUresult refuse_in_capture() {
 CUresult drain() {
     for (CUstream s : streams)
         if (CUresult error = refuse_captured(s->capture)) return error;
-    while (run_one()) {}
+    while (run_one()) {
+    }
     return sticky;
 }
 
@@ -334,7 +336,8 @@ CUresult cuEventRecord(CUevent event, CUstream stream) {
     event->capture = s->capture;
     event->frontier = s->frontier;
     event->node = nullptr;
-    if (s->capture) return s->capture->invalid ? CUDA_ERROR_STREAM_CAPTURE_INVALIDATED : CUDA_SUCCESS;
+    if (s->capture)
+        return s->capture->invalid ? CUDA_ERROR_STREAM_CAPTURE_INVALIDATED : CUDA_SUCCESS;
     auto seconds = std::make_shared<double>(0);
     event->seconds = seconds;
     if (CUresult error = enqueue(stream, [=] { *seconds = now(); })) return error;

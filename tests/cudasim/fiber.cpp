@@ -92,7 +92,8 @@ unsigned draw(Worker *w, unsigned n) {
 std::string thread_name(const Worker *w, int t) {
     const CudasimIndex &b = w->module->state->block, &i = w->thread[t].index;
     char text[160];
-    snprintf(text, sizeof text, "block (%u,%u,%u), thread (%u,%u,%u)", b.x, b.y, b.z, i.x, i.y, i.z);
+    snprintf(text, sizeof text, "block (%u,%u,%u), thread (%u,%u,%u)", b.x, b.y, b.z, i.x, i.y,
+             i.z);
     return text;
 }
 
@@ -117,7 +118,8 @@ void service_fault(void *worker, int code, const char *text) {
     give_up((Worker *)worker, (CUresult)code, text);
 }
 
-struct sigaction others[64];
+const int signals[] = {SIGSEGV, SIGBUS, SIGFPE};
+struct sigaction others[64]; /* what the program does at them */
 
 void on_signal(int number, siginfo_t *info, void *machine) {
     Worker *w = running;
@@ -234,7 +236,8 @@ void end_thread(Worker *w, int t) {
         give_up(w, CUDA_ERROR_LAUNCH_FAILED, "ends while others wait at a barrier:" + who_waits(w));
     for (unsigned left = warp->waiting; left; left &= left - 1)
         if (w->thread[t / 32 * 32 + __builtin_ctz(left)].mask & bit)
-            give_up(w, CUDA_ERROR_LAUNCH_FAILED, "ends while its warp waits for it:" + who_waits(w));
+            give_up(w, CUDA_ERROR_LAUNCH_FAILED,
+                    "ends while its warp waits for it:" + who_waits(w));
 }
 
 void fiber_main(void *worker) {
@@ -383,8 +386,7 @@ const CudasimServices services = {service_barrier,     service_warp,      servic
 
 void new_worker(Worker *w) {
     const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, both = PROT_READ | PROT_WRITE;
-    w->stacks =
-        (char *)mmap(nullptr, (size_t)MAX_THREADS * (STACK + PAGE), both, flags, -1, 0);
+    w->stacks = (char *)mmap(nullptr, (size_t)MAX_THREADS * (STACK + PAGE), both, flags, -1, 0);
     char *room = (char *)mmap(nullptr, ROOM + 2 * PAGE, PROT_NONE, flags, -1, 0);
     w->room = room + PAGE;
     mprotect(w->room, ROOM, both);
@@ -510,9 +512,8 @@ void read_order() {
     job.step = job.order == Order::RANDOM ? coprime(job.blocks, job.seed) : 1;
 }
 
-} // namespace
-
-Fault fiber_run(const Launch &launch) {
+/* All blocks of a launch, on as many workers as are worth their while. */
+void run_grid(const Launch &launch) {
     const unsigned long long threads = launch.block[0] * launch.block[1] * launch.block[2];
     const char *text = getenv("CUDASIM_WORKERS");
     int n = text ? atoi(text) : 2;
@@ -534,20 +535,20 @@ Fault fiber_run(const Launch &launch) {
         std::unique_lock<std::mutex> held(lock);
         done.wait(held, [] { return awake == 0; });
     }
+}
+
+} // namespace
+
+Fault fiber_run(const Launch &launch, std::string (*where)(const void *address)) {
+    describe = where;
+    struct sigaction act = {};
+    act.sa_sigaction = on_signal;
+    act.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
+    for (int number : signals) sigaction(number, &act, &others[number]);
+    run_grid(launch);
+    for (int number : signals) sigaction(number, &others[number], nullptr);
     Fault fault;
     for (Worker *w : workers)
         if (w && w->fault.code) std::swap(fault, w->fault), w->fault = Fault();
     return fault;
-}
-
-void fiber_catch(std::string (*where)(const void *address)) {
-    describe = where;
-    for (int number : {SIGSEGV, SIGBUS, SIGFPE}) {
-        struct sigaction act = {};
-        act.sa_sigaction = on_signal;
-        act.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
-        struct sigaction before;
-        sigaction(number, &act, &before);
-        if (before.sa_sigaction != on_signal) others[number] = before;
-    }
 }

@@ -29,11 +29,8 @@ struct Fault {
 /* Runs all blocks on CUDASIM_WORKERS threads (2), in the order CUDASIM_ORDER says:
  * forward (threads one after another, every thread begins before any goes on), reverse (from the
  * last, a thread goes on as soon as it can), random:SEED.  All shared memory is poisoned before
- * each block.  One launch at a time. */
-Fault fiber_run(const Launch &launch);
-
-/* Puts the handler for SIGSEGV, SIGBUS and SIGFPE in place, which turns one inside a kernel into
- * a Fault; `where` describes an address. */
-void fiber_catch(std::string (*where)(const void *address));
+ * each block.  A SIGSEGV, SIGBUS or SIGFPE of a kernel becomes a Fault; `where` describes an
+ * address.  One launch at a time. */
+Fault fiber_run(const Launch &launch, std::string (*where)(const void *address));
 
 #endif

@@ -270,7 +270,7 @@ bool build(nvrtcProgram p, const Options &options) {
               "-fno-rtti",
               "-fno-asynchronous-unwind-tables",
               "-fsanitize=alignment,bounds",
-             
+
               "-nostdlib",
               dir.file("in.ii"),
               "-o",

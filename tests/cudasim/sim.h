@@ -30,7 +30,8 @@ static inline int cudasim_call(const char *function, int code, const char *detai
     if (const char *path = getenv("CUDASIM_TRACE")) {
         const int fd = open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0644);
         char line[300];
-        const int n = snprintf(line, sizeof line, "%s%s%.200s\n", function, *detail ? " " : "", detail);
+        const int n =
+            snprintf(line, sizeof line, "%s%s%.200s\n", function, *detail ? " " : "", detail);
         if (fd >= 0 && write(fd, line, (size_t)n) != n) perror(path);
         if (fd >= 0) close(fd);
     }

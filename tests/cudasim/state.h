@@ -37,10 +37,10 @@ size_t read_bytes(const char *text, size_t otherwise);
 
 /* ---- memory (cuda_memory.cpp) ---------------------------------------------------------------- */
 
-bool is_device(CUdeviceptr p);                     /* in the device's addresses, allocated or not */
-bool device_range(CUdeviceptr p, size_t bytes);    /* inside one allocation, or mapped host memory */
-bool pinned_range(const void *p, size_t bytes);    /* inside one piece of host memory of ours */
-void memory_forget();                              /* frees all */
+bool is_device(CUdeviceptr p);                  /* in the device's addresses, allocated or not */
+bool device_range(CUdeviceptr p, size_t bytes); /* inside one allocation, or mapped host memory */
+bool pinned_range(const void *p, size_t bytes); /* inside one piece of host memory of ours */
+void memory_forget();                           /* frees all */
 size_t memory_total();
 
 /* ---- work (cuda_stream.cpp) ------------------------------------------------------------------ */

@@ -33,12 +33,12 @@ static inline void context_make(Context &c, char *stack, size_t size, void (*mai
     *--sp = NULL; /* keeps the stack aligned to 16 where main begins */
     *--sp = NULL;
     *--sp = (void *)cudasim_begin;
-    *--sp = NULL;          /* rbp */
-    *--sp = NULL;          /* rbx */
-    *--sp = argument;      /* r12 */
-    *--sp = (void *)main;  /* r13 */
-    *--sp = NULL;          /* r14 */
-    *--sp = NULL;          /* r15 */
+    *--sp = NULL;         /* rbp */
+    *--sp = NULL;         /* rbx */
+    *--sp = argument;     /* r12 */
+    *--sp = (void *)main; /* r13 */
+    *--sp = NULL;         /* r14 */
+    *--sp = NULL;         /* r15 */
     c.sp = sp;
 }
 
