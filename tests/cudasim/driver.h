@@ -37,7 +37,7 @@ static void *driver; /* the library */
 
 /* ---- the device ------------------------------------------------------------------------------ */
 
-static void begin(void) {
+static inline void begin(void) {
     CuDevice device;
     OK(cu.DeviceGet(&device, 0));
     OK(cu.DevicePrimaryCtxRetain(&context, device));
@@ -48,7 +48,7 @@ static void begin(void) {
 }
 
 /* A new context, after a fault; also what a test's settings end with. */
-static int again(void **unused) {
+static inline int again(void **unused) {
     (void)unused;
     unsetenv("CUDASIM_ORDER"), unsetenv("CUDASIM_LAZY"), unsetenv("CUDASIM_FAIL");
     cu.ModuleUnload(module);
@@ -57,38 +57,38 @@ static int again(void **unused) {
     return 0;
 }
 
-static CuPointer memory(size_t bytes) {
+static inline CuPointer memory(size_t bytes) {
     CuPointer p;
     OK(cu.MemAlloc(&p, bytes));
     return p;
 }
 
-static CuFunction function(const char *name) {
+static inline CuFunction function(const char *name) {
     CuFunction f;
     OK(cu.ModuleGetFunction(&f, module, name));
     return f;
 }
 
-static CuResult launch(const char *name, unsigned grid, unsigned threads, unsigned shared,
-                       CuStream to, void **args) {
+static inline CuResult launch(const char *name, unsigned grid, unsigned threads, unsigned shared,
+                              CuStream to, void **args) {
     return cu.LaunchKernel(function(name), grid, 1, 1, threads, 1, 1, shared, to, args, NULL);
 }
 #define ARGS(...) ((void *[]){__VA_ARGS__})
 
-static void get(CuPointer from, int *to, size_t n) {
+static inline void get(CuPointer from, int *to, size_t n) {
     OK(cu.MemcpyDtoHAsync(to, from, 4 * n, stream));
     OK(cu.StreamSynchronize(stream));
 }
 
 /* Between these two, stderr goes to a file; `words` must be in it. */
 static int saved, file;
-static void listen(void) {
+static inline void listen(void) {
     fflush(stderr);
     saved = dup(2);
     file = open(said_path, O_RDWR | O_TRUNC);
     assert_int_equal(dup2(file, 2), 2);
 }
-static void heard(const char *words) {
+static inline void heard(const char *words) {
     char text[2000];
     fflush(stderr);
     dup2(saved, 2);
@@ -101,8 +101,8 @@ static void heard(const char *words) {
 }
 
 /* The launch must fault with `code` and say `words`. */
-static void faults(CuResult code, const char *words, const char *name, unsigned grid,
-                   unsigned threads, unsigned shared, void **args) {
+static inline void faults(CuResult code, const char *words, const char *name, unsigned grid,
+                          unsigned threads, unsigned shared, void **args) {
     listen();
     OK(launch(name, grid, threads, shared, stream, args));
     const CuResult first = cu.StreamSynchronize(stream), next = cu.StreamSynchronize(stream);
@@ -116,7 +116,7 @@ static const char *const orders[] = {"forward", "reverse", "random:1", "random:2
 
 /* ---- beginning ------------------------------------------------------------------------------- */
 
-static void start(char **argv) {
+static inline void start(char **argv) {
     Err err = {0};
     setenv("CUDASIM_MEMORY", "64MiB", 1);
     simulate(argv);
@@ -132,7 +132,7 @@ static void start(char **argv) {
     begin();
 }
 
-static int finish(int failed) {
+static inline int finish(int failed) {
     unlink(said_path);
     cubin_free(&image);
     cu.ModuleUnload(module);
