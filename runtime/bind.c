@@ -67,6 +67,7 @@ static void measure(Binder *b) {
     for (int i = 0; i < b->plan->nbinds; i++) {
         const Bind *bind = &b->plan->binds[i];
         QuantPart part;
+        if (!strcmp(bind->transform, "table")) continue;
         bool few = quant_part(bind->transform, &part);
         int64_t n = bind->rows * bind->cols, piece = few ? quant_piece(bind) : PIECE;
         if (n < piece) piece = n;

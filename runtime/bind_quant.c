@@ -146,10 +146,10 @@ static bool copy_part(Binder *b, const Quant *q, QuantPiece piece, const SafeTen
 }
 
 static bool copy_parts(Binder *b, const Quant *q, const Packed *p) {
-    if (!same_format(b, q, p) || !copy_part(b, q, QUANT_CODES, p->codes) ||
-        !copy_part(b, q, QUANT_ABSMAX, p->absmax))
-        return false;
+    if (!same_format(b, q, p)) return false;
     b->elements += (double)q->n;
+    if (!copy_part(b, q, QUANT_CODES, p->codes) || !copy_part(b, q, QUANT_ABSMAX, p->absmax))
+        return false;
     return !p->nested ||
            (copy_part(b, q, QUANT_ABSMAX2, p->absmax2) && copy_part(b, q, QUANT_MAP, p->map) &&
             write_part(b, q, QUANT_OFFSET, 0, &p->offset, 4));

@@ -70,7 +70,9 @@ static bool feed_file(Binder *b, int s, const Bind *bind, Feed *feed) {
     if (!feed->tensor) return checkpoint_missing(c, name, b->err);
     feed->packed = packed_is(c, feed->tensor);
     if (feed->packed && !packed_read(c, feed->tensor, &feed->codes, b->err)) return false;
-    return shape_fits(b, bind, feed) && (!feed->packed || read_absmax(b, feed));
+    QuantPart part; /* of a bind that takes codes as they are */
+    bool numbers = !quant_part(bind->transform, &part);
+    return shape_fits(b, bind, feed) && (!feed->packed || !numbers || read_absmax(b, feed));
 }
 
 /* "pref@start" is "pref" as it was at the start: the same fresh values. */
