@@ -110,9 +110,8 @@ static bool first_sight(Search *s, const char *name) {
 
 /* Opens one file and takes it if nothing is wrong with it. */
 static bool try_file(Search *s, const char *name) {
-    /* A driver that was started does not like to be unloaded. */
-    int keep = s->lib->kind == LIBRARY_DRIVER ? RTLD_NODELETE : 0;
-    void *handle = dlopen(name, RTLD_NOW | RTLD_LOCAL | keep);
+    /* NVIDIA's libraries are not made to be unloaded once they have run. */
+    void *handle = dlopen(name, RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
     if (!handle) {
         const char *why = dlerror(), *absent = "cannot open shared object file";
         size_t n = strlen(name);
