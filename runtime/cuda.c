@@ -114,11 +114,15 @@ static bool cuda_launch(Device *dev, int kernel, void *const *p, int np, const i
     /* A kernel without rows runs all the same: a sum over none is 0. */
     int64_t blocks = (n[0] + k->rows_per_block - 1) / k->rows_per_block;
     unsigned gx = blocks > 0 ? (unsigned)blocks : 1;
-    return CUDA(c, LaunchKernel,
-                (c->function[kernel], gx, (unsigned)k->grid_y, 1, (unsigned)k->threads, 1, 1,
-                 (unsigned)k->shared_bytes, stream(c), arguments, NULL),
-                err) &&
-           note_step(c, err);
+    const Step *step = dev->step;
+    if (!step) dev->step = &c->bare[kernel];
+    bool ok = CUDA(c, LaunchKernel,
+                   (c->function[kernel], gx, (unsigned)k->grid_y, 1, (unsigned)k->threads, 1, 1,
+                    (unsigned)k->shared_bytes, stream(c), arguments, NULL),
+                   err) &&
+              note_step(c, err);
+    dev->step = step;
+    return ok;
 }
 
 static bool cuda_prepare(Device *dev, const Gemm *g, int64_t m, int64_t n, int64_t k, Err *err) {

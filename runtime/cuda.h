@@ -58,6 +58,7 @@ typedef struct Cuda {
     CuPointer mark_device; /* 0: the device cannot */
     uint32_t given;        /* steps given so far */
     const Step *step[GIVEN];
+    Step *bare; /* by kernel: for launches that belong to no step of a program */
 } Cuda;
 
 /* Calls a driver function; false and err (its name, the error's, the step it was for) on failure:

@@ -58,6 +58,8 @@ bool cuda_load(Device *dev, const Plan *plan, Err *err) {
               CUDA(c, DeviceGetAttribute,
                    (&most_shared, ATTRIBUTE_SHARED_PER_BLOCK_OPTIN, c->device), err);
     c->function = calloc((size_t)plan->nkernels + 1, sizeof *c->function);
+    c->bare = calloc((size_t)plan->nkernels + 1, sizeof *c->bare);
+    for (int i = 0; i < plan->nkernels; i++) c->bare[i] = (Step){.kind = STEP_KERNEL, .kernel = i};
     for (int i = 0; i < plan->nkernels && ok; i++)
         ok = load_function(c, cubins, i, most_shared, err);
     cubins_free(cubins);
@@ -68,4 +70,5 @@ void cuda_unload(Cuda *c) {
     for (int i = 0; i < c->nmodules; i++) c->cu.ModuleUnload(c->module[i]);
     free(c->module);
     free(c->function);
+    free(c->bare);
 }

@@ -449,7 +449,11 @@ static void a_fault_is_found_later(void **unused) {
     assert_null(strstr(err.text, "bias"));
     shut();
     unsetenv("CUDASIM_LAZY");
-    must(everything()); /* a new context works */
+    must(ready()); /* a new context works; a launch outside of programs is named too */
+    assert_false(launch1(WILD, X, 0) && ops->sync(dev, &err));
+    says("in this step:\n  kernel wild (attend)");
+    shut();
+    must(everything());
     shut();
 }
 
