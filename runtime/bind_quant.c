@@ -15,7 +15,8 @@ typedef struct Quant { /* one tensor and the binds of its parts */
     QuantFormat format;
     int64_t n, block, blocks;
     bool nested;
-    float *absmax; /* of all blocks; on the host */
+    float *absmax;  /* of all blocks; on the host */
+    int64_t scales; /* the same on the device: bytes into scratch, behind the values of a piece */
 } Quant;
 
 /* Whole blocks, an even number of elements. */
@@ -39,6 +40,8 @@ static void find_parts(const Plan *plan, int first, Quant *q) {
     q->block = (int64_t)bind->num;
     q->blocks = (q->n + q->block - 1) / q->block;
     q->nested = bind->nested;
+    int64_t piece = quant_piece(bind);
+    q->scales = ((q->n < piece ? q->n : piece) * 4 + 255) / 256 * 256;
 }
 
 /* Where byte `at` of a part lies in the arena. */
@@ -59,26 +62,23 @@ static int64_t code_bytes(const Quant *q, int64_t n) {
 
 /* ---- one piece ------------------------------------------------------------------------------- */
 
-/* Room for a piece's values and scales, if it is there; the scales' offset in the arena. */
-static bool on_device(const Binder *b, const Quant *q, int64_t *scales) {
-    int64_t values = (quant_piece(q->part[QUANT_CODES]) * 4 + 255) / 256 * 256;
-    int64_t blocks = quant_piece(q->part[QUANT_CODES]) / q->block;
-    *scales = b->scratch.offset + values;
-    return q->part[QUANT_CODES]->quantizer && values + blocks * 4 <= b->scratch.bytes;
+/* Whether the plan has a kernel for it and scratch holds a piece's values and, behind them, the
+ * scales of the whole tensor, so that nothing waits for the device before the end. */
+static bool on_device(const Binder *b, const Quant *q) {
+    return q->part[QUANT_CODES]->quantizer && q->scales + q->blocks * 4 <= b->scratch.bytes;
 }
 
 /* Elements begin .. begin+n, which stand in b->value, by the plan's kernel. */
-static bool device_piece(Binder *b, Quant *q, int64_t begin, int64_t n, int64_t scales) {
+static bool device_piece(Binder *b, Quant *q, int64_t begin, int64_t n) {
     const DeviceOps *ops = b->dev->ops;
-    int64_t blocks = (n + q->block - 1) / q->block, at = begin / q->block;
+    int64_t blocks = (n + q->block - 1) / q->block, at = begin / q->block * 4;
+    int64_t scales = q->nested ? b->scratch.offset + q->scales + at : place(b, q, QUANT_ABSMAX, at);
     char *base = b->dev->base;
-    if (!q->nested) scales = place(b, q, QUANT_ABSMAX, at * 4);
     void *p[3] = {base + b->scratch.offset, base + place(b, q, QUANT_CODES, code_bytes(q, begin)),
                   base + scales};
     int kernel = q->part[QUANT_CODES]->quantizer - 1;
     return ops->write(b->dev, b->scratch.offset, b->value, n * 4, b->err) &&
-           ops->launch(b->dev, kernel, p, 3, (int64_t[]){blocks, n}, 2, b->err) &&
-           (!q->nested || ops->read(b->dev, scales, q->absmax + at, blocks * 4, b->err));
+           ops->launch(b->dev, kernel, p, 3, (int64_t[]){blocks, n}, 2, b->err);
 }
 
 static bool host_piece(Binder *b, Quant *q, int64_t begin, int64_t n) {
@@ -110,15 +110,18 @@ static bool second_level(Binder *b, Quant *q) {
 }
 
 static bool quantize_all(Binder *b, Quant *q, const Feed *feed) {
-    int64_t piece = quant_piece(q->part[QUANT_CODES]), scales;
-    bool device = on_device(b, q, &scales);
+    int64_t piece = quant_piece(q->part[QUANT_CODES]);
+    bool device = on_device(b, q);
     q->absmax = malloc((size_t)q->blocks * 4);
     bool ok = q->absmax || fail(b->err, EXIT_MEMORY, "out of memory");
     for (int64_t at = 0; ok && at < q->n; at += piece) {
         int64_t n = q->n - at < piece ? q->n - at : piece;
         ok = feed_read(b, feed, at, n, 1, DT_f32, b->value) &&
-             (device ? device_piece(b, q, at, n, scales) : host_piece(b, q, at, n));
+             (device ? device_piece(b, q, at, n) : host_piece(b, q, at, n));
     }
+    if (ok && q->nested && device)
+        ok = b->dev->ops->read(b->dev, b->scratch.offset + q->scales, q->absmax, q->blocks * 4,
+                               b->err);
     if (ok && q->nested) ok = second_level(b, q);
     free(q->absmax);
     return ok;

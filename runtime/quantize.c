@@ -194,7 +194,8 @@ static uint8_t nearest(const float map[256], float x) {
 
 void quant_nested(const float *absmax, int64_t n, float offset, uint8_t *codes, float *absmax2) {
     const float *map = quant_map();
-    for (int64_t g = 0; g * QUANT_GROUP < n; g++) {
+#pragma omp parallel for schedule(static) if (n > 1 << 14)
+    for (int64_t g = 0; g < (n + QUANT_GROUP - 1) / QUANT_GROUP; g++) {
         int64_t end = (g + 1) * QUANT_GROUP < n ? (g + 1) * QUANT_GROUP : n;
         float most = 0;
         for (int64_t i = g * QUANT_GROUP; i < end; i++)
