@@ -12,7 +12,7 @@
 
 namespace {
 
-enum : size_t { PAGE = 4096, ALIGNMENT = 512, LARGE = 1 << 20, POISONED = 256u << 20 };
+enum : size_t { PAGE = 4096, ALIGNMENT = 512, PINNED = 64, LARGE = 1 << 20, POISONED = 256u << 20 };
 
 struct Piece {
     size_t bytes, pages, offset; /* asked for; mapped; of the first byte in them */
@@ -75,6 +75,11 @@ void fill(size_t p, unsigned char value, size_t bytes) {
     }
 }
 
+/* Host memory of ours ends where its pages end, like the device's. */
+void free_pinned(size_t p, size_t bytes) {
+    munmap((void *)(p / PAGE * PAGE), round_up(bytes, PAGE) + PAGE);
+}
+
 } // namespace
 
 size_t memory_total() {
@@ -133,7 +138,7 @@ void memory_forget() {
     if (region) hide(region, region_bytes);
     used = 0;
     pieces.clear();
-    for (const auto &p : pinned) free((void *)p.first);
+    for (const auto &p : pinned) free_pinned(p.first, p.second);
     pinned.clear();
 }
 
@@ -181,8 +186,12 @@ CUresult cuMemGetInfo(size_t *available, size_t *total) {
 CUresult cuMemHostAlloc(void **to, size_t bytes, unsigned) {
     ENTER(Need::CONTEXT, std::to_string(bytes));
     if (CUresult error = refuse_in_capture()) return error;
-    if (!to || !bytes || !(*to = aligned_alloc(PAGE, round_up(bytes, PAGE))))
-        return CUDA_ERROR_INVALID_VALUE;
+    if (!to || !bytes) return CUDA_ERROR_INVALID_VALUE;
+    const size_t pages = round_up(bytes, PAGE);
+    char *p = (char *)mmap(nullptr, pages + PAGE, PROT_READ | PROT_WRITE, mapping, -1, 0);
+    if (p == MAP_FAILED) return CUDA_ERROR_OUT_OF_MEMORY;
+    mprotect(p + pages, PAGE, PROT_NONE);
+    *to = p + pages - round_up(bytes, PINNED);
     memset(*to, 0xff, bytes);
     pinned[(size_t)*to] = bytes;
     return CUDA_SUCCESS;
@@ -191,8 +200,10 @@ CUresult cuMemHostAlloc(void **to, size_t bytes, unsigned) {
 CUresult cuMemFreeHost(void *p) {
     ENTER(Need::CONTEXT);
     if (CUresult error = drain()) return error;
-    if (!pinned.erase((size_t)p)) return CUDA_ERROR_INVALID_VALUE;
-    free(p);
+    const auto i = pinned.find((size_t)p);
+    if (i == pinned.end()) return CUDA_ERROR_INVALID_VALUE;
+    free_pinned(i->first, i->second);
+    pinned.erase(i);
     return CUDA_SUCCESS;
 }
 

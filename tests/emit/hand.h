@@ -1,4 +1,4 @@
-/* hand.h: instances of hand-written kernels, on the CPU and in the simulator (sim.h), random data
+/* hand.h: instances of hand-written kernels, on the CPU and on the simulated device, random data
  * for them, and comparisons.  Instances are made as custom.c makes them: defines, file, undefs. */
 #ifndef TEST_HAND_H
 #define TEST_HAND_H
@@ -11,7 +11,7 @@
 #include <unistd.h>
 
 #include "compiler/dpoc.h"
-#include "tests/emit/sim.h"
+#include "tests/emit/device.h"
 
 /* ---- instances ------------------------------------------------------------------------------- */
 
@@ -65,9 +65,6 @@ static int add_on(int grid_y, const char *file, const char *defines) {
     text_add(&source, "#undef SYMBOL\n#undef FN\n");
     made[instances].launch = launch_of(file, defines);
     made[instances].grid_y = grid_y;
-    char symbol[32];
-    snprintf(symbol, sizeof symbol, "k%d", instances);
-    if (cuda) sim_add_call(&source, symbol, made[instances].launch.np);
     return instances++;
 }
 
@@ -105,11 +102,11 @@ static void compile_cuda(void) {
     static const Target sm_80 = {.name = "sm_80", .cuda = true};
     Text text = {0};
     text_add(&text, "%s%s", emit_prelude(&sm_80), source.data);
-    library = sim_compile(text.data);
+    assert_true(device_compile(text.data));
     text_free(&text);
 }
 
-/* `way`: number of threads, less one; or the simulator's order of threads. */
+/* `way`: number of threads, less one; or the order of the device's. */
 static void run_way(int instance, void *const *p, const int64_t *n, int way) {
     char symbol[32];
     snprintf(symbol, sizeof symbol, "k%d", instance);
@@ -117,7 +114,8 @@ static void run_way(int instance, void *const *p, const int64_t *n, int way) {
         const Launch *l = &made[instance].launch;
         const int64_t blocks = (n[0] + l->rows_per_block - 1) / l->rows_per_block;
         const int grid[2] = {(int)blocks, made[instance].grid_y};
-        assert_true(sim_launch(library, symbol, p, n, l->nn, grid, l->threads, (SimOrder)way));
+        if (blocks > 0)
+            assert_true(device_launch(symbol, p, l->np, n, l->nn, grid, l->threads, way));
         return;
     }
     Function *f;
@@ -150,7 +148,8 @@ typedef struct Tensor { /* in memory of type t, and its values */
 } Tensor;
 
 static Tensor tensor(DType t, int64_t n) {
-    Tensor y = {t, n, calloc((size_t)n + 16, 4), calloc((size_t)n + 1, sizeof(double))};
+    Tensor y = {t, n, room((size_t)n * (size_t)dtype_bytes(t)),
+                calloc((size_t)n + 1, sizeof(double))};
     if (!y.data || !y.x) abort();
     return y;
 }
@@ -176,7 +175,7 @@ static double at(const Tensor *y, int64_t i) {
 }
 
 static void drop(Tensor *y) {
-    free(y->data);
+    leave(y->data);
     free(y->x);
 }
 
@@ -236,7 +235,7 @@ static int make(bool on_cuda) {
         compile_cuda();
     else
         compile_cpu();
-    return library ? 0 : 1;
+    return cuda || library ? 0 : 1;
 }
 
 static int make_cpu(void **unused) {
@@ -247,15 +246,17 @@ static int make_cuda(void **unused) {
     (void)unused;
     return make(true);
 }
+static int end_cuda(void **unused) {
+    (void)unused;
+    device_end();
+    return 0;
+}
 
-/* Runs the tests on the CPU, then in the simulator, which the sanitizers can't follow. */
-#ifdef HARD
-#    define RUN_BOTH(tests)                                                                        \
-        ((void)make_cuda, cmocka_run_group_tests_name("cpu", tests, make_cpu, NULL))
-#else
-#    define RUN_BOTH(tests)                                                                        \
-        (cmocka_run_group_tests_name("cpu", tests, make_cpu, NULL) +                               \
-         cmocka_run_group_tests_name("cuda, simulated", tests, make_cuda, NULL))
-#endif
+/* Runs the tests on the CPU, then on the simulated device; the exit status. */
+#define RUN_BOTH(argv, tests)                                                                      \
+    (!simulated(argv)                                                                              \
+         ? (cmocka_run_group_tests_name("cpu", tests, make_cpu, NULL) ? 1 : no_simulator())        \
+         : (cmocka_run_group_tests_name("cpu", tests, make_cpu, NULL) +                            \
+            cmocka_run_group_tests_name("cuda, simulated", tests, make_cuda, end_cuda)))
 
 #endif

@@ -13,6 +13,7 @@
 
 #include "kernels/math.h"
 #include "kernels/random.h"
+#include "tests/emit/device.h"
 #include "tests/emit/kerns.h"
 
 /* ---- the interpreter ------------------------------------------------------------------------- */
@@ -265,7 +266,7 @@ static void fill(const Case *c, void **p) {
     uint64_t s = 12345;
     for (int a = 0; a < c->k.narg; a++) {
         const size_t n = (size_t)c->count[a];
-        p[a] = calloc(n + 1, 4);
+        p[a] = room(n * (size_t)dtype_bytes(c->arg[a].dtype));
         for (size_t i = 0; i < n; i++) {
             const float x = (float)(int32_t)next(&s) * 0x1p-30f;
             if (c->integers[a])
@@ -279,7 +280,7 @@ static void fill(const Case *c, void **p) {
 }
 
 static void release(const Case *c, void **p) {
-    for (int a = 0; a < c->k.narg; a++) free(p[a]);
+    for (int a = 0; a < c->k.narg; a++) leave(p[a]);
 }
 
 static double element(const Case *c, void *const *p, int arg, int64_t i) {

@@ -1,6 +1,6 @@
 /* test_kern: emitted C and CUDA against a straightforward interpreter (interpret.h): the same
- * bits at 1, 2 and 3 threads, for this processor and for a plain one, and in the simulator
- * (sim.h) in every order of threads; and the interpreter against itself in double. */
+ * bits at 1, 2 and 3 threads, for this processor and for a plain one, and on the simulated
+ * device in every order of threads; and the interpreter against itself in double. */
 #include <dlfcn.h>
 #include <omp.h>
 #include <setjmp.h>
@@ -12,7 +12,6 @@
 #include <cmocka.h>
 
 #include "tests/emit/interpret.h"
-#include "tests/emit/sim.h"
 
 /* ---- compiling ------------------------------------------------------------------------------- */
 
@@ -98,18 +97,18 @@ static void test_plain(void **state) {
 }
 
 /* CUDA text, thread by thread; the same bits as C. */
-static int check_cuda(const Case *c, void *lib, const char *symbol) {
+static int check_cuda(const Case *c, const char *symbol) {
     void *exact[MAX_ARG], *got[MAX_ARG];
     Kernel launch = {0};
     kern_launch(&c->k, &launch);
     fill(c, exact);
     interpret(c, exact, true);
     int bad = 0;
-    for (int order = 0; order < NSIMORDER; order++) {
+    for (int order = 0; order < (int)COUNT(device_orders); order++) {
         const int64_t blocks = (c->rows + launch.rows_per_block - 1) / launch.rows_per_block;
         const int grid[2] = {blocks > 0 ? (int)blocks : 1, launch.grid_y};
         fill(c, got);
-        bad += !sim_launch(lib, symbol, got, &c->rows, 1, grid, launch.threads, (SimOrder)order);
+        bad += !device_launch(symbol, got, c->k.narg, &c->rows, 1, grid, launch.threads, order);
         bad += !same_bits(c, got, exact);
         release(c, got);
     }
@@ -127,26 +126,23 @@ static void test_cuda(void **state) {
     for (int i = 0; i < n; i++) {
         const char *symbol = intern_printf("k%d", i);
         emit_kern_cuda(&c[i]->k, symbol, &text);
-        sim_add_call(&text, symbol, c[i]->k.narg);
     }
-    void *lib = sim_compile(text.data);
-    assert_non_null(lib);
+    assert_true(device_compile(text.data));
     int bad = 0;
     for (int i = 0; i < n; i++) {
-        bad += check_cuda(c[i], lib, intern_printf("k%d", i));
+        bad += check_cuda(c[i], intern_printf("k%d", i));
         free(c[i]);
     }
     text_free(&text);
-    dlclose(lib);
+    device_end();
     assert_int_equal(bad, 0);
 }
 
-int main(void) {
+int main(int argc, char **argv) {
+    (void)argc;
+    const bool device = simulated(argv);
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_native), cmocka_unit_test(test_plain),
                                        cmocka_unit_test(test_cuda)};
-#ifdef HARD /* the sanitizers do not follow fibers */
-    return _cmocka_run_group_tests("cpu", tests, COUNT(tests) - 1, NULL, NULL);
-#else
-    return cmocka_run_group_tests(tests, NULL, NULL);
-#endif
+    const int bad = _cmocka_run_group_tests("kern", tests, COUNT(tests) - !device, NULL, NULL);
+    return bad || device ? bad : no_simulator();
 }

@@ -53,7 +53,7 @@ static int check_head(size_t which, int rows) {
     const int vocab = vocabs[which].vocab;
     const double scale = vocabs[which].scale;
     Tensor z = noise(DT_f32, (int64_t)rows * vocab, 8), c = noise(DT_f32, rows, 1), y[NSTATS];
-    int32_t *target = calloc((size_t)rows, sizeof *target);
+    int32_t *target = room((size_t)rows * sizeof *target);
     for (int k = 0; k < NSTATS; k++) y[k] = tensor(DT_f32, rows);
     for (int r = 0; r < rows; r++) {
         float *row = (float *)z.data + (int64_t)r * vocab;
@@ -102,7 +102,7 @@ static int check_head(size_t which, int rows) {
     }
     if (bad) printf("  in vocabulary %d\n", vocab);
     for (int k = 0; k < NSTATS; k++) drop(&y[k]);
-    drop(&z), drop(&c), free(target);
+    drop(&z), drop(&c), leave(target);
     return bad;
 }
 
@@ -132,7 +132,7 @@ static void make_rows(void) {
 }
 
 static int32_t *indices(int n, int limit) {
-    int32_t *index = calloc((size_t)n + 1, sizeof *index);
+    int32_t *index = room((size_t)n * sizeof *index);
     for (int i = 0; i < n; i++) index[i] = below(limit + 1) - 1;
     return index;
 }
@@ -160,20 +160,22 @@ static void test_take_put(void **unused) {
             void *q[] = {s.data, index, z.data};
             bad += threads_differ("put", made_put[i], q, (int64_t[]){m, r}, &z, 1);
             bad += differs("put", &z, 0);
-            drop(&x), drop(&y), drop(&z), drop(&s), free(index);
+            drop(&x), drop(&y), drop(&z), drop(&s), leave(index);
         }
     const int32_t x[] = {1, 2, 3, 4, 1 << 30, -7}, index[] = {2, -1, 0};
-    int32_t y[6];
-    run(made_take_i32, (void *[]){(void *)x, (void *)index, y}, (int64_t[]){3, 3});
-    assert_memory_equal(y, ((int32_t[]){1 << 30, -7, 0, 0, 1, 2}), sizeof y);
+    int32_t *data = room(sizeof x), *at = room(sizeof index), *y = room(sizeof x);
+    memcpy(data, x, sizeof x), memcpy(at, index, sizeof index);
+    run(made_take_i32, (void *[]){data, at, y}, (int64_t[]){3, 3});
+    assert_memory_equal(y, ((int32_t[]){1 << 30, -7, 0, 0, 1, 2}), sizeof x);
+    leave(data), leave(at), leave(y);
     assert_int_equal(bad, 0);
 }
 
 static void test_sort(void **unused) {
     (void)unused;
     for (int n = 0; n < 700; n += 1 + n) {
-        float *x = calloc((size_t)n + 1, 4), *y = calloc((size_t)n + 1, 4);
-        int32_t *source_of = calloc((size_t)n + 1, 4);
+        float *x = room((size_t)n * 4), *y = room((size_t)n * 4);
+        int32_t *source_of = room((size_t)n * 4);
         for (int i = 0; i < n; i++) x[i] = below(9) == 0 ? NAN : (float)(below(40) - 20);
         run(made_sort, (void *[]){x, y, source_of}, (int64_t[]){n});
         for (int i = 0; i < n; i++) {
@@ -182,7 +184,7 @@ static void test_sort(void **unused) {
             assert_true(y[i - 1] <= y[i] || isnan(y[i]));
             if (y[i - 1] == y[i] || isnan(y[i - 1])) assert_true(source_of[i - 1] < source_of[i]);
         }
-        free(x), free(y), free(source_of);
+        leave(x), leave(y), leave(source_of);
     }
 }
 
@@ -203,7 +205,7 @@ static void make_dequant(void) {
 
 static int check_dequant(QuantFormat format, int nested, int bf, int64_t n) {
     const int64_t blocks = (n + 63) / 64, groups = (blocks + 255) / 256;
-    uint8_t *codes = calloc((size_t)n + 1, 1), *q = calloc((size_t)blocks, 1);
+    uint8_t *codes = room((size_t)n), *q = room((size_t)blocks);
     Tensor absmax = noise(DT_f32, blocks, 1), absmax2 = noise(DT_f32, groups, 1);
     Tensor offset = noise(DT_f32, 1, 1), map = noise(DT_f32, 256, 1);
     Tensor y = tensor(bf ? DT_bf16 : DT_f32, n);
@@ -221,7 +223,7 @@ static int check_dequant(QuantFormat format, int nested, int bf, int64_t n) {
     int bad = threads_differ("dequant", made_dequant[format][nested][bf], nested ? deep : plain,
                              (int64_t[]){blocks, n}, &y, 1);
     bad += differs("dequant", &y, 8);
-    drop(&absmax), drop(&absmax2), drop(&offset), drop(&map), drop(&y), free(codes), free(q);
+    drop(&absmax), drop(&absmax2), drop(&offset), drop(&map), drop(&y), leave(codes), leave(q);
     return bad;
 }
 
@@ -243,8 +245,9 @@ static void make_instances(void) {
     make_dequant();
 }
 
-int main(void) {
+int main(int argc, char **argv) {
+    (void)argc;
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_head), cmocka_unit_test(test_take_put),
                                        cmocka_unit_test(test_sort), cmocka_unit_test(test_dequant)};
-    return RUN_BOTH(tests);
+    return RUN_BOTH(argv, tests);
 }
