@@ -37,10 +37,10 @@ typedef struct Shape {
 enum { WARPS = 4, GAP = 8 };
 
 static Shape shapes[] = {
-    {4, 4, 64, 0, 2, 64, 64, DT_f32, 0.125f, 0, 0, 0, 0},
-    {8, 2, 128, 0, 2, 32, 32, DT_bf16, 0.0625f, 0, 0, 0, 0},
+    {6, 3, 64, 0, 2, 64, 64, DT_f32, 0.125f, 0, 0, 0, 0},
+    {4, 1, 128, 0, 2, 48, 32, DT_bf16, 0.0625f, 0, 0, 0, 0},
     {7, 1, 128, 100, 1, 64, 16, DT_f32, 0.0625f, 0, 0, 0, 0},
-    {2, 1, 80, 17, 2, 48, 32, DT_f32, 0.125f, 0, 0, 0, 0},
+    {2, 1, 80, 17, 2, 32, 32, DT_f32, 0.125f, 0, 0, 0, 0},
     {2, 2, 32, 1, 2, 64, 64, DT_bf16, 0.25f, 0, 0, 0, 0},
     {2, 2, 256, 0, 1, 16, 0, DT_f32, 0.0625f, 0, 0, 0, 0},
 };
@@ -188,7 +188,7 @@ static Field column_field(const Field *beside, int cols, int first) {
 static Field field(DType type, int rows, int cols, int gap) {
     Field f = {.type = type, .rows = rows, .at = used, .ld = cols + gap};
     used += (rows * f.ld * dtype_bytes(type) + 255) / 256 * 256;
-    assert_true(used <= IMAGE);
+    assert_true(used <= IMAGE - 4096);
     return column_field(&f, cols, 0);
 }
 
@@ -215,13 +215,13 @@ static void set(Field *f, int row, int column, double x) {
 
 static void write_image(void) {
     Err err = {0};
-    if (!dev->ops->write(dev, 0, image, IMAGE, &err)) fail_msg("%s", err.text);
+    if (!dev->ops->write(dev, 0, image, used + 4096, &err)) fail_msg("%s", err.text);
 }
 
 static void launch(int kernel, void *const *p, int np, const int64_t *n, int nn) {
     Err err = {0};
     if (!dev->ops->launch(dev, kernel, p, np, n, nn, &err) || !dev->ops->sync(dev, &err) ||
-        !dev->ops->read(dev, 0, found, IMAGE, &err))
+        !dev->ops->read(dev, 0, found, used + 4096, &err))
         fail_msg("%s", err.text);
 }
 
@@ -246,7 +246,7 @@ static int differences(const char *what, const Field *f) {
 }
 
 static int untouched(const char *what) {
-    if (!memcmp(image, found, IMAGE)) return 0;
+    if (!memcmp(image, found, (size_t)used + 4096)) return 0;
     printf("%s: something else was written\n", what);
     return 1;
 }
@@ -298,7 +298,7 @@ static Attention make(const Shape *s, const Layout *l, Kind kind) {
     Attention a = {.s = s, .l = l, .kind = kind};
     const int t = l->rows, m = l->keys, q = s->heads * s->dim, k = s->kv * s->dim;
     used = 0;
-    memset(image, 0xff, IMAGE);
+    memset(image, 0xff, sizeof image);
     a.q = field(DT_bf16, t, q, GAP), a.dout = field(DT_bf16, t, q, GAP);
     a.out = field(DT_bf16, t, q, GAP), a.dq = field(s->result, t, q, GAP);
     a.lse = field(DT_f32, t, s->heads, 0), a.delta = field(DT_f32, t, s->heads, 0);
@@ -351,12 +351,14 @@ static void row_truth(Attention *a, int row, int h, const int *keys, int n, doub
     a->lse.x[row * heads + h] = lse;
     a->lse.bound[row * heads + h] = e + (n + 8) * U + 4 * U * fabs(lse);
     double *out = a->out.x + (row * heads + h) * dim, *off = a->out.bound + (row * heads + h) * dim;
-    for (int j = 0; j < n; j++)
+    for (int j = 0; j < n; j++) {
+        const double pj = exp(p[j] - lse), part = exact ? 4 * U : 2 * e + R + 2 * n * U;
         for (int d = 0; d < dim; d++) {
-            const double y = exp(p[j] - lse) * a->v.x[(keys[j] * a->s->kv + hk) * dim + d];
+            const double y = pj * a->v.x[(keys[j] * a->s->kv + hk) * dim + d];
             out[d] += y;
-            off[d] += fabs(y) * (exact ? 4 * U : 2 * e + R + 2 * n * U);
+            off[d] += fabs(y) * part;
         }
+    }
     double given = exact ? 0 : (double)(float)lse, delta = dot(out, dout, dim, &size);
     delta = exact ? floor(4 * uniform()) : (double)(float)delta;
     *(float *)element(image, &a->lse, row, h) = (float)given;
@@ -443,16 +445,14 @@ static int check(const Shape *s, const Layout *l, Kind kind) {
     arena = arena_new();
     Attention a = make(s, l, kind);
     truth(&a);
-    double *lse = a.lse.x;
     write_image();
-    char *given = memcpy(arena_alloc(arena, IMAGE), image, IMAGE);
+    char *given = memcpy(arena_alloc(arena, (size_t)used), image, (size_t)used);
     int bad = 0;
     if (s->dq >= 0) bad += check_dq(&a) + check_dkv(&a, true, true);
-    memcpy(image, given, IMAGE);
+    memcpy(image, given, (size_t)used);
     write_image();
     if (s->dq >= 0 && kind == NO_Q) bad += check_dkv(&a, false, true);
     bad += check_forward(&a);
-    (void)lse;
     if (bad)
         printf("heads %d/%d of %d, window %d, %d rows, data %d\n", s->heads, s->kv, s->dim,
                s->window, l->rows, kind);
@@ -467,7 +467,7 @@ static void test_exact(void **unused) {
     for (int which = 0; which < LAYOUTS; which++)
         for (size_t i = 0; i < COUNT(shapes); i++) {
             const Layout l = layout(which);
-            if (which == LONG && i != 0 && i != 2) continue;
+            if (which == LONG && i != 0) continue;
             static const char *const orders[] = {"forward", "reverse", "random:7"};
             setenv("CUDASIM_ORDER", orders[(i + (size_t)which) % 3], 1);
             bad += check(&shapes[i], &l, NO_Q) + check(&shapes[i], &l, NO_K);
@@ -502,8 +502,7 @@ static int close_device(void **unused) {
 }
 
 int main(int argc, char **argv) {
-    (void)argc;
-    simulate(argv);
+    if (argc < 2 || strcmp(argv[1], "--real")) simulate(argv);
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_exact), cmocka_unit_test(test_random)};
     return cmocka_run_group_tests(tests, open_device, close_device);
 }
