@@ -112,7 +112,7 @@ static bool block_tiles(const Stages *s, Tiles *t) {
         if (v->kop == KOP_LOAD && kval_full(v)) words += (pack * dtype_bytes(v->dtype) + 3) / 4;
         if (s->kept[i] >= 0) words += pack;
     }
-    if (k->cols < LONG_ROW || folds * k->cols > SHARED_FLOATS) return false;
+    if (k->cols < LONG_ROW || pack < 4 || folds * k->cols > SHARED_FLOATS) return false;
     const int64_t all = k->cols / pack;
     int64_t packs = (all + THREADS - 1) / THREADS;
     if (packs * words > PACK_WORDS) packs = (all + MAX_THREADS - 1) / MAX_THREADS;
@@ -372,13 +372,19 @@ static void end_packs(Out *o, const Tiles *t) {
     out_close(o);
 }
 
+static bool is_row_load(const Stages *s, int i) {
+    bool needed = false;
+    for (int p = 0; p < s->npass; p++) needed |= stage_needs(s, p, i);
+    return needed && s->k->val[i].kop == KOP_LOAD && kval_full(&s->k->val[i]);
+}
+
 /* Everything the row reads, at once. */
 static void load_row(Out *o, const Tiles *t) {
     char type[40];
     bool any = false;
     for (int i = 0; i < o->k->nval; i++) {
         const KVal *v = &o->k->val[i];
-        const bool load = v->kop == KOP_LOAD && kval_full(v);
+        const bool load = is_row_load(o->s, i);
         if (load || o->s->kept[i] >= 0)
             out_line(o, "%s x%d[%d];", pack_type(t, load ? v->dtype : DT_f32, type), i, t->packs);
         any |= load;
@@ -386,7 +392,7 @@ static void load_row(Out *o, const Tiles *t) {
     if (!any) return;
     each_pack(o, t);
     for (int i = 0; i < o->k->nval; i++)
-        if (o->k->val[i].kop == KOP_LOAD && kval_full(&o->k->val[i])) load_pack(o, i, t, false);
+        if (is_row_load(o->s, i)) load_pack(o, i, t, false);
     end_packs(o, t);
 }
 
@@ -507,9 +513,11 @@ static void sum_rows(Out *o, const Tiles *t) {
 
 /* ---- the whole ------------------------------------------------------------------------------- */
 
+/* Up to 80 registers a thread; without a number of blocks ptxas would rather spill than take some. */
 static void header(Out *o, const char *symbol, const Tiles *t) {
     const Kern *k = o->k;
-    text_add(o->text, "extern \"C\" __global__ void __launch_bounds__(%d) %s(", t->threads, symbol);
+    text_add(o->text, "extern \"C\" __global__ void __launch_bounds__(%d, %d) %s(", t->threads,
+             t->threads < 768 ? 768 / t->threads : 1, symbol);
     for (int i = 0; i < k->narg; i++)
         text_add(o->text, "%s%s *__restrict__ a%d, ", k->arg[i].write ? "" : "const ",
                  storage_type(k->arg[i].dtype), i);

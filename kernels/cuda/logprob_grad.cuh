@@ -17,7 +17,7 @@ enum {
     FN(AHEAD) = 4                 /* packs a thread reads at once */
 };
 
-extern "C" __global__ void __launch_bounds__(512, 3)
+extern "C" __global__ void __launch_bounds__(512, 2)
     SYMBOL(const float *logits, const int32_t *target, const float *lse, const float *coef,
            STORAGE(T_D) * d, int64_t rows) {
     for (int r = blockIdx.x; r < rows; r += gridDim.x) {

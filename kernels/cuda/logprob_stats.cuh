@@ -109,7 +109,7 @@ template <bool all> INLINE struct FN(Stats) FN(row)(const float *z, struct FN(St
     return s;
 }
 
-extern "C" __global__ void __launch_bounds__(512, 3)
+extern "C" __global__ void __launch_bounds__(512, 2)
     SYMBOL(const float *logits, const int32_t *target, float *logp, float *lse, float *mean,
            float *entropy, float *hit, float *p2, int64_t rows) {
     __shared__ struct FN(Stats) room[32];

@@ -16,7 +16,7 @@ enum {
     FN(EACH) = FN(PACKS) < 8 * FN(THREADS) ? (FN(PACKS) + FN(THREADS) - 1) / FN(THREADS) : 8
 };
 
-extern "C" __global__ void __launch_bounds__(128)
+extern "C" __global__ void __launch_bounds__(128, 4)
     SYMBOL(const float *x, const int32_t *index, float *y, int64_t rows, int64_t sources) {
     typedef Packed<float, FN(PACK)> Pack;
     __shared__ uint32_t hits[FN(TILE) / 32];

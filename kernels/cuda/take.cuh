@@ -13,7 +13,7 @@ enum {
     FN(ROWS) = FN(THREADS) / FN(WIDTH)
 };
 
-extern "C" __global__ void __launch_bounds__(128)
+extern "C" __global__ void __launch_bounds__(128, 4)
     SYMBOL(const STORAGE(T_X) * x, const int32_t *index, STORAGE(T_X) * y, int64_t rows, int64_t) {
     typedef Packed<STORAGE(T_X), FN(PACK)> Pack;
     const int place = threadIdx.x / FN(WIDTH);

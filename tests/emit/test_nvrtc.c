@@ -69,15 +69,17 @@ static void test_files(void **state) {
             text_add(&text, "#define T_DQ %s\n#define T_DK %s\n#define T_D %s\n#define WINDOW %d\n",
                      t, t, t, variant / 2 * 100);
             text_add(&text,
-                     "#define COLS 100\n#define LD_X 100\n#define LD_Y 100\n#define VOCAB 128256\n"
+                     "#define COLS 100\n#define LD_X 100\n#define LD_Y 100\n#define ALIGN 16\n"
+                     "#define VOCAB 128256\n"
                      "#define LD_D 128256\n#define BLOCK 64\n#define NESTED %d\n#define %s 1\n",
                      variant / 2, formats[variant % 3]);
             text_add(&text, "%s", embedded(path, NULL));
             static const char *const defined[] = {
-                "SYMBOL", "FN",    "HEADS", "KV_HEADS", "HEAD_DIM", "SCALE",  "LD_Q", "LD_O",
-                "LD_DO",  "LD_DQ", "LD_K",  "LD_V",     "LD_DK",    "LD_DV",  "T_X",  "T_Y",
-                "T_Q",    "T_DO",  "T_DQ",  "T_DK",     "T_D",      "WINDOW", "COLS", "LD_X",
-                "LD_Y",   "VOCAB", "LD_D",  "BLOCK",    "NESTED",   "NF4",    "FP4",  "INT8"};
+                "SYMBOL", "FN",    "HEADS", "KV_HEADS", "HEAD_DIM", "SCALE", "LD_Q",
+                "LD_O",   "LD_DO", "LD_DQ", "LD_K",     "LD_V",     "LD_DK", "LD_DV",
+                "T_X",    "T_Y",   "T_Q",   "T_DO",     "T_DQ",     "T_DK",  "T_D",
+                "WINDOW", "COLS",  "LD_X",  "LD_Y",     "VOCAB",    "LD_D",  "BLOCK",
+                "NESTED", "NF4",   "FP4",   "INT8",     "ALIGN"};
             for (size_t d = 0; d < COUNT(defined); d++) text_add(&text, "#undef %s\n", defined[d]);
             n++;
         }
