@@ -191,7 +191,9 @@ typedef struct LtApi {
 } LtApi;
 
 enum { /* of LtStatus */
-       LT_ALLOC_FAILED = 3
+       LT_ALLOC_FAILED = 3,
+       LT_INVALID_VALUE = 7,
+       LT_EXECUTION_FAILED = 13
 };
 enum { /* element, compute and scale types; operations */
        LT_F32 = 0,

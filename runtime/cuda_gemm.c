@@ -53,11 +53,18 @@ struct CudaGemm {
 
 /* ---- opening and closing --------------------------------------------------------------------- */
 
+/* Where work given before has failed that is the cause, and the driver knows more of it. */
 static bool lt_fail(CudaGemm *gemm, LtStatus status, const char *function, const char *what,
                     Err *err) {
-    int code = status == LT_ALLOC_FAILED ? EXIT_MEMORY : EXIT_DEVICE;
-    return fail(err, code, "%s failed: %s%s%s", function, lt_error(gemm->lt, status),
-                *what ? ": " : "", what);
+    const Step *s = gemm->dev->step;
+    if (status == LT_EXECUTION_FAILED && !gemm->dev->ops->sync(gemm->dev, err)) return false;
+    int code = status == LT_ALLOC_FAILED    ? EXIT_MEMORY
+               : status == LT_INVALID_VALUE ? EXIT_BUG
+                                            : EXIT_DEVICE;
+    return fail(err, code, "%s%s: %s%s%s%s%s%s%s", code == EXIT_BUG ? "bug: " : "", function,
+                lt_error(gemm->lt, status), *what ? "\n  " : "", what, s && s->label ? "\n  " : "",
+                s && s->label ? s->label : "", s && s->where ? ", " : "",
+                s && s->where ? s->where : "");
 }
 
 /* "NVIDIA A100-SXM4-40GB, cuBLASLt 130100": what every choice of this run begins with. */
