@@ -111,6 +111,7 @@ static void lifetimes_are_checked(void **unused) {
     arena_free(arena);
 }
 
+#ifndef HARD /* there everything runs on one queue */
 /* ---- a device that writes down --------------------------------------------------------------- */
 
 typedef struct Given { /* one piece of work */
@@ -224,7 +225,6 @@ static bool shares(const Plan *plan, const Step *a, const Step *b) {
     return false;
 }
 
-#ifndef HARD /* there everything runs on one queue */
 /* Whatever can run beside a side step touches none of its transient bytes. */
 static int check_given(const Plan *plan, const Recorder *r) {
     int beside = 0;
