@@ -99,7 +99,7 @@ test: all $(TESTS) $(CUDASIM)
 	BUILD=$(BUILD) tests/run $(TESTS)
 
 # tests/gpu/README.md.  The bundle's programs look for libraries beside themselves.
-GPU_TOOLS := tests/gpu/test_kernels tests/gpu/test_gemm tests/gpu/report
+GPU_TOOLS := tests/gpu/test_kernels tests/gpu/test_gemm tests/gpu/test_quantize tests/gpu/report
 BUNDLE    := $(addprefix $(BUILD)/bundle/,dpoc $(GPU_TOOLS))
 gpu-check: all $(addprefix $(BUILD)/,$(GPU_TOOLS))
 	BUILD=$(BUILD) tests/gpu/check

@@ -77,19 +77,29 @@ static inline void note_file(const char *path) {
     fclose(f);
 }
 
-/* Notes the files behind every kernel that a step of `plan` names. */
+/* Whether a kernel that a step names, or a bind quantizes with, executes an embedded file. */
+static inline bool plan_executes(const Plan *plan, bool cuda, const char *path) {
+    for (int p = 0; p < plan->nprograms; p++)
+        for (int s = 0; s < plan->programs[p].nsteps; s++) {
+            const Step *step = &plan->programs[p].steps[s];
+            if (step->kind == STEP_KERNEL && executes(plan->kernels[step->kernel].text, cuda, path))
+                return true;
+        }
+    for (int i = 0; i < plan->nbinds; i++)
+        if (plan->binds[i].quantizer &&
+            executes(plan->kernels[plan->binds[i].quantizer - 1].text, cuda, path))
+            return true;
+    return false;
+}
+
+/* Notes the files behind every kernel that ran, once the weights and all programs of `plan` have. */
 static inline void note_executed(const Plan *plan) {
     static bool known[2][EXECUTED_FILES];
     bool cuda = strcmp(plan->device, "cpu") != 0, *noted = known[cuda];
     for (int i = 0; i < embedded_count() && i < EXECUTED_FILES; i++) {
         const char *path = embedded_name(i);
         if (noted[i] || strncmp(path, "kernels/", 8)) continue;
-        for (int p = 0; p < plan->nprograms && !noted[i]; p++)
-            for (int s = 0; s < plan->programs[p].nsteps && !noted[i]; s++) {
-                const Step *step = &plan->programs[p].steps[s];
-                if (step->kind == STEP_KERNEL)
-                    noted[i] = executes(plan->kernels[step->kernel].text, cuda, path);
-            }
+        noted[i] = plan_executes(plan, cuda, path);
         if (noted[i]) note_file(path);
     }
 }

@@ -5,9 +5,11 @@
 list=$BUILD/tests/executed.txt
 if [ ! -f "$list" ]; then # run alone
     "$BUILD/tests/gpu/test_kernels" --device=cpu > /dev/null || exit 1
-    tests/cudasim/kernels.sh > /dev/null
-    rc=$?
-    [ $rc = 0 ] || [ $rc = 77 ] || exit 1
+    for t in tests/cudasim/kernels.sh "$BUILD/tests/gpu/test_quantize"; do
+        "$t" > /dev/null
+        rc=$?
+        [ $rc = 0 ] || [ $rc = 77 ] || exit 1
+    done
 fi
 files="kernels/*.h kernels/cpu/*.h"
 [ -e "$BUILD/cudasim/libcuda.so.1" ] && files="$files kernels/cuda/*.cuh"

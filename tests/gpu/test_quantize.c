@@ -1,11 +1,12 @@
-/* Weights in few bits on the simulated device: codes and scales made there while a checkpoint is
+/* Weights in few bits on a CUDA device, the simulated one or (--device=cuda) a real one: codes and scales made there while a checkpoint is
  * read, and the numbers made of them, have the bits that runtime/quantize.c gives: every format,
  * odd sizes, part blocks and part groups, zeros, denormals, ties.  The same when there is no room
  * to do it on the device. */
 #include "../../compiler/dpoc.h"
 #include "../../runtime/quantize.h"
 #include "../device/device.h"
-#include "simulated.h"
+#include "../cudasim/simulated.h"
+#include "executed.h"
 
 #include "../../kernels/tables.h"
 
@@ -258,6 +259,7 @@ static void run(const char *order, int64_t scratch, int launches) {
     if (!exec || !exec_bind(exec, source, NCASES, 1, NULL, &err)) fail_msg("%s", err.text);
     assert_int_equal(quantized, launches);
     check_all(dev, plan);
+    note_executed(plan);
     exec_close(exec);
     dev->ops->close(dev);
     plan_free(plan);
@@ -284,7 +286,7 @@ static void without_room(void **unused) {
 }
 
 int main(int argc, char **argv) {
-    simulate(argv);
+    if (argc < 2 || strcmp(argv[1], "--device=cuda")) simulate(argv);
     const struct CMUnitTest tests[] = {cmocka_unit_test(on_the_device),
                                        cmocka_unit_test(without_room)};
     return cmocka_run_group_tests(tests, NULL, NULL);
