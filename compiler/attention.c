@@ -131,16 +131,19 @@ int64_t scratch_attend_bwd(const Unit *u, const Group *group) {
 static void attend_delta(Emit *e, NodeId id) {
     const Node *n = node(e->u->g, id);
     const Type *q = operand(e, id, Q)->type;
-    Instance in = instance(e, "attend_delta", ATTEND_TILE, 1, 128);
+    const Arg out = emit_arg(e, n->in[OUT]), dout = emit_arg(e, n->in[DOUT]);
+    const int align = emit_align(&out) | emit_align(&dout);
+    Instance in = instance(e, "attend_delta", 4, 1, 256);
     define_type(&in, "T_Q", q->dtype);
     define_type(&in, "T_DO", operand(e, id, DOUT)->type->dtype);
     define_int(&in, "HEADS", q->dim[1].c);
     define_int(&in, "HEAD_DIM", q->dim[2].c);
     define_ld(&in, "LD_O", n->in[OUT]);
     define_ld(&in, "LD_DO", n->in[DOUT]);
+    if (e->u->target->cuda) define_int(&in, "ALIGN", align & -align);
     Step *s = kernel_step(e, instance_end(&in), 3, 1);
-    s->args[0] = emit_arg(e, n->in[OUT]);
-    s->args[1] = emit_arg(e, n->in[DOUT]);
+    s->args[0] = out;
+    s->args[1] = dout;
     s->args[2] = (Arg){.buf = e->scratch};
     s->dims[0] = q->dim[0];
 }

@@ -34,8 +34,9 @@ static void make_instances(void) {
             s->heads * s->dim + gap, s->kv * s->dim + gap, s->kv * s->dim);
         const int ldo = s->heads * s->dim, ldk = s->kv * s->dim;
         s->made[0] = addf(s->heads, "attend", "%s;LD_O %d", base, ldo);
-        s->made[1] = addf(1, "attend_delta", "T_Q %s;T_DO %s;HEADS %d;HEAD_DIM %d;LD_O %d;LD_DO %d",
-                          dtype_name(s->q), dtype_name(s->dout), s->heads, s->dim, ldo, ldo);
+        s->made[1] =
+            addf(1, "attend_delta", "T_Q %s;T_DO %s;HEADS %d;HEAD_DIM %d;LD_O %d;LD_DO %d;ALIGN 16",
+                 dtype_name(s->q), dtype_name(s->dout), s->heads, s->dim, ldo, ldo);
         s->made[2] = addf(s->heads, "attend_dq", "%s;T_DO %s;T_DQ %s;LD_DO %d;LD_DQ %d", base,
                           dtype_name(s->dout), dtype_name(s->dq), ldo, ldo);
         s->made[3] = addf(s->kv, "attend_dkv", "%s;T_DO %s;T_DK %s;LD_DO %d;LD_DK %d;LD_DV %d",
