@@ -44,8 +44,9 @@ void feed_close(Feed *feed);
 /* Elements begin .. begin+n times `scale`, as f32, bf16 or f16. */
 bool feed_read(Binder *b, const Feed *feed, int64_t begin, int64_t n, double scale, DType to,
                void *out);
-/* A part of a packed tensor as it stands in the file. */
-bool feed_part(Binder *b, const SafeTensor *t, int64_t begin, int64_t bytes, void *out);
+/* A part of a packed tensor as it stands in the file; f32 statistics are checked to be numbers (the
+ * codes may have any type). */
+bool feed_part(Binder *b, const SafeTensor *t, bool codes, int64_t begin, int64_t bytes, void *out);
 
 /* bind_quant.c: all parts of the tensor that bind `first` is the first part of. */
 bool bind_quantized(Binder *b, int first);

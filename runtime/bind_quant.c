@@ -141,7 +141,7 @@ static bool copy_part(Binder *b, const Quant *q, QuantPiece piece, const SafeTen
     int64_t room = b->piece * (int64_t)sizeof *b->value;
     for (int64_t at = 0; at < t->bytes; at += room) {
         int64_t bytes = t->bytes - at < room ? t->bytes - at : room;
-        if (!feed_part(b, t, at, bytes, b->staged) ||
+        if (!feed_part(b, t, piece == QUANT_CODES, at, bytes, b->staged) ||
             !write_part(b, q, piece, at, b->staged, bytes))
             return false;
     }

@@ -43,13 +43,13 @@ static bool read_absmax(Binder *b, Feed *feed) {
     int64_t blocks = p->absmax->count;
     feed->absmax = malloc((size_t)blocks * 4);
     if (!feed->absmax) return fail(b->err, EXIT_MEMORY, "out of memory");
-    if (!p->nested) return feed_part(b, p->absmax, 0, blocks * 4, feed->absmax);
+    if (!p->nested) return feed_part(b, p->absmax, false, 0, blocks * 4, feed->absmax);
     float map[256], *absmax2 = malloc((size_t)p->absmax2->bytes);
     uint8_t *codes = malloc((size_t)blocks);
     bool ok = (codes && absmax2) || fail(b->err, EXIT_MEMORY, "out of memory");
-    ok = ok && feed_part(b, p->map, 0, sizeof map, map) &&
-         feed_part(b, p->absmax2, 0, p->absmax2->bytes, absmax2) &&
-         feed_part(b, p->absmax, 0, blocks, codes);
+    ok = ok && feed_part(b, p->map, false, 0, sizeof map, map) &&
+         feed_part(b, p->absmax2, false, 0, p->absmax2->bytes, absmax2) &&
+         feed_part(b, p->absmax, false, 0, blocks, codes);
     if (ok) dequant_nested(codes, absmax2, p->offset, map, blocks, feed->absmax);
     free(codes);
     free(absmax2);
@@ -243,8 +243,9 @@ bool feed_read(Binder *b, const Feed *feed, int64_t begin, int64_t n, double sca
     return ok;
 }
 
-bool feed_part(Binder *b, const SafeTensor *t, int64_t begin, int64_t bytes, void *out) {
+bool feed_part(Binder *b, const SafeTensor *t, bool codes, int64_t begin, int64_t bytes,
+               void *out) {
     if (!safe_read(t, begin, bytes, out, b->err)) return false;
     count(b, 0, (double)bytes);
-    return t->type != SAFE_F32 || all_finite(t, out, DT_f32, bytes / 4, b->err);
+    return codes || t->type != SAFE_F32 || all_finite(t, out, DT_f32, bytes / 4, b->err);
 }

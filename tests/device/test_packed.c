@@ -129,6 +129,7 @@ typedef struct Made { /* a file with one packed tensor "w.weight" */
     const char *less;   /* a part that is left out */
     int map_off;        /* quant_map's first value is wrong */
     int64_t absmax_off; /* so many scales too many */
+    bool as_f32;        /* codes in a tensor of f32 (bnb_4bit_quant_storage) */
 } Made;
 
 static uint8_t byte_at(int64_t i) {
@@ -165,10 +166,11 @@ static void fill_part(const Made *m, const SafeTensor *t, const char *state, cha
     } else if (strstr(t->name, "quant_map")) {
         for (int64_t i = 0; i < n; i++) x[i] = quant_lut(format)[i];
         if (m->map_off) x[0] = 0.5f;
-    } else if (t->type == SAFE_F32) {
+    } else if (t->type == SAFE_F32 && t->rank == 1) {
         for (int64_t i = 0; i < n; i++) x[i] = scale_at(i);
     } else {
-        for (int64_t i = 0; i < n; i++) out[i] = (char)byte_at(i + (t->rank == 1 ? 999 : 0));
+        int64_t bytes = n * safe_type_bits(t->type) / 8;
+        for (int64_t i = 0; i < bytes; i++) out[i] = (char)byte_at(i + (t->rank == 1 ? 999 : 0));
     }
 }
 
@@ -185,7 +187,8 @@ static void write_made(const char *dir, const Made *m) {
         "0.8125}",
         m->kind, m->block, m->rows, m->cols);
     const char *state = m->state ? m->state : text;
-    put_part(t, names, &count, m, "", SAFE_U8, (n + 1) / 2, 1);
+    put_part(t, names, &count, m, "", m->as_f32 ? SAFE_F32 : SAFE_U8,
+             m->as_f32 ? n / 8 : (n + 1) / 2, 1);
     put_part(t, names, &count, m, "absmax", m->nested ? SAFE_U8 : SAFE_F32, blocks + m->absmax_off,
              0);
     put_part(t, names, &count, m, "quant_map", SAFE_F32, 16, 0);
@@ -222,12 +225,12 @@ static float meant(const Made *m, int64_t i) {
 }
 
 static const Made odd[] = {
-    {"nf4", 3, 5, 64, true, NULL, NULL, 0, 0},      /* an odd count; one block, nested */
-    {"nf4", 7, 9, 64, false, NULL, NULL, 0, 0},     /* rows that share blocks */
-    {"nf4", 130, 131, 64, true, NULL, NULL, 0, 0},  /* two groups, the second in part */
-    {"nf4", 70, 300, 4096, true, NULL, NULL, 0, 0}, /* large blocks */
-    {"fp4", 257, 64, 64, true, NULL, NULL, 0, 0},   /* one block beyond a group */
-    {"fp4", 300, 1024, 512, false, NULL, NULL, 0, 0},
+    {"nf4", 3, 5, 64, true, NULL, NULL, 0, 0, false},      /* an odd count; one block, nested */
+    {"nf4", 7, 9, 64, false, NULL, NULL, 0, 0, false},     /* rows that share blocks */
+    {"nf4", 130, 131, 64, true, NULL, NULL, 0, 0, false},  /* two groups, the second in part */
+    {"nf4", 70, 300, 4096, true, NULL, NULL, 0, 0, false}, /* large blocks */
+    {"fp4", 257, 64, 64, true, NULL, NULL, 0, 0, false},   /* one block beyond a group */
+    {"fp4", 300, 1024, 512, false, NULL, NULL, 0, 0, true},
 };
 
 static void odd_shapes(void **unused) {
@@ -242,6 +245,26 @@ static void odd_shapes(void **unused) {
         free(x);
         remove_dir(dir);
     }
+}
+
+/* Codes may stand in a tensor of floats: they are not looked at as such. */
+static void codes_of_any_type(void **unused) {
+    const Made *m = &odd[COUNT(odd) - 1];
+    enum { N = 300 * 1024, BLOCKS = N / 512 };
+    Err err = {0};
+    char *dir = temp_dir();
+    write_made(dir, m);
+    Buf bufs[] = {buf_of(DT_u8, N / 2), buf_of(DT_f32, BLOCKS)};
+    Bind binds[] = {bind_of("w.weight", 300, 1024, "fp4.codes"),
+                    bind_of("w.weight", 300, 1024, "fp4.absmax")};
+    for (int i = 0; i < 2; i++) binds[i].num = 512;
+    Plan *plan = plan_of(bufs, binds, 2);
+    char *got = bound(plan, dir, &err);
+    if (!got) fail_msg("%s", err.text);
+    for (int i = 0; i < N / 2; i++) assert_int_equal((uint8_t)got[i], byte_at(i));
+    free(got);
+    plan_free(plan);
+    remove_dir(dir);
 }
 
 /* The parts of a bind as they stand in the file, its own map included; with gaps between rows when
@@ -347,6 +370,7 @@ static void what_is_refused(void **unused) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(its_own_numbers), cmocka_unit_test(odd_shapes),
-        cmocka_unit_test(parts_as_they_are), cmocka_unit_test(what_is_refused)};
+        cmocka_unit_test(codes_of_any_type), cmocka_unit_test(parts_as_they_are),
+        cmocka_unit_test(what_is_refused)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
