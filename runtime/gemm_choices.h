@@ -1,8 +1,8 @@
 /* gemm_choices.h: which algorithm multiplies which product, kept as a file of text.
  *
- * A choice is a line: what decides it (one text) and the library's algorithm as eight numbers, which
- * are good for the same version of the library only; so the version is part of the text.  The first
- * line holds a sum of the others.  Relies on base.h.  Promises: a file that is not whole is a
+ * A choice is a line: what decides it (one text) and the library's algorithm as eight numbers,
+ * which are good for the same version of the library only; so the version is part of the text.  The
+ * first line holds a sum of the others.  Relies on base.h.  Promises: a file that is not whole is a
  * warning and counts as empty; files are replaced as a whole. */
 #ifndef DPOC_GEMM_CHOICES_H
 #define DPOC_GEMM_CHOICES_H

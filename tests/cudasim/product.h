@@ -170,7 +170,7 @@ static inline Gemm plain(DType operands, DType result, bool ta, bool tb) {
     return (Gemm){.a = operands, .b = operands, .c = result, .ta = ta, .tb = tb, .alpha = 1};
 }
 
-/* ---- small products --------------------------------------------------------------------------- */
+/* ---- small products -------------------------------------------------------------------------- */
 
 /* All transposes of small and odd sizes, types, factors, gaps and alignments. */
 static inline void check_grid(Device *dev, const Room *room, bool exact, double u) {

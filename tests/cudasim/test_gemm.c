@@ -286,7 +286,7 @@ static void test_failures(void **state) {
     remove_dir(dir);
 }
 
-/* A kept algorithm that cannot be checked is chosen anew; one that cannot be timed is passed over. */
+/* A kept algorithm that cannot be checked is chosen anew; one that cannot be timed is left out. */
 static void test_failures_mended(void **state) {
     (void)state;
     char *dir = temp_dir();
