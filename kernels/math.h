@@ -27,23 +27,36 @@ INLINE float f32_rsqrt(float x) {
     return 1.0f / f32_sqrt(x);
 }
 
-/* x = n ln 2 + r with |r| <= ln 2 / 2; exp(x) = 2^n exp(r).  The power of two is applied in two
- * steps, so that results below the normal range are rounded once. */
-INLINE float f32_exp(float x) {
-    const float low = x < -104.0f ? -104.0f : x; /* exp is 0 there */
-    const float y = low > 89.0f ? 89.0f : low;   /* exp is inf there */
-    const float shifted = y * 0x1.715476p+0f + 0x1.8p23f;
+/* x = n ln 2 + r with |r| <= ln 2 / 2; exp(x) = 2^n exp(r).  Gives exp(r), and n. */
+INLINE float f32_exp_part(float x, int32_t *power) {
+    const float shifted = x * 0x1.715476p+0f + 0x1.8p23f;
     const float n = shifted - 0x1.8p23f;
-    const int32_t k = (int32_t)(f32_bits(shifted) - 0x4b400000u);
-    const float hi = y - n * 0x1.62e4p-1f; /* exact: ln 2 in two parts, the first of 15 bits */
+    const float hi = x - n * 0x1.62e4p-1f; /* exact: ln 2 in two parts, the first of 15 bits */
     const float lo = n * 0x1.7f7d1cp-20f;
     const float r = hi - lo;
     const float p = 0.166664869f + r * (0.0416655429f + r * (0.00837245397f + r * 0.00140361872f));
-    const float e = 1.0f + (hi - (lo - r * r * (0.5f + r * p)));
+    *power = (int32_t)(f32_bits(shifted) - 0x4b400000u);
+    return 1.0f + (hi - (lo - r * r * (0.5f + r * p)));
+}
+
+/* The power of two is applied in two steps, so that results below the normal range are rounded
+ * once. */
+INLINE float f32_exp(float x) {
+    const float low = x < -104.0f ? -104.0f : x; /* exp is 0 there */
+    int32_t k;
+    const float e = f32_exp_part(low > 89.0f ? 89.0f : low, &k); /* exp is inf there */
     const int32_t half = k >> 1;
     const float a = f32_from_bits((uint32_t)(half + 127) << 23);
     const float b = f32_from_bits((uint32_t)(k - half + 127) << 23);
     return e * a * b;
+}
+
+/* exp(-|x|), the same bits for less: 2^64 times the result is in the normal range. */
+INLINE float f32_exp_minus_abs(float x) {
+    const float y = -f32_abs(x);
+    int32_t k;
+    const float e = f32_exp_part(y < -104.0f ? -104.0f : y, &k);
+    return e * f32_from_bits((uint32_t)(k + 191) << 23) * 0x1p-64f;
 }
 
 /* x = 2^k m, m in [sqrt(1/2), sqrt(2)); log m = f - (f^2/2 - s (f^2/2 + R(s^2))), f = m - 1,
@@ -130,14 +143,14 @@ INLINE float f32_erf(float x) {
 }
 
 INLINE float f32_sigmoid(float x) {
-    const float e = f32_exp(-f32_abs(x));
+    const float e = f32_exp_minus_abs(x);
     return (x < 0.0f ? e : 1.0f) / (1.0f + e);
 }
 
 /* min(x, 0) - log(1 + exp(-|x|)) */
 INLINE float f32_log_sigmoid(float x) {
     const float low = x > 0.0f ? 0.0f : x;
-    return low - f32_log1p_unit(f32_exp(-f32_abs(x)));
+    return low - f32_log1p_unit(f32_exp_minus_abs(x));
 }
 
 /* log2 x for finite x > 0, in double. */

@@ -148,6 +148,17 @@ static void test_bf16(void **state) {
     }
 }
 
+/* exp(-|x|) has the bits of exp, down to where both are 0. */
+static void test_exp_minus_abs(void **state) {
+    (void)state;
+    for (uint32_t u = 0; u < 0x7f800000u; u += u < 0x42d20000u && u > 0x3f000000u ? 997 : 99991) {
+        const float x = f32_from_bits(u);
+        assert_int_equal(f32_bits(f32_exp_minus_abs(x)), f32_bits(f32_exp(-x)));
+        assert_int_equal(f32_bits(f32_exp_minus_abs(-x)), f32_bits(f32_exp(-x)));
+    }
+    assert_true(f32_exp_minus_abs(F32_INF) == 0 && isnan(f32_exp_minus_abs(F32_NAN)));
+}
+
 /* Known answers of the authors' Random123 library (kat_vectors, "philox4x32 7"). */
 static void test_philox(void **state) {
     (void)state;
@@ -190,7 +201,7 @@ int main(void) {
         cmocka_unit_test(test_accuracy),  cmocka_unit_test(test_specials),
         cmocka_unit_test(test_sin_large), cmocka_unit_test(test_pow),
         cmocka_unit_test(test_bf16),      cmocka_unit_test(test_philox),
-        cmocka_unit_test(test_uniform),
+        cmocka_unit_test(test_uniform),   cmocka_unit_test(test_exp_minus_abs),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
