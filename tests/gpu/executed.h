@@ -82,8 +82,8 @@ static inline bool plan_executes(const Plan *plan, bool cuda, const char *path) 
     for (int p = 0; p < plan->nprograms; p++)
         for (int s = 0; s < plan->programs[p].nsteps; s++) {
             const Step *step = &plan->programs[p].steps[s];
-            if (step->kind == STEP_KERNEL && executes(plan->kernels[step->kernel].text, cuda, path))
-                return true;
+            if (step->kind != STEP_KERNEL) continue;
+            if (executes(plan->kernels[step->kernel].text, cuda, path)) return true;
         }
     for (int i = 0; i < plan->nbinds; i++)
         if (plan->binds[i].quantizer &&

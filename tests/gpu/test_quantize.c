@@ -1,7 +1,7 @@
-/* Weights in few bits on a CUDA device, the simulated one or (--device=cuda) a real one: codes and scales made there while a checkpoint is
- * read, and the numbers made of them, have the bits that runtime/quantize.c gives: every format,
- * odd sizes, part blocks and part groups, zeros, denormals, ties.  The same when there is no room
- * to do it on the device. */
+/* Weights in few bits on a CUDA device, the simulated one or (--device=cuda) a real one: codes and
+ * scales made there while a checkpoint is read, and the numbers made of them, have the bits that
+ * runtime/quantize.c gives: every format, odd sizes, part blocks and part groups, zeros, denormals,
+ * ties.  The same where there is no room to do it on the device. */
 #include "../../compiler/dpoc.h"
 #include "../../runtime/quantize.h"
 #include "../device/device.h"
