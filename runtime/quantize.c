@@ -78,7 +78,7 @@ static int by_value(const void *a, const void *b) {
 }
 
 /* torch.linspace(0.1, 1, items + 1)[i] in fp32: from the nearer end, with a fused multiply-add as
- * torch has it on every CPU with AVX2 (elsewhere 42 of the map's entries differ in the last bit). */
+ * torch has it on every CPU with AVX2 (elsewhere 42 entries of the map differ in the last bit). */
 static float edge(int i, int items) {
     float step = (1.0f - 0.1f) / (float)items;
     return i < (items + 1) / 2 ? fmaf(step, (float)i, 0.1f) : fmaf(-step, (float)(items - i), 1.0f);

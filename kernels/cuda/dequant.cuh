@@ -9,10 +9,10 @@
  * defines    T_Y BLOCK NESTED, one of NF4 FP4 INT8; SAFE 1: no PTX
  * grid       any; 8192 elements a block and turn are meant
  *
- * A thread takes 8 codes at a time, four times 4 bytes (INT8: 8) one block of threads apart, so that
- * a warp reads 128 bytes in a row and writes 512 (bf16): loads and stores are whole sectors.  The 16
- * values stand in shared memory once per lane (bank = lane), so looking up any codes takes one turn:
- * shift, mask, load, multiply and half a pack an element, with a quarter of a scale.
+ * A thread takes 8 codes at a time, four times 4 bytes (INT8: 8) one block of threads apart, so
+ * that a warp reads 128 bytes in a row and writes 512 (bf16): loads and stores are whole sectors.
+ * The 16 values stand in shared memory once per lane (bank = lane), so looking up any codes takes
+ * one turn: shift, mask, load, multiply and half a pack an element, with an eighth of a scale.
  */
 struct alignas(16) FN(quad) {
     uint32_t w[4];
@@ -97,8 +97,8 @@ INLINE void FN(decode)(const FN(codes8) & c, float scale, const float *, uint32_
 #    else
 typedef uint32_t FN(codes8);
 
-/* Element i's code is the nibble at bit 8 (i / 2) + 4 (1 - i % 2); its value, for this lane, lies at
- * byte 128 code + 4 lane of the table. */
+/* Element i's code is the nibble at bit 8 (i / 2) + 4 (1 - i % 2); its value, for this lane, lies
+ * at byte 128 code + 4 lane of the table. */
 INLINE void FN(decode)(FN(codes8) c, float scale, const float *table, uint32_t lane, float v[8]) {
 #        pragma unroll
     for (int i = 0; i < 8; i++) {

@@ -1,8 +1,8 @@
 /* quantize: x in blocks of BLOCK elements: the largest magnitude of each, and a code for every
  * x / absmax.
  *
- *     absmax[b] = max |x|;  NF4, FP4: the table's code (tables.h) of x * (1 / absmax), element 2j in
- *     the high nibble of byte j;  INT8: round(x * (127 / absmax)) to even, in -127 .. 127
+ *     absmax[b] = max |x|;  NF4, FP4: the table's code (tables.h) of x * (1 / absmax), element 2j
+ *     in the high nibble of byte j;  INT8: round(x * (127 / absmax)) to even, in -127 .. 127
  *     All in IEEE f32; what is not a number gets the code of no threshold passed (INT8: 0), and so
  *     does a block of zeros.  The bits of runtime/quantize.c.
  *

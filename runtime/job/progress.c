@@ -1,4 +1,5 @@
-/* progress.c: see progress.h.  Relies on base.h and LoadWatch of exec.h only; never writes to stdout unless asked to. */
+/* progress.c: see progress.h.
+ * Relies on base.h and LoadWatch of exec.h only; never writes to stdout unless asked to. */
 #include "progress.h"
 
 #include <math.h>

@@ -79,8 +79,9 @@ static Bind bind_of(const char *tensor, int buf, const char *transform) {
 static char *bound(const Plan *plan, const BindSource *source, uint64_t seed, Err *err) {
     Device *dev = open_cpu(NULL, NULL, 2);
     Exec *exec = exec_open(plan, dev, err);
-    char *out =
-        exec && exec_bind(exec, source, 1, seed, NULL, err) ? malloc((size_t)plan->arena_bytes) : NULL;
+    char *out = exec && exec_bind(exec, source, 1, seed, NULL, err)
+                    ? malloc((size_t)plan->arena_bytes)
+                    : NULL;
     if (out) memcpy(out, dev->base, (size_t)plan->arena_bytes);
     exec_close(exec);
     dev->ops->close(dev);

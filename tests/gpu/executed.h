@@ -92,7 +92,7 @@ static inline bool plan_executes(const Plan *plan, bool cuda, const char *path) 
     return false;
 }
 
-/* Notes the files behind every kernel that ran, once the weights and all programs of `plan` have. */
+/* Notes the files behind every kernel that ran, once weights and all programs of `plan` have. */
 static inline void note_executed(const Plan *plan) {
     static bool known[2][EXECUTED_FILES];
     bool cuda = strcmp(plan->device, "cpu") != 0, *noted = known[cuda];
