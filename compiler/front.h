@@ -140,7 +140,7 @@ typedef struct Weight { /* one named tensor of a model */
     const char *format;          /* quantized: "nf4" .., else NULL */
     int64_t block;
     bool nested;
-    bool packed; /* the checkpoint holds it so: it is not quantized but read */
+    const struct Weight *held; /* with the format in which the checkpoint holds it; NULL: plain */
     Loc loc;
 } Weight;
 
@@ -299,7 +299,7 @@ bool packed_known(Front *f, const char *dir, const Record *config, Loc loc);
 bool packed_weight(Spec *spec, const Base *base, const struct Checkpoint *c,
                    const struct SafeTensor *t, Weight *w);
 /* The formats of all weights, where config.json is all there is. */
-void packed_by_config(const Base *base);
+void packed_by_config(Arena *arena, const Base *base);
 
 /* ---- model values: models.c ------------------------------------------------------------------ */
 /* What a name stands for: `base`, `policy`, ..; false after a diagnostic. */

@@ -371,7 +371,7 @@ static void check_checkpoint(Spec *spec, const Base *base) {
     bool weights = file_exists(path_join(arena, base->dir, "model.safetensors")) ||
                    file_exists(path_join(arena, base->dir, "model.safetensors.index.json"));
     if (spec->options.random_weights || (!weights && !spec->options.needs_model)) {
-        packed_by_config(base); /* config.json alone will do */
+        packed_by_config(arena, base); /* config.json alone will do */
         return;
     }
     Err err = {0};

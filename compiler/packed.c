@@ -36,11 +36,13 @@ bool packed_known(Front *f, const char *dir, const Record *config, Loc loc) {
     return false;
 }
 
-static void keep_packed(Weight *w, QuantFormat format, int64_t block, bool nested) {
-    w->packed = true;
+static void keep_packed(Arena *arena, Weight *w, QuantFormat format, int64_t block, bool nested) {
     w->format = quant_format_names[format];
     w->block = block;
     w->nested = nested;
+    Weight *held = NEW(arena, Weight);
+    *held = *w;
+    w->held = held;
 }
 
 /* ---- by the file ----------------------------------------------------------------------------- */
@@ -67,7 +69,7 @@ bool packed_weight(Spec *spec, const Base *base, const Checkpoint *c, const Safe
         diag(d, DIAG_HELP, w->loc, "take the unquantized checkpoint");
         return false;
     }
-    keep_packed(w, p.format, p.block, p.nested);
+    keep_packed(spec->front.arena, w, p.format, p.block, p.nested);
     return true;
 }
 
@@ -92,7 +94,7 @@ static bool skipped(const Record *config, const Weight *w) {
     return false;
 }
 
-void packed_by_config(const Base *base) {
+void packed_by_config(Arena *arena, const Base *base) {
     const Record *config = packed_config(base);
     if (!config) return;
     const Value *type = record_get(config, "bnb_4bit_quant_type");
@@ -103,8 +105,8 @@ void packed_by_config(const Base *base) {
         Weight *w = base->weight[i];
         if (skipped(config, w)) continue;
         if (on(config, "load_in_8bit"))
-            keep_packed(w, QUANT_INT8, w->shape[1], false);
+            keep_packed(arena, w, QUANT_INT8, w->shape[1], false);
         else
-            keep_packed(w, format, 64, nested);
+            keep_packed(arena, w, format, 64, nested);
     }
 }

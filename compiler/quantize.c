@@ -35,13 +35,14 @@ static char *format_text(Arena *arena, const Weight *w) {
 }
 
 /* What a checkpoint holds quantized can't be quantized otherwise. */
-static bool agrees(Spec *spec, const Ast *clause, const Base *base, const Weight *w,
+static bool agrees(Spec *spec, const Ast *clause, const Base *base, const Weight *held,
                    const Weight *asked) {
-    if (!strcmp(w->format, asked->format) && w->block == asked->block && w->nested == asked->nested)
+    if (!strcmp(held->format, asked->format) && held->block == asked->block &&
+        held->nested == asked->nested)
         return true;
     Arena *arena = spec->front.arena;
     diag(spec->front.diags, DIAG_ERROR, clause->loc, "%s is quantized already, as %s, in %s",
-         w->tensor, format_text(arena, w), base->dir);
+         held->tensor, format_text(arena, held), base->dir);
     diag(spec->front.diags, DIAG_HELP, clause->loc,
          "write that, or leave the line out, or take the unquantized checkpoint for %s",
          format_text(arena, asked));
@@ -75,7 +76,7 @@ static void quantize_clause(Spec *spec, const Ast *clause, Base *base) {
         Weight asked = {.format = plain ? NULL : clause->a->text,
                         .block = block ? (int64_t)block->num : 64,
                         .nested = nested && nested->num != 0};
-        if (w->packed && !plain && !agrees(spec, clause, base, w, &asked)) return;
+        if (w->held && !plain && !agrees(spec, clause, base, w->held, &asked)) return;
         w->format = asked.format;
         w->block = asked.block;
         w->nested = asked.nested;

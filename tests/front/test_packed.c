@@ -55,6 +55,9 @@ static void formats_come_from_the_file(void **state) {
         64, true, NULL);
     has(CASES "/bnb_nf4", "quantize base int8(block = 20) on \"lm_head\"", "nf4", 64, true, "int8");
     has(CASES "/bnb_nf4", "quantize base bf16 on \"" LINEAR "\"", NULL, 0, false, NULL);
+    has(CASES "/bnb_nf4",
+        "quantize base bf16 on \"" LINEAR "\", nf4(block = 64, double = true) on \"" LINEAR "\"",
+        "nf4", 64, true, NULL);
     set = "graph.quant=off";
     has(CASES "/bnb_nf4", "", NULL, 0, false, NULL);
     set = NULL;
