@@ -69,7 +69,10 @@ typedef struct CuGraphExecOpaque *CuGraphExec;
              (CuFunction function, unsigned gx, unsigned gy, unsigned gz, unsigned bx,             \
               unsigned by, unsigned bz, unsigned shared_bytes, CuStream stream, void **arguments,  \
               void **extra))                                                                       \
-    FUNCTION(StreamCreate, cuStreamCreate, NULL, (CuStream * stream, unsigned flags))              \
+    FUNCTION(CtxGetStreamPriorityRange, cuCtxGetStreamPriorityRange, NULL,                         \
+             (int *least, int *greatest))                                                          \
+    FUNCTION(StreamCreate, cuStreamCreateWithPriority, NULL,                                       \
+             (CuStream * stream, unsigned flags, int priority))                                    \
     FUNCTION(StreamDestroy, cuStreamDestroy_v2, NULL, (CuStream stream))                           \
     FUNCTION(StreamSynchronize, cuStreamSynchronize, NULL, (CuStream stream))                      \
     FUNCTION(StreamWaitEvent, cuStreamWaitEvent, NULL,                                             \

@@ -98,9 +98,14 @@ static bool make_slots(Cuda *c, Err *err) {
     return true;
 }
 
+/* What runs aside fills what the main stream leaves idle: it has the least priority, so its blocks
+ * never stand before those of a product. */
 static bool make_streams(Cuda *c, Err *err) {
+    int priority[2] = {0, 0}; /* greatest, least */
+    if (!CUDA(c, CtxGetStreamPriorityRange, (&priority[1], &priority[0]), err)) return false;
     for (int i = 0; i < 2; i++)
-        if (!CUDA(c, StreamCreate, (&c->stream[i], STREAM_NON_BLOCKING), err)) return false;
+        if (!CUDA(c, StreamCreate, (&c->stream[i], STREAM_NON_BLOCKING, priority[i]), err))
+            return false;
     if (!CUDA(c, EventCreate, (&c->fork, EVENT_DISABLE_TIMING), err) ||
         !CUDA(c, EventCreate, (&c->joined, EVENT_DISABLE_TIMING), err))
         return false;

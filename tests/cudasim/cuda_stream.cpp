@@ -252,7 +252,15 @@ CUresult cudasim_enqueue(CUstream stream, void (*fn)(void *), const void *args, 
 
 /* ---- streams --------------------------------------------------------------------------------- */
 
-CUresult cuStreamCreate(CUstream *stream, unsigned flags) {
+/* Priorities are taken and mean nothing here. */
+CUresult cuCtxGetStreamPriorityRange(int *least, int *greatest) {
+    ENTER(Need::CONTEXT);
+    if (least) *least = 0;
+    if (greatest) *greatest = -5;
+    return CUDA_SUCCESS;
+}
+
+CUresult cuStreamCreateWithPriority(CUstream *stream, unsigned flags, int) {
     ENTER(Need::CONTEXT);
     if (!stream || flags & ~(unsigned)CU_STREAM_NON_BLOCKING) return CUDA_ERROR_INVALID_VALUE;
     *stream = new CUstream_st{!(flags & CU_STREAM_NON_BLOCKING), {}, nullptr, nullptr, {}};

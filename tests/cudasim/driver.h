@@ -43,8 +43,8 @@ static inline void begin(void) {
     OK(cu.DevicePrimaryCtxRetain(&context, device));
     OK(cu.CtxSetCurrent(context));
     OK(cu.ModuleLoadData(&module, image.data));
-    OK(cu.StreamCreate(&stream, STREAM_NON_BLOCKING));
-    OK(cu.StreamCreate(&second, STREAM_NON_BLOCKING));
+    OK(cu.StreamCreate(&stream, STREAM_NON_BLOCKING, 0));
+    OK(cu.StreamCreate(&second, STREAM_NON_BLOCKING, 0));
 }
 
 /* A new context, after a fault; also what a test's settings end with. */

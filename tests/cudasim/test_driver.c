@@ -284,7 +284,7 @@ static void test_capture_refuses(void **unused) {
     OK(cu.StreamBeginCapture(stream, CAPTURE_THREAD_LOCAL));
     assert_int_equal(cu.StreamWaitEvent(stream, event, 0), 905); /* work outside */
     assert_int_equal(capture_end(), 901);
-    OK(cu.StreamCreate(&blocking, 0));
+    OK(cu.StreamCreate(&blocking, 0, 0));
     OK(cu.StreamBeginCapture(blocking, CAPTURE_THREAD_LOCAL));
     assert_int_equal(launch("set", 1, 32, 0, NULL, ARGS(&x, &to)), 906);
     CuGraph graph;
