@@ -6,7 +6,7 @@
  * n          M, T, G, K
  * defines    as attend_mma without TILES and KEYS, and QUERIES (a multiple of 16), T_DK LD_DO LD_DK
  *            LD_DV
- * grid       x blocks of WARPS * 16 keys, y key-value heads; WARPS warps
+ * grid       x blocks of WARPS * 16 keys, y key-value heads, renumbered; WARPS warps
  * shared     the block's keys and values; two times QUERIES queries and their dout; two times their
  *            lse and delta
  *
@@ -61,6 +61,24 @@ INLINE FN(View) FN(view)(const int32_t *range, const int32_t *seg, int first, in
     w.end = prefix || own ? seg[0] + seg[1] : w.begin;
     if (WINDOW) w.end = min(w.end, w.key_end - 1 + w.key_shift + WINDOW - w.shift);
     return w;
+}
+
+/* The tile of keys of a rank: a query that sees some of them is a unit, and a segment QUERIES. */
+INLINE int FN(keys_of_rank)(const int32_t *segs, const int32_t *ranges, int nranges, int keys,
+                            int rank) {
+    const int n = gridDim.x;
+    if (n > RANKED_TILES || nranges > RANKED_SEGMENTS) return rank; /* early keys are seen more */
+    for (int i = threadIdx.x; i < n; i += WARPS * 32) {
+        const int first = i * FN(ROWS), last = min(first + FN(ROWS), keys);
+        int weight = 0;
+        for (const int32_t *r = ranges; r < ranges + 4 * nranges; r += 4)
+            for (int g = r[2]; r[0] < last && r[0] + r[1] > first && g < r[2] + r[3]; g++) {
+                const FN(View) w = FN(view)(r, segs + 6 * g, first, last);
+                if (w.begin < w.end) weight += w.end - w.begin + QUERIES;
+            }
+        ((int *)tile_room)[i] = weight;
+    }
+    return tile_of_rank(n, rank, WARPS * 32);
 }
 
 /* p and ds / SCALE out of scores and dp, in their place; 0 where a query does not see a key.
@@ -155,7 +173,9 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, 2)
     SYMBOL(const bf16_t *q, const bf16_t *k, const bf16_t *v, const float *lse, const bf16_t *dout,
            const int32_t *segs, const int32_t *ranges, const float *delta, STORAGE(T_DK) * dk,
            STORAGE(T_DK) * dv, int64_t keys, int64_t, int64_t, int64_t nranges) {
-    const int kv = blockIdx.y, first = (int)blockIdx.x * FN(ROWS); /* early keys are seen by most */
+    const int kv = block_number() % KV_HEADS;
+    const int first = FN(ROWS) * FN(keys_of_rank)(segs, ranges, (int)nranges, (int)keys,
+                                                  block_number() / KV_HEADS);
     const int end = min(first + FN(ROWS), (int)keys), row = first + (int)threadIdx.x / 32 * 16;
     const shared_t room = shared_address(tile_room);
     tile_load(room + FN(K_AT), k, LD_K, kv * HEAD_DIM, first, end, 0, 0, 0, FN(ROWS), HEAD_DIM,

@@ -5,7 +5,7 @@
  *            dq T_DQ
  * n          T, M, G
  * defines    as attend_mma without TILES, and T_DQ LD_DO LD_DQ
- * grid       x blocks of WARPS * 16 queries, y heads; WARPS warps
+ * grid       x blocks of WARPS * 16 queries, y heads, renumbered; WARPS warps
  * shared     two times KEYS keys and KEYS values; at first the queries and their dout, which then
  *            stay in registers (WARPS * 16 <= 2 KEYS)
  *
@@ -106,9 +106,10 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, 2)
     SYMBOL(const bf16_t *q, const bf16_t *k, const bf16_t *v, const float *lse, const bf16_t *dout,
            const int32_t *segs, const float *delta, STORAGE(T_DQ) * dq, int64_t rows, int64_t,
            int64_t nsegs) {
-    const int head = blockIdx.y, kv = head / (HEADS / KV_HEADS);
+    const int head = block_number() % HEADS, kv = head / (HEADS / KV_HEADS);
     const int first =
-        (int)(gridDim.x - 1 - blockIdx.x) * FN(ROWS); /* late rows see the most keys */
+        FN(ROWS) * queries_of_rank(segs, (int)nsegs, (int)rows, block_number() / HEADS, FN(ROWS),
+                                   KEYS, WINDOW, WARPS * 32);
     const int end = min(first + FN(ROWS), (int)rows), row = first + (int)threadIdx.x / 32 * 16;
     const shared_t room = shared_address(tile_room);
     FN(State) y;
@@ -118,5 +119,5 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, 2)
         const Span span = segment_span(segs + 6 * g, first, end);
         FN(segment)(&y, room, k, v, &span, row, kv * HEAD_DIM);
     }
-    tile_store<HEAD_DIM>(dq, LD_DQ, head * HEAD_DIM, row, end, y.dq[0], SCALE);
+    tile_store<HEAD_DIM>(dq, LD_DQ, block_number() % HEADS * HEAD_DIM, row, end, y.dq[0], SCALE);
 }

@@ -6,7 +6,7 @@
  * n          T, M, G
  * defines    HEADS KV_HEADS HEAD_DIM SCALE WINDOW LD_Q LD_K LD_V LD_O (multiples of 8),
  *            WARPS, TILES (of 16 queries per warp), KEYS (a multiple of 16)
- * grid       x blocks of WARPS * TILES * 16 queries, y heads; WARPS warps
+ * grid       x blocks of WARPS * TILES * 16 queries, y heads, renumbered; WARPS warps
  * shared     tiles of the block's queries, KEYS keys, KEYS values
  *
  * A block holds its queries in shared memory and its results in registers.  For each segment that
@@ -139,9 +139,10 @@ INLINE void FN(store)(FN(State) * y, bf16_t *out, float *lse, int row, int rows,
 extern "C" __global__ void __launch_bounds__(WARPS * 32, 2)
     SYMBOL(const bf16_t *q, const bf16_t *k, const bf16_t *v, const int32_t *segs, bf16_t *out,
            float *lse, int64_t rows, int64_t, int64_t nsegs) {
-    const int head = blockIdx.y, kv = head / (HEADS / KV_HEADS);
+    const int head = block_number() % HEADS, kv = head / (HEADS / KV_HEADS);
     const int first =
-        (int)(gridDim.x - 1 - blockIdx.x) * FN(ROWS); /* late rows see the most keys */
+        FN(ROWS) * queries_of_rank(segs, (int)nsegs, (int)rows, block_number() / HEADS, FN(ROWS),
+                                   KEYS, WINDOW, WARPS * 32);
     const int end = min(first + FN(ROWS), (int)rows), row = first + (int)threadIdx.x / 32 * FN(OWN);
     const shared_t room = shared_address(tile_room);
     tile_load(room, q, LD_Q, head * HEAD_DIM, first, end, 0, 0, 0, FN(ROWS), HEAD_DIM, WARPS * 32);
@@ -157,5 +158,5 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, 2)
         const Span span = segment_span(segs + 6 * g, first, end);
         FN(segment)(&y, room, k, v, &span, row, kv * HEAD_DIM);
     }
-    FN(store)(&y, out, lse, row, (int)rows, head);
+    FN(store)(&y, out, lse, row, (int)rows, block_number() % HEADS);
 }

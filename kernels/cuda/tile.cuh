@@ -227,3 +227,47 @@ INLINE bool span_covers(const Span *s, int first, int at, const int rows, const 
     return first >= s->begin && first + rows <= s->end &&
            all_see(low, low + rows - 1, at, at + keys - 1, window);
 }
+
+/* ---- the heaviest first ----------------------------------------------------------------------- */
+
+/* Blocks begin in the order of their numbers, and a heavy one that begins late is waited for.  So
+ * numbers are ranks: all heads of the heaviest tile of rows, then of the next.  Many segments, or
+ * many tiles, are alike enough as they come. */
+enum { RANKED_TILES = 256, RANKED_SEGMENTS = 64 };
+
+INLINE int block_number() {
+    return (int)made_anew(blockIdx.y * gridDim.x + blockIdx.x);
+}
+
+/* Which of n tiles, whose weights lie in tile_room, is so heavy that `rank` are heavier; the whole
+ * block calls, and tile_room is free again. */
+INLINE int tile_of_rank(int n, int rank, const int threads) {
+    int *const weight = (int *)tile_room;
+    __syncthreads();
+    for (int i = threadIdx.x; i < n; i += threads) {
+        int before = 0;
+        for (int j = 0; j < n; j++)
+            before += weight[j] > weight[i] || (weight[j] == weight[i] && j < i);
+        if (before == rank) weight[n] = i;
+    }
+    __syncthreads();
+    const int tile = weight[n];
+    __syncthreads();
+    return tile;
+}
+
+/* The same for tiles of `rows` queries: a key that is seen is a unit, and a segment `more`. */
+INLINE int queries_of_rank(const int32_t *segs, int nsegs, int total, int rank, const int rows,
+                           const int more, const int window, const int threads) {
+    const int n = gridDim.x;
+    if (n > RANKED_TILES || nsegs > RANKED_SEGMENTS) return n - 1 - rank; /* late rows see more */
+    for (int i = threadIdx.x; i < n; i += threads) {
+        int weight = 0;
+        for (int g = 0; g < nsegs; g++) {
+            const Span s = segment_span(segs + 6 * g, i * rows, min(i * rows + rows, total));
+            if (s.begin < s.end) weight += s.end + s.shift - span_first_key(&s, window) + more;
+        }
+        ((int *)tile_room)[i] = weight;
+    }
+    return tile_of_rank(n, rank, threads);
+}

@@ -119,7 +119,7 @@ static void make_plan(void) {
 /* ---- who sees whom --------------------------------------------------------------------------- */
 
 typedef struct Layout { /* segments over rows; keys and queries are numbered apart */
-    int32_t segs[64][6], ranges[64][4];
+    int32_t segs[96][6], ranges[96][4];
     int nsegs, nranges, rows, keys;
 } Layout;
 
@@ -166,7 +166,8 @@ static Layout layout(int which) {
     } else if (which == LONG) {
         add_alone(&l, 700, 700);
     } else {
-        for (int i = 0; i < 13; i++) add_pair(&l, 1 + i, 1 + i * i % 7, 1 + i * 5 % 11);
+        for (int i = 0; i < 23; i++) /* more than are ranked */
+            add_pair(&l, 1 + i % 13, 1 + i * i % 7, 1 + i * 5 % 11);
         l.rows += 140, l.keys += 70;
     }
     return l;
