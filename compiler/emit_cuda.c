@@ -19,10 +19,11 @@ enum {
     HALF_WARPS = THREADS / 16,
     SUM_THREADS = 512,
     SUM_COLUMNS = 32,
-    LONG_ROW = 512,           /* columns from which a block takes a row */
-    PACK_WORDS = 96,          /* 32-bit registers for a thread's part of a row */
-    MAX_THREADS = 512,        /* .. per row */
-    SHARED_FLOATS = 12 << 10, /* 48 KiB */
+    LONG_ROW = 512,                  /* columns from which a block takes a row */
+    PACK_WORDS = 56,                 /* 32-bit registers for a thread's part of a row, */
+    MAX_THREADS = 512,               /* or, with so many threads, */
+    MAX_WORDS = 88,                  /* so many */
+    SHARED_FLOATS = (12 << 10) - 16, /* 48 KiB with the results */
     MAX_GRID_Y = 32768
 };
 
@@ -116,7 +117,7 @@ static bool block_tiles(const Stages *s, Tiles *t) {
     const int64_t all = k->cols / pack;
     int64_t packs = (all + THREADS - 1) / THREADS;
     if (packs * words > PACK_WORDS) packs = (all + MAX_THREADS - 1) / MAX_THREADS;
-    if (packs * words > PACK_WORDS) return false;
+    if (packs * words > MAX_WORDS) return false;
     *t = (Tiles){.way = WAY_BLOCK, .pack = pack, .rows = 1, .pieces = 1, .packs = (int)packs};
     t->threads = to_warps((all + packs - 1) / packs);
     t->whole = t->threads * packs == all;

@@ -51,24 +51,6 @@ INLINE void fold_max(float *result, const float *row, int n) {
     if (threadIdx.x % 16 == 0) *result = s;
 }
 
-/* Sums of one value per thread over a block of 256 threads: half-warps by lanes_sum, then the 16
- * of them in the same way.  Every thread gets the result.  `room`: 16 floats of shared memory. */
-INLINE float block_sum(float s, float *room) {
-    __syncthreads();
-    const float part = lanes_sum(s);
-    if (threadIdx.x % 16 == 0) room[threadIdx.x / 16] = part;
-    __syncthreads();
-    return lanes_sum(room[threadIdx.x % 16]);
-}
-
-INLINE float block_max(float s, float *room) {
-    __syncthreads();
-    const float part = lanes_max(s);
-    if (threadIdx.x % 16 == 0) room[threadIdx.x / 16] = part;
-    __syncthreads();
-    return lanes_max(room[threadIdx.x % 16]);
-}
-
 /* Over all 32 threads of a warp, which all get the sum. */
 INLINE float warp_sum(float s) {
     for (int w = 16; w > 0; w /= 2) s += __shfl_xor_sync(0xffffffffu, s, w);
