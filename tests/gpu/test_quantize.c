@@ -1,7 +1,7 @@
 /* Weights in few bits on a CUDA device, the simulated one or (--device=cuda) a real one: codes and
  * scales made there while a checkpoint is read, and the numbers made of them, have the bits that
  * runtime/quantize.c gives: every format, odd sizes, part blocks and part groups, zeros, denormals,
- * ties.  The same where there is no room to do it on the device. */
+ * ties.  The same where there is no room to do it on the device, and on the CPU. */
 #include "../../compiler/dpoc.h"
 #include "../../runtime/quantize.h"
 #include "../device/device.h"
@@ -85,10 +85,11 @@ static int buf_index(int which, int shape, int part) {
 }
 
 /* An instance of a kernel file as compiler/quantized.c makes it. */
-static Kernel kernel_of(Plan *plan, int which, const char *file) {
+static Kernel kernel_of(Plan *plan, bool cuda, int which, const char *file) {
     static const char *const words[] = {"NF4", "FP4", "INT8"};
     const char *symbol = intern_printf("%s%d", file, which);
-    const char *body = embedded(intern_printf("kernels/cuda/%s.cuh", file), NULL);
+    const char *path = intern_printf(cuda ? "kernels/cuda/%s.cuh" : "kernels/cpu/%s.h", file);
+    const char *body = embedded(path, NULL);
     const char *word = words[cases[which].format];
     assert_non_null(body);
     bool dequant = !strcmp(file, "dequant");
@@ -108,7 +109,7 @@ static Kernel kernel_of(Plan *plan, int which, const char *file) {
                     .threads = 256};
 }
 
-static void add_tensor(Plan *p, int which, int shape) {
+static void add_tensor(Plan *p, bool cuda, int which, int shape) {
     int64_t rows = shapes[shape][0], cols = shapes[shape][1], block = cases[which].block;
     Step *s = &p->programs[0].steps[which * NSHAPES + shape];
     s->kind = STEP_KERNEL;
@@ -148,13 +149,12 @@ static void add_tensor(Plan *p, int which, int shape) {
             .transform = intern_printf("%s.%s", quant_format_names[q.format], part_names[part]),
             .num = (double)block,
             .nested = cases[which].nested,
-            .quantizer = 1 + NCASES + which};
+            .quantizer = cuda ? 1 + NCASES + which : 0};
     }
 }
 
 /* `scratch`: bytes that no buffer has. */
-static Plan *make_plan(int64_t scratch) {
-    const Target *target = target_by_name("sm_80");
+static Plan *make_plan(const Target *target, int64_t scratch) {
     Plan *p = plan_new();
     p->device = target->name;
     p->hash = "test";
@@ -165,14 +165,14 @@ static Plan *make_plan(int64_t scratch) {
     p->kernels = NEW_ARRAY(p->arena, Kernel, 2 * NCASES);
     p->programs = NEW_ARRAY(p->arena, Program, 1);
     p->nbufs = NCASES * NSHAPES * NBUFS;
-    p->nkernels = 2 * NCASES;
+    p->nkernels = target->cuda ? 2 * NCASES : NCASES;
     p->nprograms = 1;
     p->programs[0] = (Program){.name = "init", .nsteps = NCASES * NSHAPES};
     p->programs[0].steps = NEW_ARRAY(p->arena, Step, NCASES * NSHAPES);
     for (int c = 0; c < NCASES; c++) {
-        p->kernels[c] = kernel_of(p, c, "dequant");
-        p->kernels[NCASES + c] = kernel_of(p, c, "quantize");
-        for (int s = 0; s < NSHAPES; s++) add_tensor(p, c, s);
+        p->kernels[c] = kernel_of(p, target->cuda, c, "dequant");
+        if (target->cuda) p->kernels[NCASES + c] = kernel_of(p, true, c, "quantize");
+        for (int s = 0; s < NSHAPES; s++) add_tensor(p, target->cuda, c, s);
     }
     p->arena_bytes += scratch;
     return p;
@@ -236,15 +236,14 @@ static void check_all(Device *dev, const Plan *plan) {
         }
 }
 
-static void run(const char *order, int64_t scratch, int launches) {
+static void run(const char *device, int64_t scratch, int launches) {
     Err err = {0};
     char *dir = temp_dir();
-    setenv("CUDASIM_ORDER", order, 1);
     write_tensors(dir);
-    Plan *plan = make_plan(scratch);
+    Plan *plan = make_plan(target_by_name(strcmp(device, "cpu") ? "sm_80" : "cpu"), scratch);
     const char *build = getenv("BUILD");
     DeviceOptions options = {
-        .name = "cuda", .cache_dir = intern_printf("%s/cudasim/cache", build ? build : "build")};
+        .name = device, .cache_dir = intern_printf("%s/cudasim/cache", build ? build : "build")};
     Device *dev = device_open(&options, &err);
     if (!dev) fail_msg("%s", err.text);
     real = dev->ops;
@@ -267,8 +266,11 @@ static void run(const char *order, int64_t scratch, int launches) {
 }
 
 static void on_the_device(void **unused) {
-    run("forward", 4 << 20, NCASES * NSHAPES);
-    run("random:7", 4 << 20, NCASES * NSHAPES);
+    static const char *const orders[] = {"forward", "reverse", "random:7"}; /* if simulated */
+    for (size_t i = 0; i < COUNT(orders); i++) {
+        setenv("CUDASIM_ORDER", orders[i], 1);
+        run("cuda", 4 << 20, NCASES * NSHAPES);
+    }
 }
 
 /* Without scratch the host does all of it; with a little, what is too large. */
@@ -281,13 +283,18 @@ static void without_room(void **unused) {
             fit += (n * 4 + 255) / 256 * 256 + blocks * 4 <= 8192;
         }
     assert_true(fit > 0 && fit < NCASES * NSHAPES);
-    run("forward", 8192, fit);
-    run("reverse", 0, 0);
+    run("cuda", 8192, fit);
+    run("cuda", 0, 0);
+}
+
+static void on_the_cpu(void **unused) {
+    run("cpu", 0, 0);
 }
 
 int main(int argc, char **argv) {
     if (argc < 2 || strcmp(argv[1], "--device=cuda")) simulate(argv);
     const struct CMUnitTest tests[] = {cmocka_unit_test(on_the_device),
-                                       cmocka_unit_test(without_room)};
+                                       cmocka_unit_test(without_room),
+                                       cmocka_unit_test(on_the_cpu)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
