@@ -303,24 +303,6 @@ static void check_gemm(Check *c, const Step *s, const int64_t *n, const int64_t 
     if (g->bias) check_operand(c, "bias", &bufs[s->args[3].buf], DT_f32, 1, w, w, room[3]);
 }
 
-/* A side step runs beside those that follow, up to plan_side_end: what it touches is either a weight
- * or lives until then, and nobody else touches it (by the definition of that end). */
-static void check_side(Check *c, int program, int step, bool inside) {
-    const Step *s = &c->plan->programs[program].steps[step];
-    if (inside || s->kind == STEP_LOOP) bad(c, "a loop or a step inside one runs aside");
-    int end = plan_side_end(c->plan, program, step);
-    if (end == c->plan->programs[program].nsteps) end--;
-    for (int i = 0; i < s->nargs; i++) {
-        if (s->args[i].buf < 0) continue;
-        const Buf *b = &c->plan->bufs[s->args[i].buf];
-        if (b->persistent && b->role != ROLE_WEIGHT)
-            bad(c, "args[%d]: runs aside with \"%s\", which others may write", i, b->name);
-        if (!b->persistent && (b->last < end || b->nshrink))
-            bad(c, "args[%d]: \"%s\" ends at step %d, before step %d waits for it", i, b->name,
-                b->last, end);
-    }
-}
-
 #define MAX_ARGS 64
 
 /* One step at one set of extents. */
@@ -375,8 +357,8 @@ static void check_program(Check *c, int index) {
             return;
         }
         if (i >= loop_end) loop = NULL;
-        if (s->side) check_side(c, index, i, loop != NULL);
-        if (c->message) return;
+        if (s->side && (loop || s->kind != STEP_KERNEL))
+            bad(c, "only a kernel outside loops runs aside");
         Site at = {.program = index, .step = i, .loop = loop};
         memcpy(at.extent, c->plan->bound, sizeof at.extent);
         at.extent[X_C] = 0;
@@ -398,6 +380,30 @@ static void check_program(Check *c, int index) {
         }
         check_step_at(c, &at, s);
     }
+}
+
+/* A side step runs beside those that follow, up to plan_side_end: what it touches is either a weight
+ * or lives until then, and nobody else touches it (by the definition of that end). */
+static void check_side(Check *c, int program, int step) {
+    const Step *s = &c->plan->programs[program].steps[step];
+    int end = plan_side_end(c->plan, program, step);
+    if (end == c->plan->programs[program].nsteps) end--;
+    for (int i = 0; i < s->nargs; i++) {
+        if (s->args[i].buf < 0) continue;
+        const Buf *b = &c->plan->bufs[s->args[i].buf];
+        if (b->persistent && b->role != ROLE_WEIGHT)
+            bad(c, "args[%d]: runs aside with \"%s\", which others may write", i, b->name);
+        if (!b->persistent && (b->last < end || b->nshrink))
+            bad(c, "args[%d]: \"%s\" ends or shrinks before step %d waits for it", i, b->name, end);
+    }
+}
+
+/* Of a program whose steps name nothing that does not exist. */
+static void check_sides(Check *c, int program) {
+    const Program *prog = &c->plan->programs[program];
+    c->what = arena_printf(c->arena, "programs[%d].steps", program);
+    for (c->index = 0; c->index < prog->nsteps && !c->message; c->index++)
+        if (prog->steps[c->index].side) check_side(c, program, c->index);
 }
 
 static void check_head(Check *c) {
@@ -441,5 +447,6 @@ const char *plan_check(const Plan *plan, Arena *arena) {
     for (c.index = 0; c.index < plan->nkernels && !c.message; c.index++)
         check_kernel(&c, &plan->kernels[c.index]);
     for (int i = 0; i < plan->nprograms && !c.message; i++) check_program(&c, i);
+    for (int i = 0; i < plan->nprograms && !c.message; i++) check_sides(&c, i);
     return c.message;
 }
