@@ -147,8 +147,8 @@ static void emit_text(const Emit *e, const char *symbol, Text *out) {
         emit_kern_c(e->group->kern, symbol, out);
 }
 
-/* Bytes, a power of two up to 16, of which an argument's address is a multiple whatever the extents:
- * buffers begin at multiples of the target's alignment. */
+/* Bytes, a power of two up to 16, of which an argument's address is a multiple whatever the
+ * extents: buffers begin at multiples of the target's alignment. */
 int emit_align(const Arg *arg) {
     uint64_t bits = 16;
     for (int i = 0; i < NEXTENT; i++) bits |= (uint64_t)arg->offset.x[i];

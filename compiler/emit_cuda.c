@@ -3,8 +3,8 @@
  * Full rows move in packs of up to 16 bytes where columns, row distances and addresses allow
  * (Packed, kernels/cuda/lanes.cuh); rows and columns are counted in 32 bits.  Four ways:
  *   elements   no reductions over columns: a thread per pack
- *   block      reductions over long rows: a block per row, whose operands it loads at once and keeps
- *              in registers; what is to be added goes through shared memory to 16 threads
+ *   block      reductions over long rows: a block per row, whose operands it loads at once and
+ *              keeps in registers; what is to be added goes through shared memory to 16 threads
  *   half warp  other reductions: thread l of 16 takes columns l, l+16, ..; each pass reads the row
  *              again, from the cache
  *   sums       KERN_SUM_ROWS: up to 32 columns per block, many blocks of 64 rows at a time, whose
@@ -514,7 +514,8 @@ static void sum_rows(Out *o, const Tiles *t) {
 
 /* ---- the whole ------------------------------------------------------------------------------- */
 
-/* Up to 80 registers a thread; without a number of blocks ptxas would rather spill than take some. */
+/* Up to 80 registers a thread; without a number of blocks ptxas would rather spill than take
+ * some. */
 static void header(Out *o, const char *symbol, const Tiles *t) {
     const Kern *k = o->k;
     text_add(o->text, "extern \"C\" __global__ void __launch_bounds__(%d, %d) %s(", t->threads,

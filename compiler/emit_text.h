@@ -2,8 +2,9 @@
  *
  * Names in kernel text: a<n> argument, r<i> pointer to the row of load or store i, i<i> its row
  * number where an index gives it, v<i> value, b<i> row buffer, s<i> partial results, x<i> pack of
- * elements.  Every value is a float: f32, or a bf16 value kept as f32, or an integer below 2^24.  Arithmetic is calls into
- * kernels/types.h, math.h and random.h, one text for both.  Relies on stage.h.
+ * elements.  Every value is a float: f32, or a bf16 value kept as f32, or an integer below 2^24.
+ * Arithmetic is calls into kernels/types.h, math.h and random.h, one text for both.  Relies on
+ * stage.h.
  */
 #ifndef DPOC_EMIT_TEXT_H
 #define DPOC_EMIT_TEXT_H

@@ -1,4 +1,5 @@
-/* logprob_stats: statistics of each row of logits, as kernels/cpu/logprob_stats.h says, in one sweep.
+/* logprob_stats: statistics of each row of logits, as kernels/cpu/logprob_stats.h says, in one
+ * sweep.
  *
  * arguments  logits f32 [C,VOCAB], target i32 [C], [logp], [lse], [mean], [entropy], [hit],
  *            [logsum_p2] f32 [C]

@@ -1,10 +1,10 @@
-/* test_rows: hand-written kernels that take whole rows (logprob_stats, logprob_grad, take, put) on the
- * simulated device: odd sizes and distances, every order of threads, the launches that head.c and
- * custom.c ask for; against plain double loops.  Memory that no result lies in must not change.
+/* test_rows: hand-written kernels that take whole rows (logprob_stats, logprob_grad, take, put) on
+ * the simulated device: odd sizes and distances, every order of threads, the launches that head.c
+ * and custom.c ask for; against plain double loops.  Memory that no result lies in must not change.
  *
  * Bounds, with u = 2^-24: exp_near is off by 4 u, and by u for each unit that rounding moved its
- * argument.  A thread adds `chain` numbers one after another and is raised to a new top at most once
- * for each 8 of them; 10 joins follow, which raise too: e = sum exp(y - top) is off by
+ * argument.  A thread adds `chain` numbers one after another and is raised to a new top at most
+ * once for each 8 of them; 10 joins follow, which raise too: e = sum exp(y - top) is off by
  *     eps = u (8 (chain / 8 + 12) + chain + 16 + 6 max|y|)
  * of itself.  take moves bits, put adds in an order that is given: both are exact.
  */
