@@ -187,12 +187,13 @@ static Work work_new(Arena *arena, const Block *block, int n, int64_t align) {
     return w;
 }
 
-int64_t arrange(Block *block, int n, int64_t align) {
+int64_t arrange(Block *block, int n, int64_t align, int64_t floor) {
     Arena *arena = arena_new();
     Work w = work_new(arena, block, n, align);
     Key *key = NEW_ARRAY(arena, Key, n + 1);
     int *room = NEW_ARRAY(arena, int, n + 1);
     int64_t bound = arrange_bound(block, n, align), enough = bound + bound / 200, best = INT64_MAX;
+    if (enough < floor) enough = floor;
     double pairs = 0; /* work done so far; a second or so is enough */
     for (int kind = 0; kind < NORDER && best > enough; kind++) {
         set_order(&w, key, kind);

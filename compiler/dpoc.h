@@ -500,8 +500,9 @@ typedef struct Block {
     int nshrink;
     int64_t offset; /* the answer: a multiple of the alignment */
 } Block;
-/* Gives every block an offset so that no two live ones overlap; returns the height of it all. */
-int64_t arrange(Block *block, int n, int64_t align);
+/* Gives every block an offset so that no two live ones overlap; returns the height of it all, which
+ * need not be lower than `floor`. */
+int64_t arrange(Block *block, int n, int64_t align, int64_t floor);
 /* No arrangement can be lower: the greatest sum of live (aligned) bytes. */
 int64_t arrange_bound(const Block *block, int n, int64_t align);
 

@@ -301,20 +301,42 @@ enum { GAP = 64 }; /* exec.c sees whether anything is written past a buffer */
 enum { GAP = 0 };
 #endif
 
-static int64_t arrange_program(Plan *plan, int program, int64_t base, int64_t align) {
-    Arena *arena = arena_new();
-    Block *block = NEW_ARRAY(arena, Block, plan->nbufs + 1);
-    int *buf = NEW_ARRAY(arena, int, plan->nbufs + 1), n = 0;
+typedef struct Blocks { /* the transient buffers of a program */
+    Block *block;
+    int *buf, n;
+} Blocks;
+
+static Blocks blocks_of(const Plan *plan, int program, Arena *arena) {
+    Blocks b = {.block = NEW_ARRAY(arena, Block, plan->nbufs + 1),
+                .buf = NEW_ARRAY(arena, int, plan->nbufs + 1)};
     for (int i = 0; i < plan->nbufs; i++) {
-        const Buf *b = &plan->bufs[i];
-        if (b->persistent || b->program != program) continue;
-        buf[n] = i;
-        block[n++] = (Block){b->bytes + GAP, b->first, b->last, b->shrink, b->nshrink, 0};
+        const Buf *buf = &plan->bufs[i];
+        if (buf->persistent || buf->program != program) continue;
+        b.buf[b.n] = i;
+        b.block[b.n++] =
+            (Block){buf->bytes + GAP, buf->first, buf->last, buf->shrink, buf->nshrink, 0};
     }
-    int64_t height = arrange(block, n, align);
-    for (int i = 0; i < n; i++) plan->bufs[buf[i]].offset = base + block[i].offset;
+    return b;
+}
+
+/* Gives transient buffers their offsets from `base` on; returns the height of the highest program.
+ * The others need not be lower than that one must be. */
+static int64_t arrange_programs(Plan *plan, int64_t base, int64_t align) {
+    Arena *arena = arena_new();
+    int64_t most = 0;
+    for (int i = 0; i < plan->nprograms; i++) {
+        Blocks b = blocks_of(plan, i, arena);
+        int64_t least = arrange_bound(b.block, b.n, align);
+        if (least > most) most = least;
+    }
+    for (int i = 0; i < plan->nprograms; i++) {
+        Blocks b = blocks_of(plan, i, arena);
+        int64_t height = arrange(b.block, b.n, align, most);
+        for (int k = 0; k < b.n; k++) plan->bufs[b.buf[k]].offset = base + b.block[k].offset;
+        if (height > most) most = height;
+    }
     arena_free(arena);
-    return height;
+    return most;
 }
 
 /* What the target's library needs beside operands while it multiplies: the greatest of all
@@ -344,7 +366,7 @@ static void add_workspace(Plan *plan, const Target *target) {
 bool plan_finish(Plan *plan, const Target *target) {
     add_workspace(plan, target);
     lifetimes(plan);
-    int64_t align = target->align, top = 0, most = 0;
+    int64_t align = target->align, top = 0;
     for (int i = 0; i < plan->nbufs; i++) {
         Buf *b = &plan->bufs[i];
         if (b->program < 0) b->persistent = true; /* no step touches it: the runtime may */
@@ -353,11 +375,7 @@ bool plan_finish(Plan *plan, const Target *target) {
         b->offset = top;
         top = (top + b->bytes + GAP + align - 1) / align * align;
     }
-    for (int i = 0; i < plan->nprograms; i++) {
-        int64_t height = arrange_program(plan, i, top, align);
-        if (height > most) most = height;
-    }
-    plan->arena_bytes = top + most;
+    plan->arena_bytes = top + arrange_programs(plan, top, align);
     plan->fits = !plan->budget_bytes || plan->arena_bytes <= plan->budget_bytes;
     return plan->fits;
 }
