@@ -99,7 +99,8 @@ test: all $(TESTS) $(CUDASIM)
 	BUILD=$(BUILD) tests/run $(TESTS)
 
 # tests/gpu/README.md.  The bundle's programs look for libraries beside themselves.
-GPU_TOOLS := tests/gpu/test_kernels tests/gpu/test_gemm tests/gpu/test_quantize tests/gpu/report
+GPU_TOOLS := tests/gpu/test_kernels tests/gpu/test_gemm tests/gpu/test_quantize tests/gpu/report \
+             tests/cudasim/test_ptx tests/cudasim/test_attention
 BUNDLE    := $(addprefix $(BUILD)/bundle/,dpoc $(GPU_TOOLS))
 gpu-check: all $(addprefix $(BUILD)/,$(GPU_TOOLS))
 	BUILD=$(BUILD) tests/gpu/check
