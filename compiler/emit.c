@@ -199,7 +199,7 @@ static void account_gemm(Step *s, const int64_t extent[NEXTENT]) {
            k = (double)dim_eval(s->dims[2], extent);
     s->flops = 2 * m * n * k;
     s->bytes = m * k * dtype_bytes(s->gemm.a) + k * n * dtype_bytes(s->gemm.b) +
-               m * n * dtype_bytes(s->gemm.c);
+               m * n * dtype_bytes(s->gemm.c) * (s->gemm.beta == 0 ? 1 : 2);
 }
 
 /* Elements that one load or store touches, each counted once. */

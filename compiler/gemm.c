@@ -13,7 +13,8 @@ typedef struct Gemms {
     Unit *u;
     const Graph *g;
     Uses uses;
-    bool *ends; /* by node id: the last node of a group made so far */
+    bool *ends;     /* by node id: the last node of a group made so far */
+    NodeId *waiter; /* by product: the product that is made right after it */
     int changes;
 } Gemms;
 
@@ -172,19 +173,47 @@ static Group gemm_group(Gemms *x, NodeId id, bool off) {
     return finish(x, &c);
 }
 
+/* x W + (x A) B: the product that `id` waits for, if it is added to one that is made later and has
+ * fewer terms (0: none).  The smaller is bound by memory: it should only write, and the larger, which
+ * has time for that, should add in place. */
+static NodeId smaller_partner(const Gemms *x, NodeId id) {
+    const Graph *g = x->g;
+    NodeId at, user = only_user(x, id, &at);
+    if (!user || node(g, user)->op != OP_add || node(g, id)->attr.i0) return 0;
+    const Node *add = node(g, user);
+    NodeId other = place_of(g, add->in[add->in[0] == at]).base;
+    double num;
+    for (const Node *n = node(g, other); n->op == OP_mul; n = node(g, other)) {
+        const bool second = filled(g, n->in[0], &num);
+        if (!second && !filled(g, n->in[1], &num)) return 0;
+        other = place_of(g, n->in[second]).base;
+    }
+    const Node *a = node(g, id), *b = node(g, other);
+    if (other <= id || b->op != OP_matmul || b->attr.i0 || b->phase != a->phase) return 0;
+    const Dim mine = node(g, a->in[0])->type->dim[1], its = node(g, b->in[0])->type->dim[1];
+    for (NodeId end = other; end != user;)
+        if (!(end = only_user(x, end, &at))) return 0;
+    return dim_is_const(mine) && dim_is_const(its) && its.c < mine.c ? other : 0;
+}
+
 int pass_gemm(Pass *pass, Unit *u) {
     Arena *arena = arena_new();
     Gemms x = {.u = u, .g = u->g, .uses = uses_of(arena, u->g)};
     bool *live = NEW_ARRAY(arena, bool, u->g->n);
     x.ends = NEW_ARRAY(arena, bool, u->g->n);
+    x.waiter = NEW_ARRAY(arena, NodeId, u->g->n);
     graph_live(u->g, live);
     int cap = 0;
     u->groups = NULL;
     u->ngroups = 0;
     for (NodeId id = 1; id < u->g->n; id++) {
         if (!live[id] || node(u->g, id)->op != OP_matmul) continue;
-        Group group = gemm_group(&x, id, pass->off);
-        PUSH(u->arena, u->groups, u->ngroups, cap, group);
+        const NodeId partner = pass->off ? 0 : smaller_partner(&x, id);
+        if (partner) x.waiter[partner] = id;
+        for (NodeId next = partner ? 0 : id; next; next = x.waiter[next]) {
+            Group group = gemm_group(&x, next, pass->off);
+            PUSH(u->arena, u->groups, u->ngroups, cap, group);
+        }
     }
     arena_free(arena);
     return x.changes;

@@ -60,7 +60,7 @@ static void sink(RandomGraph *r, NodeId x) {
     rg_effect(r, g_op(r->g, OP_sum_rows, x, 0, 0));
 }
 
-/* y = W x + s B (A x): the last product adds into the first one's buffer. */
+/* y = W x + s B (A x): the large product comes last and adds in the buffer of the small ones. */
 static void lora_is_three_products_and_nothing_else(void **state) {
     (void)state;
     RandomGraph r = rg_leaves();
@@ -69,17 +69,39 @@ static void lora_is_three_products_and_nothing_else(void **state) {
     NodeId y = g_matmul(g, x, weight(&r, "W", RG_F, RG_D), false, true);
     NodeId a = g_matmul(g, x, weight(&r, "A", 2, RG_D), false, true);
     NodeId b = g_matmul(g, a, weight(&r, "B", RG_F, 2), false, true);
-    sink(&r, g_op(g, OP_add, y, scaled(g, b, 0.5), 0));
+    const NodeId side = scaled(g, b, 0.5);
+    sink(&r, g_op(g, OP_add, y, side, 0));
     Unit off = compiled(&r, false), on = compiled(&r, true);
     assert_int_equal(count(&off, GROUP_GEMM), 3);
     assert_int_equal(count(&on, GROUP_GEMM), 3);
     assert_int_equal(count(&on, GROUP_KERN), 1); /* the sum over rows that ends the test's graph */
     assert_int_equal(on.groups[on.ngroups - 1].kern->narg, 2);
     assert_int_equal(off.groups[off.ngroups - 1].kern->narg, 3); /* reads both products */
-    const Group *last = gemm_at(&on, 2);
-    assert_int_equal(last->inplace, y);
-    assert_true(last->gemm.alpha == 0.5f && last->gemm.beta == 1);
-    assert_int_equal(last->nnodes, 3);
+    const Group *small = gemm_at(&on, 1), *last = gemm_at(&on, 2);
+    assert_true(small->gemm.alpha == 0.5f && small->gemm.beta == 0);
+    assert_int_equal(last->nodes[0], y);
+    assert_int_equal(last->inplace, side);
+    assert_true(last->gemm.alpha == 1 && last->gemm.beta == 1);
+    rg_free(&r);
+}
+
+/* Two adapters on one weight: both sums stay in products. */
+static void two_sides_are_five_products(void **state) {
+    (void)state;
+    RandomGraph r = rg_leaves();
+    Graph *g = r.g;
+    NodeId x = graph_find(g, OP_input, "x");
+    NodeId y = g_matmul(g, x, weight(&r, "W", RG_F, RG_D), false, true);
+    for (int i = 0; i < 2; i++) {
+        NodeId a = g_matmul(g, x, weight(&r, i ? "A1" : "A0", 2, RG_D), false, true);
+        NodeId b = g_matmul(g, a, weight(&r, i ? "B1" : "B0", RG_F, 2), false, true);
+        y = g_op(g, OP_add, y, scaled(g, b, 0.5), 0);
+    }
+    sink(&r, y);
+    Unit u = compiled(&r, true);
+    assert_int_equal(count(&u, GROUP_GEMM), 5);
+    assert_int_equal(count(&u, GROUP_KERN), 1);
+    assert_int_equal(u.groups[u.ngroups - 1].kern->narg, 2);
     rg_free(&r);
 }
 
@@ -169,6 +191,7 @@ static void columns_are_a_leading_dimension(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(lora_is_three_products_and_nothing_else),
+                                       cmocka_unit_test(two_sides_are_five_products),
                                        cmocka_unit_test(a_product_read_twice_keeps_its_buffer),
                                        cmocka_unit_test(a_gradient_is_accumulated_by_its_product),
                                        cmocka_unit_test(rounding_and_bias_ride_along),
