@@ -193,7 +193,7 @@ int64_t arrange(Block *block, int n, int64_t align, int64_t floor) {
     Key *key = NEW_ARRAY(arena, Key, n + 1);
     int *room = NEW_ARRAY(arena, int, n + 1);
     int64_t bound = arrange_bound(block, n, align), enough = bound + bound / 200, best = INT64_MAX;
-    if (enough < floor) enough = floor;
+    if (enough < floor) enough = floor < INT64_MAX ? floor : INT64_MAX - 1;
     double pairs = 0; /* work done so far; a second or so is enough */
     for (int kind = 0; kind < NORDER && best > enough; kind++) {
         set_order(&w, key, kind);
