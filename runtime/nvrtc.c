@@ -16,6 +16,7 @@ struct Nvrtc {
     int (*log_size)(Handle, size_t *), (*log)(Handle, char *);
     int (*cubin_size)(Handle, size_t *), (*cubin)(Handle, char *);
     int (*destroy)(Handle *);
+    const char *(*error)(int);
 };
 
 Nvrtc *nvrtc_take(Library *library, Err *err) {
@@ -28,7 +29,7 @@ Nvrtc *nvrtc_take(Library *library, Err *err) {
     } f[] = {{&n->create, "nvrtcCreateProgram"},       {&n->compile, "nvrtcCompileProgram"},
              {&n->log_size, "nvrtcGetProgramLogSize"}, {&n->log, "nvrtcGetProgramLog"},
              {&n->cubin_size, "nvrtcGetCUBINSize"},    {&n->cubin, "nvrtcGetCUBIN"},
-             {&n->destroy, "nvrtcDestroyProgram"}};
+             {&n->destroy, "nvrtcDestroyProgram"},     {&n->error, "nvrtcGetErrorString"}};
     for (size_t i = 0; i < COUNT(f); i++) {
         void *symbol = dlsym(n->library.handle, f[i].name);
         memcpy(f[i].slot, &symbol, sizeof symbol);
@@ -76,14 +77,33 @@ int nvrtc_arch(const Nvrtc *n, int arch) {
 #define FIGURES        "--ptxas-options=-v"
 const char nvrtc_options[] = NO_CONTRACTION " " FIGURES;
 
-static bool read_results(const Nvrtc *n, Handle program, bool compiled, Cubin *out) {
+static int read_log(const Nvrtc *n, Handle program, Cubin *out) {
     size_t size = 0;
-    if (n->log_size(program, &size) != 0) return false;
+    int code = n->log_size(program, &size);
+    if (code) return code;
     out->log = calloc(size + 1, 1);
-    if (n->log(program, out->log) != 0 || !compiled) return false;
-    if (n->cubin_size(program, &out->size) != 0) return false;
+    return n->log(program, out->log);
+}
+
+static int read_code(const Nvrtc *n, Handle program, Cubin *out) {
+    int code = n->cubin_size(program, &out->size);
+    if (code) return code;
     out->data = malloc(out->size + 1);
-    return n->cubin(program, out->data) == 0;
+    return n->cubin(program, out->data);
+}
+
+/* A text that it rejects is our bug; anything else is the machine's. */
+static bool say(const Nvrtc *n, int code, const char *function, const char *name, const char *arch,
+                const char *log, Err *err) {
+    enum { REJECTED = 6, NO_BUILTINS = 7 };
+    if (code == REJECTED)
+        return fail(err, EXIT_BUG, "bug: %s does not compile for %s: %.1500s", name, arch,
+                    log ? log : "no log");
+    return fail(err, EXIT_DEVICE, "%s of %s: %s (%d)%s", function, n->library.path, n->error(code),
+                code,
+                code == NO_BUILTINS ? "\nhelp: libnvrtc-builtins must lie beside it; install the "
+                                      "package again"
+                                    : "");
 }
 
 bool nvrtc_compile(const Nvrtc *n, const char *name, const char *text, const char *arch, Cubin *out,
@@ -92,15 +112,19 @@ bool nvrtc_compile(const Nvrtc *n, const char *name, const char *text, const cha
     char option[64];
     snprintf(option, sizeof option, "--gpu-architecture=%s", arch);
     const char *const options[] = {option, NO_CONTRACTION, FIGURES};
+    const char *function = "nvrtcCreateProgram";
     Handle program;
-    if (n->create(&program, text, name, 0, NULL, NULL) != 0)
-        return fail(err, EXIT_BUG, "NVRTC takes no program");
-    bool compiled = n->compile(program, COUNT(options), options) == 0;
-    bool ok = read_results(n, program, compiled, out);
-    n->destroy(&program);
-    if (ok) return true;
-    fail(err, EXIT_BUG, "%s does not compile for %s (our bug): %.1500s", name, arch,
-         out->log ? out->log : "no log");
+    int code = n->create(&program, text, name, 0, NULL, NULL), log;
+    if (!code) {
+        function = "nvrtcCompileProgram";
+        code = n->compile(program, COUNT(options), options);
+        log = read_log(n, program, out);
+        if (!code && (code = log)) function = "nvrtcGetProgramLog";
+        if (!code && (code = read_code(n, program, out))) function = "nvrtcGetCUBIN";
+        n->destroy(&program);
+    }
+    if (!code) return true;
+    say(n, code, function, name, arch, out->log, err);
     cubin_free(out);
     return false;
 }

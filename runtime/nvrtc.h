@@ -31,8 +31,8 @@ typedef struct Cubin {
     size_t size;
     char *log; /* ptxas's figures, warnings, errors */
 } Cubin;
-/* Compiles one module for "sm_80", "sm_90"; several threads may.  A failure is our bug (exit 70) and
- * err holds the log. */
+/* Compiles one module for "sm_80", "sm_90"; several threads may.  A text that is rejected is our bug
+ * (exit 70; err holds the log), any other failure is NVRTC's (exit 3). */
 bool nvrtc_compile(const Nvrtc *n, const char *name, const char *text, const char *arch, Cubin *out,
                    Err *err);
 void cubin_free(Cubin *cubin);

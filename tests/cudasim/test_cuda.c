@@ -428,6 +428,33 @@ static void every_function_fails_once(void **unused) {
     shut();
 }
 
+/* NVRTC's functions and cuBLASLt's, at opening and loading; the cache knows no kernel.  (Those that
+ * say versions are test_library.c's: a library that says none is passed over for the machine's.) */
+static void every_library_function_fails_once(void **unused) {
+    static const char *const names[] = {
+        "nvrtcCreateProgram",  "nvrtcCompileProgram", "nvrtcGetProgramLogSize",
+        "nvrtcGetProgramLog",  "nvrtcGetCUBINSize",   "nvrtcGetCUBIN",
+        "nvrtcDestroyProgram", "cublasLtCreate",      "cublasLtDestroy",
+    };
+    char *usual = cache;
+    for (size_t i = 0; i < COUNT(names); i++) {
+        cache = temp_dir();
+        setenv("CUDASIM_FAIL", names[i], 1);
+        bool done = ready();
+        unsetenv("CUDASIM_FAIL");
+        shut();
+        if (done != (strstr(names[i], "Destroy") != NULL))
+            fail_msg("%s fails: %s", names[i], done ? "and nobody minds" : err.text);
+        if (!done && err.code != EXIT_DEVICE) fail_msg("%s: exit %d", names[i], err.code);
+        if (!done && !strstr(err.text, "nvrtc") && !strstr(err.text, "cublasLt"))
+            fail_msg("%s is not named: %s", names[i], err.text);
+        must(everything());
+        shut();
+        remove_dir(cache);
+    }
+    cache = usual;
+}
+
 static const Step steps[] = {
     {.kind = STEP_KERNEL, .kernel = ADD, .label = "bias", .where = "a.dpo:3:1 x"},
     {.kind = STEP_KERNEL, .kernel = WILD, .label = "attention", .where = "a.dpo:7:5 layers.2"},
@@ -540,7 +567,7 @@ static void all_is_given_back(void **unused) {
         {"cuMemAlloc", "cuMemFree"},
         {"cuMemHostAlloc", "cuMemFreeHost"},
         {"cuModuleLoadData", "cuModuleUnload"},
-        {"cuStreamCreate", "cuStreamDestroy"},
+        {"cuStreamCreateWithPriority", "cuStreamDestroy"},
         {"cuEventCreate", "cuEventDestroy"},
         {"cuStreamEndCapture", "cuGraphDestroy"},
         {"cuGraphInstantiateWithFlags", "cuGraphExecDestroy"},
@@ -570,6 +597,7 @@ int main(int argc, char **argv) {
                                        cmocka_unit_test(recorded),
                                        cmocka_unit_test(times),
                                        cmocka_unit_test(every_function_fails_once),
+                                       cmocka_unit_test(every_library_function_fails_once),
                                        cmocka_unit_test(a_fault_is_found_later),
                                        cmocka_unit_test(a_fault_with_sync),
                                        cmocka_unit_test(a_fault_at_once),
