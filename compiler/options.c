@@ -55,6 +55,8 @@ static const Flag flags[] = {
     {"variant", 0, FLAG_TEXT, AT(variant), "NAME", RUNS, "the variant of the file to use"},
     {"variants", 0, FLAG_TEXT, AT(variants), "a,b", "bench",
      "the variants to compare (default: all)"},
+    {"compare", 0, FLAG_TEXT, AT(compare), "OLD.json", "bench",
+     "an earlier --json: each variant's time against the one of its name"},
     {"runs", 0, FLAG_COUNT, AT(runs), "N", "bench", "timed steps of each variant (default 10)"},
     {"random-weights", 0, FLAG_BOOL, AT(random_weights), NULL,
      "train eval bench verify plan compile generate", "config.json is enough: weights are random"},

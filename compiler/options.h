@@ -17,7 +17,7 @@ typedef struct Options {
     OptionList set, adapter, data;
     const char *model, *eval_data, *out, *device, *memory, *variant, *color, *cache_dir;
     const char *explain, *only, *dump_after, *dump_dir, *arch, *svg, *dot, *resume;
-    const char *prompt, *chat, *spec, *variants, *text, *seed, *debug;
+    const char *prompt, *chat, *spec, *variants, *text, *seed, *debug, *compare;
     double threads, log_every, max_tokens, temperature, top_p, runs;
     bool quiet, json, resumes, overwrite, dry_run, random_weights, help, version, check, safe;
 } Options;

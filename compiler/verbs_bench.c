@@ -4,6 +4,7 @@
  * Every variant is compiled and loaded first; then each round runs one step of each, so that drift
  * of the machine meets all alike.  Reported: median, minimum, maximum.  Per-kernel times come from
  * steps of their own behind the timed ones, one kernel after the other. */
+#include <jansson.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,6 +23,7 @@ typedef struct Entry {
     Pairs *pairs;
     Pack *pack;
     double *ms;
+    double old_ms; /* median of the variant of this name in --compare; 0: none */
     double loss;
     double flops, attended; /* of the step; share of attention's full square that it asks for */
     StepTime kernel[MAX_KERNELS];
@@ -180,6 +182,7 @@ static void entry_json(const Entry *e, int runs, const Rates *rates, Text *out) 
              "],\"median_ms\":%.6g,\"min_ms\":%.6g,\"max_ms\":%.6g,\"runs\":%d,\"tokens_per_"
              "second\":%.6g",
              mid, e->ms[0], e->ms[runs - 1], runs, 1e3 * (double)e->pack->tokens / mid);
+    if (e->old_ms > 0) text_add(out, ",\"of_old\":%.6g", mid / e->old_ms);
     text_add(out,
              ",\"peak_bytes\":%lld,\"flops\":%.6g,\"roofline\":%.4g,\"loss\":%.9g,\"kernels\":[",
              (long long)e->w.plan->arena_bytes, e->flops, step_roofline(e, mid, rates), e->loss);
@@ -238,7 +241,33 @@ static void print_table(const Entry *entry, int n, int runs, const Rates *rates)
         printf("%s ran in %.2f of %s's time%s\n", entry[i].name,
                median(entry[i].ms, runs) / median(entry[0].ms, runs), entry[0].name,
                entry[i].variant && entry[i].variant->same_loss ? "; their losses must agree" : "");
+    for (int i = 0; i < n; i++)
+        if (entry[i].old_ms > 0)
+            printf("%s ran in %.2f of its earlier time, %.2f ms\n", entry[i].name,
+                   median(entry[i].ms, runs) / entry[i].old_ms, entry[i].old_ms);
     print_kernels(&entry[0], rates);
+}
+
+/* Medians of an earlier `bench --json`, by name; another device is said. */
+static int read_old(Entry *entry, int n, const char *path) {
+    json_error_t e;
+    json_t *old = json_load_file(path, 0, &e), *variant;
+    if (!old) {
+        fprintf(stderr, "dpoc: error: %s:%d: %s\n", path, e.line, e.text);
+        return EXIT_IO;
+    }
+    const char *device = json_string_value(json_object_get(old, "device"));
+    if (device && strcmp(device, entry[0].w.device->description) != 0)
+        fprintf(stderr, "warning: %s was measured on another device: %s\n", path, device);
+    size_t k;
+    json_array_foreach(json_object_get(old, "variants"), k, variant) {
+        const char *name = json_string_value(json_object_get(variant, "name"));
+        for (int i = 0; i < n; i++)
+            if (name && !strcmp(name, entry[i].name))
+                entry[i].old_ms = json_number_value(json_object_get(variant, "median_ms"));
+    }
+    json_decref(old);
+    return EXIT_OK;
 }
 
 /* Variants that promise the same loss are held to it: 1e-3 relative. */
@@ -300,6 +329,7 @@ int verb_bench(const Options *o) {
         entry[opened].ms = NEW_ARRAY(first.arena, double, runs);
         code = entry_open(&entry[opened]);
     }
+    if (code == EXIT_OK && o->compare) code = read_old(entry, n, o->compare);
     if (code == EXIT_OK) code = run_rounds(entry, n, runs);
     if (code == EXIT_OK) {
         Work *w = &entry[0].w;
