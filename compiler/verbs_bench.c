@@ -42,28 +42,46 @@ static double pairs_attended(const Micro *micro) {
     return sum;
 }
 
-static double attention_flops(const Plan *plan) {
+/* FLOPs of a step's products at these extents; attention: its share of the full square. */
+static double step_flops(const Plan *plan, const Step *s, const int64_t *extent, double attended) {
+    if (s->kind == STEP_KERNEL && !strncmp(plan->kernels[s->kernel].kind, "attend", 6))
+        return s->flops * attended;
+    if (s->kind != STEP_GEMM) return 0;
+    double flops = 2;
+    for (int i = 0; i < 3; i++) flops *= (double)dim_eval(s->dims[i], extent);
+    return flops;
+}
+
+/* Of one micro-batch, at its own sizes. */
+static double micro_flops(const Plan *plan, const int64_t *sizes, double attended) {
     const Program *micro = plan_program(plan, "micro");
+    int64_t extent[NEXTENT], rows = 0, chunk = 0;
+    memcpy(extent, sizes, sizeof extent);
     double flops = 0;
-    for (int i = 0; i < micro->nsteps; i++) {
+    for (int i = 0, loop_end = -1; i < micro->nsteps; i++) {
         const Step *s = &micro->steps[i];
-        if (s->kind == STEP_KERNEL && !strncmp(plan->kernels[s->kernel].kind, "attend", 6))
-            flops += s->flops;
+        if (s->kind == STEP_LOOP) {
+            rows = dim_eval(s->dims[0], extent);
+            chunk = s->chunk;
+            loop_end = i + s->body;
+        }
+        if (i > loop_end) flops += step_flops(plan, s, extent, attended);
+        for (int64_t at = 0; i <= loop_end && at < rows; at += chunk) {
+            extent[X_C] = rows - at < chunk ? rows - at : chunk;
+            flops += step_flops(plan, s, extent, attended);
+        }
     }
     return flops;
 }
 
-/* FLOPs of the step at its own sizes: products follow the rows, attention what the segments name.
- */
 static void count_flops(Entry *e) {
     const Plan *plan = e->w.plan;
-    double rows = (double)plan->bound[X_T], attention = attention_flops(plan), share = 0;
+    double rows = (double)plan->bound[X_T], share = 0;
     for (int m = 0; m < e->pack->nmicro; m++) {
-        double part = (double)e->pack->micro[m].extent[X_T] / rows;
-        double asked = pairs_attended(&e->pack->micro[m]) / (rows * (rows + 1) / 2);
-        e->flops += (plan->flops_micro - attention) * part + attention * asked;
-        e->attended += asked;
-        share += part;
+        double attended = pairs_attended(&e->pack->micro[m]) / (rows * (rows + 1) / 2);
+        e->flops += micro_flops(plan, e->pack->micro[m].extent, attended);
+        e->attended += attended;
+        share += (double)e->pack->micro[m].extent[X_T] / rows;
     }
     e->attended /= share;
 }
