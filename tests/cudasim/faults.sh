@@ -13,11 +13,12 @@ END
 for i in 1 2 3 4; do
     echo "{\"prompt_ids\":[1,$i,5],\"chosen_ids\":[$((i + 6)),8,2],\"rejected_ids\":[9,$((i + 10))]}"
 done > "$work/pairs.jsonl"
+model=$work/model pairs=$work/pairs.jsonl
 run() { # run OUT [flags]
     out=$1
     shift
-    on_sim timeout 20 "$dpoc" train models/dpo-lora.dpo --device=cuda --model "$work/model" --random-weights \
-        --data "$work/pairs.jsonl" --quiet -o "$out" --set pref.rank=2 --set run.batch=2 --set run.tokens=128 \
+    on_sim timeout 20 "$dpoc" train models/dpo-lora.dpo --device=cuda --model "$model" --random-weights \
+        --data "$pairs" --quiet -o "$out" --set pref.rank=2 --set run.batch=2 --set run.tokens=128 \
         --set run.steps=3 --set run.save_every=1 --set run.keep=9 --set graph.capture=on "$@"
 }
 run "$work/whole" || die "the run without faults failed"
@@ -32,24 +33,34 @@ awk '{ sub(/_v2$/, "", $1); n[$1]++ }
         if (f ~ /Destroy|Free|Unload|Release/) continue
         if (n[f] > 2) print f, int((n[f] + 1) / 2)
         if (n[f] > 1) print f, n[f] } }' "$work/trace" | sort > "$work/faults"
-n=0 wrong=0
-while read -r function call; do
-    n=$((n + 1))
-    rm -rf "$work/run"
-    CUDASIM_FAIL=$function:$call run "$work/run" 2> "$work/err"
-    rc=$?
-    case $rc in
-    0) ;; # a function that tidies up, or one that the program can do without
-    3 | 4 | 5 | 70) [ -s "$work/err" ] || { echo "$function:$call: exit $rc without a message"; wrong=$((wrong + 1)); } ;;
-    *) echo "$function:$call: exit $rc: $(head -n 3 "$work/err")"; wrong=$((wrong + 1)); continue ;;
-    esac
-    [ $rc = 0 ] && ! same_run "$work/whole" "$work/run" && echo "$function:$call: other bits" && wrong=$((wrong + 1))
-    [ $rc = 0 ] && continue
-    ls -d "$work"/run/checkpoint-* > /dev/null 2>&1 || continue # nothing was written yet
-    [ $call -gt 2 ] || continue
-    run "$work/run" --resume 2> "$work/err" || { echo "$function:$call: cannot resume: $(head -n 2 "$work/err")"; wrong=$((wrong + 1)); continue; }
-    same_run "$work/whole" "$work/run" || { echo "$function:$call: resumed to other bits"; wrong=$((wrong + 1)); }
-done < "$work/faults"
-[ $n -ge 50 ] || die "only $n faults"
-[ $wrong = 0 ] || die "$wrong of $n faults end badly"
+# Every second fault, from the first or the second on; says what ends badly.
+lane() {
+    whole=$work/whole
+    work=$work/lane$1
+    mkdir -p "$work"
+    while read -r function call; do
+        rm -rf "$work/run"
+        CUDASIM_FAIL=$function:$call run "$work/run" 2> "$work/err"
+        rc=$?
+        case $rc in
+        0) # a function that tidies up, or one that the program can do without
+            same_run "$whole" "$work/run" || echo "$function:$call: other bits"
+            continue
+            ;;
+        3 | 4 | 5 | 70) [ -s "$work/err" ] || echo "$function:$call: exit $rc without a message" ;;
+        *) echo "$function:$call: exit $rc: $(head -n 3 "$work/err")" && continue ;;
+        esac
+        ls -d "$work"/run/checkpoint-* > /dev/null 2>&1 || continue # nothing was written yet
+        [ "$call" -gt 2 ] || continue
+        run "$work/run" --resume 2> "$work/err" || { echo "$function:$call: cannot resume: $(head -n 2 "$work/err")" && continue; }
+        same_run "$whole" "$work/run" || echo "$function:$call: resumed to other bits"
+    done
+}
+sed -n '1~2p' "$work/faults" | lane 1 > "$work/wrong1" 2>&1 &
+sed -n '2~2p' "$work/faults" | lane 2 > "$work/wrong2" 2>&1
+wait
+n=$(wc -l < "$work/faults")
+cat "$work"/wrong?
+[ "$n" -ge 50 ] || die "only $n faults"
+[ ! -s "$work/wrong1" ] && [ ! -s "$work/wrong2" ] || die "faults end badly"
 echo "$n faults end cleanly"
