@@ -30,8 +30,8 @@ bool cache_put_key(const char *dir, const char *kernel, const char *module, cons
 /* Makes the directory if need be; whether files can be made there. */
 bool cache_usable(const char *dir);
 
-/* Spreads n kernels over modules of like size: at least one per job, none much over `bytes` of text;
- * group[i] is the module of kernel[i].  The number of modules. */
+/* Spreads n kernels over modules of like size: at least one per job, none much over `bytes` of
+ * text; group[i] is the module of kernel[i].  The number of modules. */
 int cache_spread(const Plan *plan, const int *kernel, int n, size_t bytes, int jobs, int *group);
 
 #endif

@@ -25,7 +25,7 @@ typedef struct CuEventOpaque *CuEvent;
 typedef struct CuGraphOpaque *CuGraph;
 typedef struct CuGraphExecOpaque *CuGraphExec;
 
-/* FUNCTION(field of CudaApi, symbol, older symbol as text or NULL, parameters); all return CuResult.
+/* FUNCTION(field of CudaApi, symbol, older symbol as text or NULL, parameters); a CuResult each.
  * Signatures name every type, so that tests/cudasim/test_api.c can put NVIDIA's in their place. */
 #define CUDA_FUNCTIONS(FUNCTION)                                                                   \
     FUNCTION(Init, cuInit, NULL, (unsigned flags))                                                 \

@@ -17,8 +17,8 @@ Nvrtc *nvrtc_open(Err *err);
 Nvrtc *nvrtc_take(Library *library, Err *err);
 void nvrtc_close(Nvrtc *n);                    /* NULL is allowed */
 int nvrtc_version(const Nvrtc *n, int *minor); /* major */
-/* What tells this build of the library from any other ("13.0 52428800 1762300000": version, size and
- * time of the file): updates of one version make other code.  Interned. */
+/* What tells this build of the library from any other ("13000 52428800 1762300000": version, size
+ * and time of the file): updates of one version make other code.  Interned. */
 const char *nvrtc_build(const Nvrtc *n);
 /* The architecture to compile for so that the code runs on `arch` (80, 90, 121, ..): it, or the
  * nearest earlier one of its family that this NVRTC knows; 0: none. */
@@ -31,8 +31,8 @@ typedef struct Cubin {
     size_t size;
     char *log; /* ptxas's figures, warnings, errors */
 } Cubin;
-/* Compiles one module for "sm_80", "sm_90"; several threads may.  A text that is rejected is our bug
- * (exit 70; err holds the log), any other failure is NVRTC's (exit 3). */
+/* Compiles one module for "sm_80", "sm_90"; several threads may.  A text that is rejected is our
+ * bug (exit 70; err holds the log), any other failure is NVRTC's (exit 3). */
 bool nvrtc_compile(const Nvrtc *n, const char *name, const char *text, const char *arch, Cubin *out,
                    Err *err);
 void cubin_free(Cubin *cubin);

@@ -1,5 +1,5 @@
-/* Cubins of a plan through the cache, with the real NVRTC (needs no GPU): compiled once, found again
- * whatever else the plan holds, damage noticed, keyed by architecture and build of NVRTC. */
+/* Cubins of a plan through the cache, with the real NVRTC (needs no GPU): compiled once, found
+ * again whatever else the plan holds, damage noticed, keyed by architecture and build of NVRTC. */
 #include "../device/device.h"
 
 #include "runtime/cache.h"
