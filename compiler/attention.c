@@ -89,7 +89,7 @@ static void define_tiles(Instance *in, Emit *e, NodeId id, int rows, const char 
     in->shared_bytes = shared_of(&t, head);
 }
 
-/* Keys of a tile for which there are registers (tests/cudasim/test_figures.c: nothing is spilled). */
+/* Keys of a tile for which there are registers (tests/cudasim/test_figures.c: none is spilled). */
 static int forward_keys(const Target *target, int64_t head) {
     if (head <= 64 || head > 128) return 64;
     return (head <= 96 ? 64 : 48) - (target->arch >= 100 ? 16 : 0);

@@ -7,8 +7,8 @@
  * grid       any; half a warp per row and head, a lane has every 16th pack of up to 16 bytes
  */
 enum {
-    FN(BYTES) = sizeof(STORAGE(T_Q)) < sizeof(STORAGE(T_DO)) ? sizeof(STORAGE(T_Q))
-                                                             : sizeof(STORAGE(T_DO)),
+    FN(BYTES) =
+        sizeof(STORAGE(T_Q)) < sizeof(STORAGE(T_DO)) ? sizeof(STORAGE(T_Q)) : sizeof(STORAGE(T_DO)),
     FN(PACK) = pack_size(FN(BYTES), ALIGN, HEAD_DIM, LD_O, LD_DO)
 };
 

@@ -11,9 +11,9 @@
  *            lse and delta
  *
  * Everything is transposed: keys are rows, queries columns, so that probabilities and ds lie as the
- * products with dout and q want them.  A block alone writes its keys; it adds ranges, segments, heads
- * and queries in order.  p and ds are rounded to bf16 for their products; SCALE is applied to the
- * sum.
+ * products with dout and q want them.  A block alone writes its keys; it adds ranges, segments,
+ * heads and queries in order.  p and ds are rounded to bf16 for their products; SCALE is applied to
+ * the sum.
  */
 /* Only what is wanted has a distance between rows. */
 #ifdef LD_DK

@@ -19,6 +19,8 @@ enum {
     FN(DOUT_AT) = FN(ROWS) * TILE_PITCH(HEAD_DIM)
 };
 
+static_assert(FN(ROWS) <= 2 * KEYS, "queries and dout begin in the place of keys and values");
+
 typedef float FN(Scores)[1][KEYS / 8][4];
 typedef struct FN(State) { /* of one lane; rows lane / 4 and 8 more of its warp */
     uint32_t q[HEAD_DIM / 16][4], dout[HEAD_DIM / 16][4];

@@ -4,8 +4,8 @@
  * bytes.  Chunk c of row r stands in place c ^ (r % 8): the 8 rows that one matrix load reads at
  * the same c lie in different banks.  A tile begins at a multiple of 128 bytes.
  *
- * Relies on ptx.cuh.  Lanes hold fragments as mma_bf16 says: of a 16 x 8 result, row lane / 4 (and 8
- * more), columns 2 (lane % 4) + {0, 1}.
+ * Relies on ptx.cuh.  Lanes hold fragments as mma_bf16 says: of a 16 x 8 result, row lane / 4 (and
+ * 8 more), columns 2 (lane % 4) + {0, 1}.
  */
 
 extern __shared__ __align__(128) unsigned char tile_room[]; /* all dynamic shared memory */
@@ -13,10 +13,10 @@ extern __shared__ __align__(128) unsigned char tile_room[]; /* all dynamic share
 /* Bytes from row to row. */
 #define TILE_PITCH(dim) (((dim) + 63) / 64 * 128)
 
-/* Copies rows first .. first+rows of a sequence to a tile, columns `column` .. of it; zeros from row
- * `end` on.  Rows lie `ld` elements apart: row p is row p + before of the matrix below `fold`, row
- * p - fold + behind from there on.  A thread's copies of a tile that is whole and on one side of the
- * fold differ by constants. */
+/* Copies rows first .. first+rows of a sequence to a tile, columns `column` .. of it; zeros from
+ * row `end` on.  Rows lie `ld` elements apart: row p is row p + before of the matrix below `fold`,
+ * row p - fold + behind from there on.  A thread's copies of a tile that is whole and on one side
+ * of the fold differ by constants. */
 INLINE void tile_load(shared_t to, const bf16_t *from, const int ld, int column, int first, int end,
                       int fold, int before, int behind, const int rows, const int dim,
                       const int threads) {
@@ -146,7 +146,7 @@ INLINE void store_pair(float *to, float a, float b) {
     *(float2 *)to = make_float2(a, b);
 }
 
-/* A warp's 16 rows of results times `scale`, from `row` on and below `end`, to columns `column` .. */
+/* A warp's 16 rows of results times `scale`, from `row` on below `end`, to columns `column` .. */
 template <int dim, class T>
 INLINE void tile_store(T *to, const int ld, int column, int row, int end,
                        const float (&y)[dim / 8][4], float scale) {
@@ -161,7 +161,7 @@ INLINE void tile_store(T *to, const int ld, int column, int row, int end,
     }
 }
 
-/* ---- who sees whom ---------------------------------------------------------------------------- */
+/* ---- who sees whom --------------------------------------------------------------------------- */
 
 /* The next row of a table (n rows of `width` words, begin and length first) from row g on that
  * meets begin .. end; n: none.  A whole warp calls, and all lanes get it. */
@@ -179,8 +179,8 @@ INLINE int next_meeting(const int32_t *table, const int width, int n, int g, int
     return n;
 }
 
-/* Queries begin .. end (rows) of one segment: row t stands at position t + shift.  A key at position
- * p lies as tile_load says: in the prefix below `fold`. */
+/* Queries begin .. end (rows) of one segment: row t stands at position t + shift.  A key at
+ * position p lies as tile_load says: in the prefix below `fold`. */
 typedef struct Span {
     int begin, end, shift;
     int fold, prefix, own;
@@ -228,7 +228,7 @@ INLINE bool span_covers(const Span *s, int first, int at, const int rows, const 
            all_see(low, low + rows - 1, at, at + keys - 1, window);
 }
 
-/* ---- the heaviest first ----------------------------------------------------------------------- */
+/* ---- the heaviest first ---------------------------------------------------------------------- */
 
 /* Blocks begin in the order of their numbers, and a heavy one that begins late is waited for.  So
  * numbers are ranks: all heads of the heaviest tile of rows, then of the next.  Many segments, or

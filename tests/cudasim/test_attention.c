@@ -1,16 +1,19 @@
 /* Attention on tensor cores (kernels/cuda/attend*_mma.cuh) on the simulated device, forward and
- * backward, against plain double loops; what NVRTC makes of it; the fragments of ptx.h.
+ * backward, against plain double loops.
  *
  * Everything that nothing may be read from holds NaNs: rows and keys of no segment, gaps between
  * rows.  What nothing may be written to must not change.
  *
- * Two kinds of data.  With q = 0, or k = 0, all scores are 0: probabilities are whole, lse and delta
- * are given as small integers, the others are -1, 0, 1 and SCALE is a power of two.  Then every sum
- * is an integer below 2^24 and every factor one of at most 8 bits: the backward must be exact, and a
- * key too many or too few shows.  With random data, per element (u = 2^-23 bounds one addition on
- * tensor cores, which may cut off; products of bf16 are exact; r = 2^-8 is half a unit of bf16):
+ * Two kinds of data.  With q = 0, or k = 0, all scores are 0: probabilities are whole, lse and
+ * delta are given as small integers, the others are -1, 0, 1 and SCALE is a power of two.  Then
+ * every sum is an integer below 2^24 and every factor one of at most 8 bits: the backward must be
+ * exact, and a key too many or too few shows.
+ *
+ * With random data, per element (u = 2^-23 bounds one addition on tensor cores, which may cut off;
+ * products of bf16 are exact; r = 2^-8 is half a unit of bf16):
  *     score      |ds|   <= D u sum |q k|;  its multiple of log2 e in exp2: 3 u |SCALE s|, u |lse|;
- *     exp2       2 units, so p is off by at most e p, e = SCALE |ds| + 4 u |SCALE s| + u |lse| + 3 u
+ *     exp2       2 units, so p is off by at most e p,
+ *                e = SCALE |ds| + 4 u |SCALE s| + 2 u |lse| + 3 u
  *     out        sum p v / sum p: (2 e + r + (n + tiles) u) sum p |v| / sum p, rounded: r |out|
  *     dp         |ddp| <= D u sum |dout v|
  *     ds         |dds| <= p (e |dp - delta| + |ddp| + 2 u (|dp| + |delta|)) + r |ds|
@@ -347,8 +350,8 @@ static int visible(const Attention *a, const int32_t *seg, int i, int *keys) {
     return n;
 }
 
-/* One row and head: result, lse, its given lse and delta, and what it adds to the gradients.  Bounds
- * are collected without the rounding of results. */
+/* One row and head: result, lse, its given lse and delta, and what it adds to the gradients.
+ * Bounds are collected without the rounding of results. */
 static void row_truth(Attention *a, int row, int h, const int *keys, int n, double *p) {
     const int dim = a->s->dim, hk = h / (a->s->heads / a->s->kv), heads = a->s->heads;
     const bool exact = a->kind <= NO_K;
@@ -469,7 +472,7 @@ static int check_delta(Attention *a) {
     return differences("delta", &a->delta) + untouched("delta");
 }
 
-/* All kernels of a shape; the backward reads the exact lse and delta, so that errors are its own. */
+/* All kernels of a shape; the backward reads exact lse and delta, so that errors are its own. */
 static int check(const Shape *s, const Layout *l, Kind kind) {
     Arena *outer = arena;
     arena = arena_new();

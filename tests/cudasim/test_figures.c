@@ -1,7 +1,7 @@
-/* What attention becomes for CUDA: which kernel takes which head, and what the real NVRTC (no GPU is
- * needed) makes of the ones on tensor cores: no register is spilled, nothing lies in local memory,
- * two blocks fit an SM where they should, and the machine code multiplies on tensor cores, loads
- * matrices and copies asynchronously.  Skipped where NVRTC is not installed.
+/* What attention becomes for CUDA: which kernel takes which head, and what the real NVRTC (no GPU
+ * is needed) makes of the ones on tensor cores: no register is spilled, nothing lies in local
+ * memory, two blocks fit an SM where they should, and the machine code multiplies on tensor cores,
+ * loads matrices and copies asynchronously.  Skipped where NVRTC is not installed.
  */
 #include "tests/plan/run.h"
 

@@ -111,8 +111,8 @@ typedef struct Placed { /* thread and element (a0 .., b0 .., c0 ..) of a cell */
 static Placed place_a(int row, int col) {
     return (Placed){row % 8 * 4 + col % 8 / 2, col % 2 + (row >= 8 ? 2 : 0) + (col >= 8 ? 4 : 0)};
 }
-/* B: column 0 is T0 T0 T1 T1 T2 T2 T3 T3 {b0,b1} downwards, then again with {b2,b3}; the next column
- * T4 .. */
+/* B: column 0 is T0 T0 T1 T1 T2 T2 T3 T3 {b0,b1} downwards, then again with {b2,b3}; the next
+ * column T4 .. */
 static Placed place_b(int row, int col) {
     return (Placed){col * 4 + row % 8 / 2, row % 2 + (row >= 8 ? 2 : 0)};
 }
