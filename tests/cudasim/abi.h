@@ -5,7 +5,7 @@
 #ifndef CUDASIM_ABI_H
 #define CUDASIM_ABI_H
 
-#define CUDASIM_ABI 1 /* counts changes: an image of another number is refused */
+#define CUDASIM_ABI 2 /* counts changes: an image of another number is refused */
 
 struct CudasimIndex { /* uint3 */
     unsigned x, y, z;
@@ -30,7 +30,9 @@ struct CudasimServices {
 
 /* One per copy of a module, written by the scheduler: each worker has its own copy. */
 struct CudasimState {
-    CudasimIndex thread, block, block_dim, grid_dim;
+    CudasimIndex thread;
+    unsigned number; /* of the thread in its block */
+    CudasimIndex block, block_dim, grid_dim;
     char *dynamic; /* extern __shared__ */
     void *worker;
     const CudasimServices *services;

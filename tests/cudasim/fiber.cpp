@@ -43,18 +43,24 @@ struct Copy { /* an asynchronous one; group 0: not committed yet */
 };
 
 struct Thread {
-    CudasimIndex index;
+    struct Index { /* as CudasimState has it */
+        CudasimIndex index;
+        unsigned number;
+    } index;
+    Context context; /* while it waits */
     Fiber *fiber;
-    enum { NEW, RUNS, BARRIER, WARP, DONE } state;
-    int line;      /* of the barrier it waits at */
-    unsigned mask; /* of the lanes it waits for */
-    CudasimTogether *together;
-    std::vector<Copy> copies;
+};
+
+struct Copies { /* of a thread */
+    std::vector<Copy> list;
     int groups; /* committed */
 };
 
 struct Warp {
-    unsigned waiting, ended; /* lanes */
+    unsigned ready, waiting, ended; /* lanes: that may go on; that wait for others; without work */
+    bool queued;
+    unsigned mask[32]; /* the lanes that a lane waits for, what to do then, with what */
+    CudasimTogether *together[32];
     void *mine[32];
 };
 
@@ -65,18 +71,23 @@ struct Worker {
     const Launch *launch;
     CudasimModule *module;
     CudasimKernel *kernel;
+    CudasimState *state; /* of the module */
     Fault fault;
 
     Context base;
     Fiber *fiber, *free; /* the one that runs; those without a thread */
-    std::vector<Fiber *> fibers;
+    int nfibers;
     char *stacks, *room;
 
-    int n, begun, live, at_barrier, current;
-    unsigned head, tail; /* of ready, a ring */
-    unsigned short ready[2 * MAX_THREADS], turn[MAX_THREADS];
+    int n, begun, live, current;
+    int at_barrier, barrier;             /* threads that wait, and where */
+    int queue[MAX_THREADS / 32], queued; /* warps with lanes that may go on; the last goes first */
+    unsigned short turn[MAX_THREADS];
     Thread thread[MAX_THREADS];
+    int barriers[MAX_THREADS]; /* the line of the one that a thread waits at; 0: none */
     Warp warp[MAX_THREADS / 32];
+    Fiber fibers[MAX_THREADS];
+    Copies copies[MAX_THREADS];
 };
 
 thread_local Worker *running; /* a kernel, on this thread of the host */
@@ -90,7 +101,7 @@ unsigned draw(Worker *w, unsigned n) {
 /* ---- faults ---------------------------------------------------------------------------------- */
 
 std::string thread_name(const Worker *w, int t) {
-    const CudasimIndex &b = w->module->state->block, &i = w->thread[t].index;
+    const CudasimIndex &b = w->module->state->block, &i = w->thread[t].index.index;
     char text[160];
     snprintf(text, sizeof text, "block (%u,%u,%u), thread (%u,%u,%u)", b.x, b.y, b.z, i.x, i.y,
              i.z);
@@ -156,86 +167,117 @@ void signal_stack() {
 
 void fiber_main(void *worker);
 
-Fiber *new_fiber(Worker *w) {
-    Fiber *f = new Fiber;
-    const size_t i = w->fibers.size();
-    f->stack = w->stacks + i * (STACK + PAGE) + PAGE;
-    mprotect(f->stack - PAGE, PAGE, PROT_NONE);
-    w->fibers.push_back(f);
-    return f;
-}
-
 /* Tops of stacks lie apart in the cache. */
-void reset(Worker *w, Fiber *f, size_t i) {
-    context_make(f->context, f->stack, STACK - i * 192 % 2048, fiber_main, w);
+void reset(Worker *w, int i) {
+    Fiber *f = &w->fibers[i];
+    context_make(f->context, f->stack, STACK - (size_t)i * 192 % 4096, fiber_main, w);
     f->next = w->free;
     w->free = f;
 }
 
-void set_current(Worker *w, int t) {
-    w->current = t;
-    w->module->state->thread = w->thread[t].index;
+void new_fiber(Worker *w) {
+    const int i = w->nfibers++;
+    w->fibers[i].stack = w->stacks + (size_t)i * (STACK + PAGE) + PAGE;
+    mprotect(w->fibers[i].stack - PAGE, PAGE, PROT_NONE);
+    reset(w, i);
 }
 
-void make_ready(Worker *w, int t) {
-    w->thread[t].state = Thread::RUNS;
-    w->ready[w->tail++ % (2 * MAX_THREADS)] = (unsigned short)t;
+void set_current(Worker *w, Thread *t) {
+    w->current = (int)(t - w->thread);
+    w->fiber = t->fiber;
+    memcpy(&w->state->thread, &t->index, sizeof t->index);
+}
+
+/* These lanes of a warp may go on, before those of other warps. */
+void make_ready(Worker *w, int warp, unsigned lanes) {
+    Warp *x = &w->warp[warp];
+    x->ready |= lanes;
+    if (lanes && !x->queued) w->queue[w->queued++] = warp;
+    x->queued |= lanes != 0;
+}
+
+int next_ready(Worker *w) {
+    int at = w->queued - 1;
+    if (w->order == Order::RANDOM) std::swap(w->queue[draw(w, (unsigned)w->queued)], w->queue[at]);
+    const int warp = w->queue[at];
+    Warp *x = &w->warp[warp];
+    int lane = __builtin_ctz(x->ready);
+    if (w->order == Order::REVERSE) lane = 31 - __builtin_clz(x->ready);
+    if (w->order == Order::RANDOM) {
+        const unsigned above = x->ready & (~0u << draw(w, 32));
+        if (above) lane = __builtin_ctz(above);
+    }
+    x->ready &= ~(1u << lane);
+    if (!x->ready) x->queued = false, w->queued--;
+    return warp * 32 + lane;
 }
 
 std::string who_waits(const Worker *w) {
     std::string text;
-    for (int t = 0, said = 0; t < w->n && said < 4; t++) {
-        const Thread *x = &w->thread[t];
-        if (t && x->state == x[-1].state && x->line == x[-1].line && x->mask == x[-1].mask)
-            continue;
-        if (x->state == Thread::BARRIER)
-            text += format(" thread %d waits at __syncthreads in line %d;", t, x->line), said++;
-        if (x->state == Thread::WARP)
-            text += format(" thread %d waits for the lanes %08x of its warp;", t, x->mask), said++;
+    int said = 0;
+    for (int t = 0; t < w->n && said < 4; t++) {
+        const int before = t ? w->barriers[t - 1] : 0;
+        if (w->barriers[t] && w->barriers[t] != before)
+            text += format(" thread %d waits at __syncthreads in line %d;", t, w->barriers[t]),
+                said++;
+        const Warp &x = w->warp[t / 32];
+        if (x.waiting >> t % 32 & 1 && (t % 32 == 0 || x.mask[t % 32] != x.mask[t % 32 - 1]))
+            text += format(" thread %d waits for the lanes %08x of its warp;", t, x.mask[t % 32]),
+                said++;
     }
     return text;
 }
 
-/* Leaves the fiber that runs (its state goes to `save`) for whatever can go on. */
-void go_on(Worker *w, Context &save) {
-    const bool begin = w->begun < w->n, ready = w->head != w->tail;
-    bool fresh = begin;
-    if (begin && ready && w->order == Order::REVERSE) fresh = false;
-    if (begin && ready && w->order == Order::RANDOM) fresh = draw(w, 2);
+/* Leaves what runs (its state goes to `save`) for whatever can go on. */
+__attribute__((noinline)) void go_on(Worker *w, Context &save) {
+    bool fresh = w->begun < w->n;
+    if (fresh && w->queued && w->order == Order::REVERSE) fresh = false;
+    if (fresh && w->queued && w->order == Order::RANDOM) fresh = draw(w, 2);
     if (fresh) {
-        if (!w->free) reset(w, new_fiber(w), w->fibers.size());
+        if (!w->free) new_fiber(w);
         w->fiber = w->free;
         w->free = w->fiber->next;
-    } else if (ready) {
-        const int t = w->ready[w->head++ % (2 * MAX_THREADS)];
-        set_current(w, t);
-        w->fiber = w->thread[t].fiber;
+        context_switch(save, w->fiber->context);
+    } else if (w->queued) {
+        Thread *next = &w->thread[next_ready(w)];
+        set_current(w, next);
+        if (&next->context != &save) context_switch(save, next->context);
     } else if (w->live == 0) {
         context_switch(save, w->base);
-        return;
     } else {
         give_up(w, CUDA_ERROR_LAUNCH_FAILED, "no thread of the block can go on:" + who_waits(w));
     }
-    if (&w->fiber->context != &save) context_switch(save, w->fiber->context);
 }
 
-/* The thread that runs waits until make_ready. */
-void wait(Worker *w) {
-    Fiber *f = w->fiber;
-    w->thread[w->current].fiber = f;
-    go_on(w, f->context);
+/* The thread that runs waits until it is made ready.  What happens most is done here, in few
+ * registers: the next lane of the same warp goes on. */
+__attribute__((always_inline)) inline void wait(Worker *w) {
+    Thread *me = &w->thread[w->current];
+    me->fiber = w->fiber;
+    if (w->begun < w->n || !w->queued || w->order == Order::RANDOM) return go_on(w, me->context);
+    const int warp = w->queue[w->queued - 1];
+    Warp *x = &w->warp[warp];
+    const unsigned ready = x->ready;
+    const int lane = w->order == Order::REVERSE ? 31 - __builtin_clz(ready) : __builtin_ctz(ready);
+    Thread *next = &w->thread[warp * 32 + lane];
+    x->ready = ready & ~(1u << lane);
+    if (!x->ready)
+        x->queued = false, w->queued--;
+    else
+        context_prefetch(next[w->order == Order::REVERSE ? -1 : 1].context);
+    set_current(w, next);
+    if (next != me) context_switch(me->context, next->context);
 }
 
 void end_thread(Worker *w, int t) {
     Warp *warp = &w->warp[t / 32];
     const unsigned bit = 1u << t % 32;
-    w->thread[t].state = Thread::DONE;
     w->live--;
     warp->ended |= bit;
     if (w->at_barrier > 0)
         give_up(w, CUDA_ERROR_LAUNCH_FAILED, "ends while others wait at a barrier:" + who_waits(w));
     for (unsigned left = warp->waiting; left; left &= left - 1)
-        if (w->thread[t / 32 * 32 + __builtin_ctz(left)].mask & bit)
+        if (warp->mask[__builtin_ctz(left)] & bit)
             give_up(w, CUDA_ERROR_LAUNCH_FAILED,
                     "ends while its warp waits for it:" + who_waits(w));
 }
@@ -245,12 +287,12 @@ void fiber_main(void *worker) {
     for (;;) {
         Fiber *self = w->fiber;
         while (w->begun < w->n) {
-            const int t = w->turn[w->begun++];
-            w->thread[t].state = Thread::RUNS;
+            Thread *t = &w->thread[w->turn[w->begun++]];
+            t->fiber = self;
             set_current(w, t);
             w->kernel->call(w->launch->arguments.data());
             end_thread(w, w->current);
-            if (w->order == Order::REVERSE && w->head != w->tail) break;
+            if (w->queued && w->order != Order::FORWARD) break;
         }
         self->next = w->free;
         w->free = self;
@@ -260,73 +302,73 @@ void fiber_main(void *worker) {
 
 /* ---- what kernels call ----------------------------------------------------------------------- */
 
-void shuffle_turns(Worker *w) {
-    for (unsigned i = (unsigned)w->n - 1; i > 0; i--)
-        std::swap(w->turn[i], w->turn[draw(w, i + 1)]);
+unsigned lanes_there(const Worker *w, int first) {
+    return w->n - first >= 32 ? ~0u : (1u << (w->n - first)) - 1;
+}
+
+[[noreturn]] __attribute__((noinline)) void no_barrier(Worker *w, int line) {
+    const std::string comes = format("comes to __syncthreads in line %d", line);
+    if (w->live < w->n)
+        give_up(w, CUDA_ERROR_LAUNCH_FAILED,
+                comes + format(" after %d threads of its block have ended", w->n - w->live));
+    give_up(w, CUDA_ERROR_LAUNCH_FAILED, comes + ":" + who_waits(w));
+}
+
+__attribute__((noinline)) void end_barrier(Worker *w) {
+    w->at_barrier = 0;
+    for (int t = 0; t < w->n; t++) w->barriers[t] = 0;
+    const int warps = (w->n + 31) / 32;
+    for (int i = 0; i < warps; i++) {
+        const int warp = w->order == Order::REVERSE ? i : warps - 1 - i;
+        make_ready(w, warp, lanes_there(w, 32 * warp));
+    }
 }
 
 void service_barrier(void *worker, int line) {
     Worker *w = (Worker *)worker;
-    Thread *me = &w->thread[w->current];
-    me->line = line;
-    if (w->live < w->n)
-        give_up(w, CUDA_ERROR_LAUNCH_FAILED,
-                format("comes to __syncthreads in line %d after %d threads of its block have ended",
-                       line, w->n - w->live));
-    if (w->at_barrier > 0 && w->thread[w->turn[0]].state == Thread::BARRIER &&
-        w->thread[w->turn[0]].line != line)
-        give_up(w, CUDA_ERROR_LAUNCH_FAILED,
-                format("comes to __syncthreads in line %d:", line) + who_waits(w));
-    me->state = Thread::BARRIER;
-    if (++w->at_barrier == w->n) {
-        for (int t = 0; t < w->n; t++)
-            if (w->thread[t].line != line)
-                give_up(w, CUDA_ERROR_LAUNCH_FAILED, "two barriers at once:" + who_waits(w));
-        w->at_barrier = 0;
-        if (w->order == Order::RANDOM) shuffle_turns(w);
-        for (int i = 0; i < w->n; i++) make_ready(w, w->turn[i]);
-    }
+    if (w->live < w->n || (w->at_barrier > 0 && w->barrier != line)) no_barrier(w, line);
+    w->barrier = line;
+    w->barriers[w->current] = line;
+    if (++w->at_barrier == w->n) end_barrier(w);
     wait(w);
 }
 
-/* The last lane has come: checks that all do the same, does it, and lets the others go on. */
-void together(Worker *w, Warp *warp, int first, unsigned mask, int lane) {
-    Thread *me = &w->thread[first + lane];
-    for (unsigned left = mask; left; left &= left - 1) {
-        const Thread *x = &w->thread[first + __builtin_ctz(left)];
-        if (x->mask != mask || x->together != me->together)
-            give_up(w, CUDA_ERROR_LAUNCH_FAILED,
-                    "lanes of one warp do different things together, or name different lanes");
-    }
-    me->together(warp->mine, mask);
-    warp->waiting &= ~mask;
-    const unsigned others_ = mask & ~(1u << lane);
-    const int from = w->order == Order::RANDOM ? (int)draw(w, 32) : 0;
-    for (int i = 0; i < 32; i++) {
-        const int l = w->order == Order::REVERSE ? 31 - i : (i + from) % 32;
-        if (others_ >> l & 1) make_ready(w, first + l);
-    }
+[[noreturn]] __attribute__((noinline)) void absent(Worker *w, unsigned mask) {
+    give_up(w, CUDA_ERROR_LAUNCH_FAILED,
+            format("names the lanes %08x, but of its warp %08x are there, and it is lane %d", mask,
+                   ~w->warp[w->current / 32].ended, w->current % 32));
 }
 
-void service_warp(void *worker, unsigned mask, CudasimTogether *what, void *mine) {
+[[noreturn]] __attribute__((noinline)) void different(Worker *w) {
+    give_up(w, CUDA_ERROR_LAUNCH_FAILED,
+            "lanes of one warp do different things together, or name different lanes");
+}
+
+/* The last lane has come. */
+__attribute__((noinline)) void together_now(Worker *w, unsigned mask, CudasimTogether *together) {
+    const int number = w->current / 32;
+    Warp *warp = &w->warp[number];
+    together(warp->mine, mask);
+    const unsigned others_ = warp->waiting & mask;
+    warp->waiting &= ~mask;
+    make_ready(w, number, others_);
+}
+
+void service_warp(void *worker, unsigned mask, CudasimTogether *together, void *mine) {
     Worker *w = (Worker *)worker;
-    const int t = w->current, first = t & ~31, lane = t & 31;
-    Thread *me = &w->thread[t];
-    Warp *warp = &w->warp[t / 32];
-    const unsigned there = w->n - first >= 32 ? ~0u : (1u << (w->n - first)) - 1;
-    if (!(mask >> lane & 1) || mask & (warp->ended | ~there))
-        give_up(w, CUDA_ERROR_LAUNCH_FAILED,
-                format("names the lanes %08x, but of its warp %08x are there, and it is lane %d",
-                       mask, there & ~warp->ended, lane));
-    me->mask = mask;
-    me->together = what;
-    warp->mine[lane] = mine;
-    warp->waiting |= 1u << lane;
-    if ((warp->waiting & mask) == mask) {
-        together(w, warp, first, mask, lane);
-        return;
+    const unsigned lane = (unsigned)w->current % 32, bit = 1u << lane;
+    Warp *warp = &w->warp[(unsigned)w->current / 32];
+    if (!(mask & bit) || mask & warp->ended) absent(w, mask);
+    const unsigned others_ = warp->waiting & mask;
+    if (others_) {
+        const int other = __builtin_ctz(others_);
+        if (warp->mask[other] != mask || warp->together[other] != together) different(w);
     }
-    me->state = Thread::WARP;
+    warp->mine[lane] = mine;
+    if ((others_ | bit) == mask) return together_now(w, mask, together);
+    warp->mask[lane] = mask;
+    warp->together[lane] = together;
+    warp->waiting |= bit;
     wait(w);
 }
 
@@ -339,9 +381,7 @@ bool service_is_shared(void *worker, const void *p, unsigned bytes) {
 
 unsigned service_active(void *worker) {
     const Worker *w = (const Worker *)worker;
-    const int first = w->current & ~31;
-    const unsigned there = w->n - first >= 32 ? ~0u : (1u << (w->n - first)) - 1;
-    return there & ~w->warp[first / 32].ended;
+    return ~w->warp[w->current / 32].ended;
 }
 
 /* The place of an asynchronous copy holds poison until its wait: too early a read shows, and so
@@ -353,29 +393,27 @@ void service_copy_later(void *worker, void *to, const void *from, unsigned bytes
     if (((size_t)to | (bytes ? (size_t)from : 0)) % room)
         give_up(w, CUDA_ERROR_MISALIGNED_ADDRESS, "an asynchronous copy is misaligned");
     memset(to, 0xff, room);
-    w->thread[w->current].copies.push_back({(char *)to, (const char *)from, bytes, room, 0});
+    w->copies[w->current].list.push_back({(char *)to, (const char *)from, bytes, room, 0});
 }
 
 void service_copy_commit(void *worker) {
     Worker *w = (Worker *)worker;
-    Thread *t = &w->thread[w->current];
-    t->groups++;
-    for (size_t i = t->copies.size(); i-- > 0 && !t->copies[i].group;)
-        t->copies[i].group = t->groups;
+    Copies *c = &w->copies[w->current];
+    c->groups++;
+    for (size_t i = c->list.size(); i-- > 0 && !c->list[i].group;) c->list[i].group = c->groups;
 }
 
 void service_copy_wait(void *worker, int groups) {
     Worker *w = (Worker *)worker;
-    Thread *t = &w->thread[w->current];
+    Copies *all = &w->copies[w->current];
     size_t done = 0;
-    while (done < t->copies.size()) {
-        const Copy &c = t->copies[done];
-        if (!c.group || c.group > t->groups - groups) break;
+    for (; done < all->list.size(); done++) {
+        const Copy &c = all->list[done];
+        if (!c.group || c.group > all->groups - groups) break;
         memcpy(c.to, c.from, c.bytes);
         memset(c.to + c.bytes, 0, c.room - c.bytes);
-        done++;
     }
-    t->copies.erase(t->copies.begin(), t->copies.begin() + (long)done);
+    all->list.erase(all->list.begin(), all->list.begin() + (long)done);
 }
 
 const CudasimServices services = {service_barrier,     service_warp,      service_copy_later,
@@ -390,7 +428,7 @@ void new_worker(Worker *w) {
     char *room = (char *)mmap(nullptr, ROOM + 2 * PAGE, PROT_NONE, flags, -1, 0);
     w->room = room + PAGE;
     mprotect(w->room, ROOM, both);
-    for (int t = 0; t < MAX_THREADS; t++) w->thread[t].copies.reserve(8);
+    for (Copies &c : w->copies) c.list.reserve(8);
 }
 
 /* Makes the worker ready for blocks of this launch; false: the module cannot be loaded. */
@@ -403,7 +441,7 @@ bool prepare(Worker *w, const Launch *launch, Order order) {
     w->module = module_copy(launch->module, w->number);
     if (!w->module) return false;
     w->kernel = &w->module->kernels[launch->kernel];
-    CudasimState *s = w->module->state;
+    CudasimState *s = w->state = w->module->state;
     s->worker = w;
     s->services = &services;
     s->block_dim = {launch->block[0], launch->block[1], launch->block[2]};
@@ -412,7 +450,7 @@ bool prepare(Worker *w, const Launch *launch, Order order) {
     w->n = (int)(launch->block[0] * launch->block[1] * launch->block[2]);
     for (int t = 0; t < w->n; t++) {
         const unsigned x = launch->block[0], y = launch->block[1], i = (unsigned)t;
-        w->thread[t].index = {i % x, i / x % y, i / x / y};
+        w->thread[t].index = {{i % x, i / x % y, i / x / y}, i};
         w->turn[t] = (unsigned short)(order == Order::REVERSE ? w->n - 1 - t : t);
     }
     return true;
@@ -427,22 +465,27 @@ void run_block(Worker *w, unsigned long long block, unsigned long long seed) {
            (size_t)(w->module->shared_end - w->module->shared_begin));
     memset(s->dynamic, 0xff, l->shared);
     w->random = seed * 0x9e3779b97f4a7c15ull + block;
-    w->begun = w->at_barrier = 0;
+    w->begun = w->at_barrier = w->queued = 0;
     w->live = w->n;
-    w->head = w->tail = 0;
     for (int t = 0; t < w->n; t++) {
-        w->thread[t].state = Thread::NEW;
-        w->thread[t].groups = 0;
-        w->thread[t].copies.clear();
+        w->barriers[t] = 0;
+        w->copies[t].groups = 0;
+        w->copies[t].list.clear();
     }
-    for (int i = 0; i * 32 < w->n; i++) w->warp[i].waiting = w->warp[i].ended = 0;
-    if (w->order == Order::RANDOM) shuffle_turns(w);
+    for (int i = 0; i * 32 < w->n; i++) {
+        Warp *x = &w->warp[i];
+        x->ready = x->waiting = 0;
+        x->queued = false;
+        x->ended = ~lanes_there(w, 32 * i);
+    }
+    for (int i = w->n - 1; i > 0 && w->order == Order::RANDOM; i--)
+        std::swap(w->turn[i], w->turn[draw(w, (unsigned)i + 1)]);
     running = w;
     go_on(w, w->base);
     running = nullptr;
     if (!w->fault.code) return;
     w->free = nullptr; /* fibers were left where they stood */
-    for (size_t i = 0; i < w->fibers.size(); i++) reset(w, w->fibers[i], i);
+    for (int i = 0; i < w->nfibers; i++) reset(w, i);
 }
 
 /* ---- several workers ------------------------------------------------------------------------- */

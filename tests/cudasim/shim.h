@@ -44,8 +44,7 @@ double log(double), pow(double, double), fma(double, double, double);
 /* ---- for this file and ptx.h ----------------------------------------------------------------- */
 
 static inline unsigned cudasim_thread() {
-    const CudasimIndex &t = cudasim_state.thread, &d = cudasim_state.block_dim;
-    return t.x + d.x * (t.y + d.y * t.z);
+    return cudasim_state.number;
 }
 static inline unsigned cudasim_lane() {
     return cudasim_thread() % 32;

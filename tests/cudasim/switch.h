@@ -46,6 +46,13 @@ static inline void context_switch(Context &save, Context &to) {
     cudasim_switch(&save.sp, to.sp);
 }
 
+/* This one is likely to be next but one. */
+static inline void context_prefetch(const Context &c) {
+    __builtin_prefetch(c.sp);
+    __builtin_prefetch((char *)c.sp + 64);
+    __builtin_prefetch((char *)c.sp + 128);
+}
+
 [[noreturn]] static inline void context_leave(Context &to) {
     void *nowhere;
     cudasim_switch(&nowhere, to.sp);
@@ -81,6 +88,9 @@ static inline void context_make(Context &c, char *stack, size_t size, void (*mai
 
 static inline void context_switch(Context &save, Context &to) {
     swapcontext(&save.at, &to.at);
+}
+
+static inline void context_prefetch(const Context &) {
 }
 
 [[noreturn]] static inline void context_leave(Context &to) {
