@@ -28,3 +28,16 @@ says "^missing  gpu        the NVIDIA driver sees no GPU"
 doctor CUDASIM_DRIVER=11080
 says "^rejected driver     $sim/libcuda.so.1: is a driver for CUDA 11.8; 12.0 or later is needed"
 says "^missing  driver"
+
+# auto: a GPU that is there and cannot be used is an error with the reason; the CPU only where there is none.
+try() { # SETTING: trains one step; what it says goes to $work/said
+    on_sim env "$1" "$dpoc" train models/dpo-lora.dpo --device=auto --model $cases/gqa --data $cases/gqa/pairs.jsonl \
+        --set run.steps=1 --set run.batch=1 --set pref.rank=2 --overwrite -o "$work/run" > "$work/said" 2>&1
+}
+try CUDASIM_SM=75
+[ $? -eq 3 ] || die "a GPU that is too old is not exit 3"
+says "compute capability 7.5; 8.0 or later"
+for none in CUDASIM_DEVICES=0 CUDA_VISIBLE_DEVICES=-1; do
+    try $none || { cat "$work/said"; die "$none: auto does not take the CPU"; }
+    says "^cpu: "
+done
