@@ -106,16 +106,21 @@ static bool exact_cast(DType from, DType to) {
     return from == to || (to == DT_f32 && (from == DT_bf16 || from == DT_f16));
 }
 
-/* cast(cast(x)) where the inner one loses nothing, also with reshapes between them */
-static NodeId fold_cast(const Fold *f) {
-    const Node *in = in_node(f, 0);
-    if (f->n->type == in->type) return f->in[0];
-    while (in->op == OP_reshape) in = &f->g->node[in->in[0]];
+/* A cast of `id` to this type without a node more than it needs: cast(cast(x)) where the inner one
+ * loses nothing, also with reshapes between them; 0: it needs a cast of its own. */
+static NodeId simple_cast(Graph *g, NodeId id, const Type *type) {
+    const Node *in = &g->node[id];
+    if (type == in->type) return id;
+    while (in->op == OP_reshape) in = &g->node[in->in[0]];
     if (in->op != OP_cast) return 0;
     NodeId x = in->in[0];
-    const DType from = f->g->node[x].type->dtype;
+    const DType from = g->node[x].type->dtype;
     if (!exact_cast(from, in->type->dtype)) return 0;
-    return g_cast(f->g, g_reshape(f->g, x, type_with(f->n->type, from)), f->n->type->dtype);
+    return g_cast(g, g_reshape(g, x, type_with(type, from)), type->dtype);
+}
+
+static NodeId fold_cast(const Fold *f) {
+    return simple_cast(f->g, f->in[0], f->n->type);
 }
 
 static NodeId fold_view(const Fold *f) {
@@ -180,6 +185,8 @@ static NodeId rebuilt(const Fold *f, NodeId id, NodeId at, NodeId x) {
     if (id == at) return x;
     NodeId in = rebuilt(f, f->g->node[id].in[0], at, x);
     Node n = f->g->node[id];
+    NodeId simple = n.op == OP_cast ? simple_cast(f->g, in, n.type) : 0;
+    if (simple) return simple;
     return graph_add(f->g, n.op, &in, 1, &n.attr, n.type, n.inst, n.origin);
 }
 
