@@ -164,6 +164,17 @@ static bool next_slot(Cuda *c, Err *err) {
     return true;
 }
 
+/* One core copies slower than the bus takes. */
+static void copy_in(const Cuda *c, char *to, const char *from, size_t bytes) {
+    const size_t piece = SLOT_BYTES / 8;
+    const int n = (int)((bytes + piece - 1) / piece), threads = c->jobs < 4 ? c->jobs : 4;
+#pragma omp parallel for schedule(static) num_threads(threads) if (n > 4)
+    for (int i = 0; i < n; i++) {
+        size_t at = (size_t)i * piece;
+        memcpy(to + at, from + at, bytes - at < piece ? bytes - at : piece);
+    }
+}
+
 static bool cuda_write(Device *dev, int64_t offset, const void *host, int64_t bytes, Err *err) {
     Cuda *c = (Cuda *)dev;
     if (c->recording) return fail(err, EXIT_BUG, "bug: a write while work is being recorded");
@@ -172,7 +183,7 @@ static bool cuda_write(Device *dev, int64_t offset, const void *host, int64_t by
         if (c->used == SLOT_BYTES && !next_slot(c, err)) return false;
         n = SLOT_BYTES - c->used < left ? SLOT_BYTES - c->used : left;
         char *pinned = c->slot[c->current].host + c->used;
-        memcpy(pinned, from, n);
+        copy_in(c, pinned, from, n);
         if (!CUDA(c, MemcpyHtoDAsync, (c->arena + (CuPointer)offset, pinned, n, c->stream[0]), err))
             return false;
         c->used += n;
@@ -223,7 +234,7 @@ static bool cuda_recorded(Device *dev, void **work, Err *err) {
     c->queue = 0;
     c->recording = false;
     ok = CUDA(c, StreamEndCapture, (c->stream[0], &graph), err) && ok;
-    ok = ok && CUDA(c, GraphInstantiate, (&exec, graph, 0), err);
+    ok = ok && CUDA(c, GraphInstantiate, (&exec, graph, GRAPH_NODE_PRIORITY), err);
     if (graph) ok = CUDA(c, GraphDestroy, (graph), err) && ok;
     *work = exec;
     return ok;
