@@ -231,9 +231,10 @@ INLINE bool span_covers(const Span *s, int first, int at, const int rows, const 
 /* ---- the heaviest first ---------------------------------------------------------------------- */
 
 /* Blocks begin in the order of their numbers, and a heavy one that begins late is waited for.  So
- * numbers are ranks: all heads of the heaviest tile of rows, then of the next.  Many segments, or
- * many tiles, are alike enough as they come. */
-enum { RANKED_TILES = 256, RANKED_SEGMENTS = 64 };
+ * numbers are ranks: all heads of the heaviest tile of rows, then of the next.  Ranking costs each
+ * block as much as a small part of a tile; many segments, or many tiles, are even enough as they
+ * come. */
+enum { RANKED_TILES = 128, RANKED_SEGMENTS = 16 };
 
 INLINE int block_number() {
     return (int)made_anew(blockIdx.y * gridDim.x + blockIdx.x);
