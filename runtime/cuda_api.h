@@ -132,7 +132,8 @@ enum { /* flags */
        STREAM_NON_BLOCKING = 1,
        EVENT_DEFAULT = 0,
        EVENT_DISABLE_TIMING = 2,
-       CAPTURE_THREAD_LOCAL = 1
+       CAPTURE_THREAD_LOCAL = 1,
+       GRAPH_NODE_PRIORITY = 8 /* a kernel keeps the priority of the stream it was recorded from */
 };
 
 /* ---- cuBLASLt: libcublasLt.so.12, .13 -------------------------------------------------------- */

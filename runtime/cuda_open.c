@@ -32,6 +32,8 @@ bool cuda_start(Cuda *c, int *count, Err *err) {
     if (!library_driver(&c->driver, err) || !cuda_api_load(&c->cu, c->driver.handle, err))
         return false;
     if (hidden()) return no_gpu(err);
+    /* Drivers before 12.2 would put all of cuBLASLt's kernels on the GPU, not those that run. */
+    setenv("CUDA_MODULE_LOADING", "LAZY", 0);
     CuResult result = c->cu.Init(0);
     if (result == ERROR_NO_DEVICE) return no_gpu(err);
     if (result == ERROR_SYSTEM_DRIVER_MISMATCH)

@@ -95,10 +95,15 @@ static int read_code(const Nvrtc *n, Handle program, Cubin *out) {
 /* A text that it rejects is our bug; anything else is the machine's. */
 static bool say(const Nvrtc *n, int code, const char *function, const char *name, const char *arch,
                 const char *log, Err *err) {
-    enum { REJECTED = 6, NO_BUILTINS = 7 };
+    enum { NO_OPTION = 5, REJECTED = 6, NO_BUILTINS = 7 };
     if (code == REJECTED)
         return fail(err, EXIT_BUG, "bug: %s does not compile for %s: %.1500s", name, arch,
                     log ? log : "no log");
+    int minor, major = nvrtc_version(n, &minor);
+    if (code == NO_OPTION && nvrtc_arch(n, atoi(arch + strlen("sm_"))) == 0)
+        return fail(err, EXIT_DEVICE,
+                    "%s: NVRTC %d.%d makes no code for %s\nhelp: a later version may: %s",
+                    n->library.path, major, minor, arch, library_advice(LIBRARY_NVRTC, major));
     return fail(err, EXIT_DEVICE, "%s of %s: %s (%d)%s", function, n->library.path, n->error(code),
                 code,
                 code == NO_BUILTINS ? "\nhelp: libnvrtc-builtins must lie beside it; install the "

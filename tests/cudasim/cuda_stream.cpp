@@ -436,9 +436,11 @@ CUresult cuStreamEndCapture(CUstream stream, CUgraph *graph) {
     return CUDA_SUCCESS;
 }
 
-CUresult cuGraphInstantiateWithFlags(CUgraphExec *exec, CUgraph graph, unsigned long long) {
+CUresult cuGraphInstantiateWithFlags(CUgraphExec *exec, CUgraph graph, unsigned long long flags) {
     ENTER(Need::CONTEXT);
-    if (!exec || !graph) return CUDA_ERROR_INVALID_VALUE;
+    const unsigned long long known = CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH |
+                                     CUDA_GRAPH_INSTANTIATE_FLAG_USE_NODE_PRIORITY;
+    if (!exec || !graph || flags & ~known) return CUDA_ERROR_INVALID_VALUE;
     *exec = new CUgraphExec_st{graph->nodes};
     return CUDA_SUCCESS;
 }

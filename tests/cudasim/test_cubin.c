@@ -198,6 +198,19 @@ static void a_rejected_kernel_is_our_bug(void **unused) {
     remove_dir(dir);
 }
 
+/* Compute capability 19.9 is none. */
+static void an_unknown_arch_is_named(void **unused) {
+    char *dir = temp_dir();
+    Plan *plan = make_plan();
+    Err err = {0};
+    assert_null(cubins_make(plan, nvrtc, "sm_199", dir, 2, false, &err));
+    assert_int_equal(err.code, EXIT_DEVICE);
+    assert_non_null(strstr(err.text, "makes no code for sm_199"));
+    assert_non_null(strstr(err.text, "help: a later version may: `pip install"));
+    plan_free(plan);
+    remove_dir(dir);
+}
+
 static void spread(void **unused) {
     Plan *plan = make_plan();
     int kernel[KERNELS], group[KERNELS], in[KERNELS] = {0};
@@ -218,6 +231,7 @@ int main(void) {
                                        cmocka_unit_test(damage_is_noticed),
                                        cmocka_unit_test(cannot_be_written),
                                        cmocka_unit_test(a_rejected_kernel_is_our_bug),
+                                       cmocka_unit_test(an_unknown_arch_is_named),
                                        cmocka_unit_test(spread)};
     Err err = {0};
     if (!(nvrtc = nvrtc_open(&err))) {
