@@ -523,7 +523,9 @@ static int open_device(void **unused) {
     (void)unused;
     Err err = {0};
     make_plan();
-    dev = device_open(&(DeviceOptions){.name = "cuda"}, &err);
+    const char *build = getenv("BUILD"),
+               *cache = build ? intern_printf("%s/tests/cache", build) : NULL;
+    dev = device_open(&(DeviceOptions){.name = "cuda", .cache_dir = cache}, &err);
     if (!dev || !dev->ops->alloc(dev, IMAGE, &err) || !dev->ops->load(dev, &plan, &err))
         fail_msg("%s", err.text);
     return 0;

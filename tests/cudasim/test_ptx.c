@@ -198,7 +198,9 @@ static int open_device(void **unused) {
     Err err = {0};
     plan.prelude = emit_prelude(&target);
     for (size_t i = 0; i < COUNT(kernels); i++) kernels[i].shared_bytes = 1024;
-    dev = device_open(&(DeviceOptions){.name = "cuda"}, &err);
+    const char *build = getenv("BUILD"),
+               *cache = build ? intern_printf("%s/tests/cache", build) : NULL;
+    dev = device_open(&(DeviceOptions){.name = "cuda", .cache_dir = cache}, &err);
     if (!dev || !dev->ops->alloc(dev, ROOM, &err) || !dev->ops->load(dev, &plan, &err))
         fail_msg("%s", err.text);
     return 0;
