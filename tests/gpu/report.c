@@ -90,16 +90,18 @@ static void write_variants(FILE *f, json_t *bench) {
                 num(v, "peak_bytes") / 1073741824, 100 * num(v, "roofline"), num(v, "loss"));
 }
 
-/* Share of the roofline: the greater of the shares of the product's rate and of the copy's. */
 static void write_kernels(FILE *f, json_t *bench) {
     size_t i;
     json_t *k, *v = json_array_get(json_object_get(bench, "variants"), 0);
-    fprintf(f,
-            "\n%s, by kernel:\n\n| kernel | calls | ms a step | TFLOP/s | GB/s | of the roofline "
-            "|\n|---|---|---|---|---|---|\n",
-            text(v, "name"));
+    double sum = 0;
+    json_array_foreach(json_object_get(v, "kernels"), i, k) sum += num(k, "ms");
+    fprintf(
+        f,
+        "\n%s, by kernel (%.1f ms in all):\n\n| kernel | calls | ms a step | TFLOP/s | GB/s | of "
+        "the roofline |\n|---|---|---|---|---|---|\n",
+        text(v, "name"), sum);
     json_array_foreach(json_object_get(v, "kernels"), i, k) {
-        if (i >= 30) break;
+        if (i >= 40) break;
         fprintf(f, "| %s | %.0f | %.3f | %.1f | %.0f | %.0f %% |\n", text(k, "label"),
                 num(k, "calls"), num(k, "ms"), num(k, "tflops_per_second"), num(k, "gb_per_second"),
                 100 * num(k, "roofline"));
