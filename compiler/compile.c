@@ -39,10 +39,10 @@ static void keep_settings(Plan *plan, const Spec *spec) {
 
 /* Settings that change memory, speed or reporting, never a result; `*` ends a prefix. */
 static const char *const harmless[] = {
-    "graph.memory", "graph.reserve", "graph.remat",    "graph.fuse",     "graph.order",
-    "graph.cse",    "graph.fold",    "graph.gemm",     "graph.prefetch", "graph.capture",
-    "run.steps",    "run.log_every", "run.save_every", "run.eval_every", "run.keep",
-    "data.train",   "data.eval"};
+    "graph.memory",  "graph.reserve", "graph.share",   "graph.remat",    "graph.fuse",
+    "graph.order",   "graph.cse",     "graph.fold",    "graph.gemm",     "graph.prefetch",
+    "graph.capture", "run.steps",     "run.log_every", "run.save_every", "run.eval_every",
+    "run.keep",      "data.train",    "data.eval"};
 
 static bool decides(const char *path) {
     for (size_t i = 0; i < COUNT(harmless); i++)

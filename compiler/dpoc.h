@@ -387,6 +387,7 @@ int pass_cse(Pass *, Unit *);         /* cse.c: equal nodes become one */
 int pass_grad(Pass *, Unit *);        /* grad.c: backward and update nodes */
 int pass_slice(Pass *, Unit *);       /* slice.c: row gathers move up past row-wise ops */
 int pass_defer(Pass *, Unit *);       /* defer.c: the head's gradient in its forward sweep */
+int pass_share(Pass *, Unit *);       /* share.c: policy and reference weight by weight */
 int pass_quant(Pass *, Unit *);       /* quant.c: dequantization becomes visible */
 int pass_remat(Pass *, Unit *);       /* remat.c: recompute instead of keep */
 /* layout.c: strided views that a reader can't address become copies */

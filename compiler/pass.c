@@ -19,6 +19,7 @@
     ROW(fold2, fold, false, "constants and identities, over both directions")                      \
     ROW(cse2, cse, false, "equal nodes become one, over both directions")                          \
     ROW(defer, defer, false, "the head's gradient in its forward sweep")                           \
+    ROW(share, share, false, "policy and reference meet each weight together")                     \
     ROW(quant, quant, false, "dequantization becomes visible nodes")                               \
     ROW(remat, remat, false, "recompute instead of keep, by FLOPs per byte saved")                 \
     ROW(layout, layout, true, "strided views that a reader can't address become copies")           \
@@ -41,6 +42,8 @@ const OrderPair order_pairs[] = {
     {"grad", "fold2", "vjp rules write plain products and sums, zeros and ones among them"},
     {"fold2", "cse2", "as before: identities hide equal values"},
     {"cse2", "defer", "the backward finds its forward by having the same operands"},
+    {"defer", "share", "the head moves with what is left of it"},
+    {"share", "quant", "readers that stand side by side get one dequantization"},
     {"defer", "quant", "afterwards the two would read dequantizations of their own"},
     {"defer", "remat", "the gradient left behind is a value to keep or not"},
     {"cse2", "quant", "each use of a quantized weight gets its own dequantization, and keeps it"},

@@ -15,8 +15,11 @@ typedef struct Quant {
     const Graph *from;
     Graph *to;
     NodeId *map;
-    bool *packed;  /* quantized leaves, casts and views of them: made where they are read */
-    uint32_t inst; /* of the last dequantization */
+    bool *packed;         /* quantized leaves, casts and views of them: made where they are read */
+    uint32_t inst;        /* of the last dequantization */
+    bool *early;          /* needed by the loss or a metric */
+    bool forward;         /* the reader at hand is early */
+    NodeId last, last_of; /* the forward's last dequantization, and of which weight */
 } Quant;
 
 static bool find_packed(Quant *q, const bool *live) {
@@ -46,7 +49,10 @@ static NodeId part_leaf(Quant *q, const Node *w, QuantPiece piece, const char *n
     return graph_add(q->to, OP_weight, NULL, 0, &attr, type, 0, w->origin);
 }
 
-static NodeId dequant(Quant *q, const Node *w, Phase phase, const Origin *reader) {
+/* Forward readers that follow each other share one: policy and reference, after `share`. */
+static NodeId dequant(Quant *q, NodeId weight, Phase phase, const Origin *reader) {
+    const Node *w = node(q->from, weight);
+    if (q->forward && q->last_of == weight && node(q->to, q->last)->phase == phase) return q->last;
     const WeightInfo *info = &q->u->weights[w->attr.i0];
     NodeId in[5] = {part_leaf(q, w, QUANT_CODES, "codes"), part_leaf(q, w, QUANT_ABSMAX, "absmax")};
     int n = 2;
@@ -58,6 +64,7 @@ static NodeId dequant(Quant *q, const Node *w, Phase phase, const Origin *reader
     Attr attr = {.name = intern(info->format), .i0 = info->block, .i1 = info->nested};
     NodeId id = graph_add(q->to, OP_dequant, in, n, &attr, w->type, ++q->inst, reader);
     if (id) q->to->node[id].phase = phase;
+    if (q->forward) q->last = id, q->last_of = weight;
     return id;
 }
 
@@ -65,7 +72,7 @@ static NodeId dequant(Quant *q, const Node *w, Phase phase, const Origin *reader
 static NodeId unpack(Quant *q, NodeId id, const Node *reader) {
     const Node *n = node(q->from, id);
     if (!q->packed[id]) return q->map[id];
-    if (n->op == OP_weight) return dequant(q, n, reader->phase, reader->origin);
+    if (n->op == OP_weight) return dequant(q, id, reader->phase, reader->origin);
     NodeId in = unpack(q, n->in[0], reader);
     return graph_add(q->to, n->op, &in, 1, &n->attr, n->type, q->inst, n->origin);
 }
@@ -74,6 +81,7 @@ static void copy(Quant *q, NodeId id) {
     const Node *n = node(q->from, id);
     NodeId old[MAX_IN];
     bool reads = false;
+    q->forward = q->early[id];
     for (int i = 0; i < n->nin; i++) {
         old[i] = q->map[n->in[i]];
         if (!q->packed[n->in[i]]) continue;
@@ -92,6 +100,8 @@ int pass_quant(Pass *pass, Unit *u) {
     q.packed = NEW_ARRAY(arena, bool, n);
     bool *live = NEW_ARRAY(arena, bool, n);
     graph_live(u->g, live);
+    q.early = NEW_ARRAY(arena, bool, n);
+    unit_directions(u, q.early, NEW_ARRAY(arena, bool, n));
     if (find_packed(&q, live)) {
         q.to = graph_new(u->arena, u->g->diags);
         q.to->intern = true;

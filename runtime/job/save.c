@@ -226,7 +226,7 @@ static bool write_flat(Exec *exec, const Plan *plan, const char *path, Err *err)
 static bool may_differ(const char *path) {
     static const char *const free_ones[] = {"run.log_every",  "run.save_every", "run.eval_every",
                                             "run.keep",       "graph.memory",   "graph.reserve",
-                                            "graph.prefetch", "graph.capture"};
+                                            "graph.prefetch", "graph.capture",  "graph.share"};
     for (size_t i = 0; i < COUNT(free_ones); i++)
         if (strcmp(path, free_ones[i]) == 0) return true;
     return false;

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Prefetching, recording, recompute, lazy streams and waiting after every step change no bit of a run on the device, and
+# Prefetching, sharing, recording, recompute, lazy streams and waiting after every step change no bit of a run on the device, and
 # each of them happened; a device that fails leaves a checkpoint to go on from; plans fit the memory that is there.
 . tests/cudasim/lib.sh
 file=tests/pass/quantized.dpo model=examples/demo/model
@@ -18,6 +18,8 @@ CUDASIM_TRACE=$work/prefetch.trace run prefetch || die "prefetch: $(cat "$work/p
 same prefetch
 [ "$(calls plain cuStreamWaitEvent)" -eq 0 ] || die "the second stream was used without prefetching"
 [ "$(calls prefetch cuStreamWaitEvent)" -gt 20 ] || die "the second stream was not used"
+run apart --set graph.share=off || die "apart: $(cat "$work/apart.err")"
+same apart
 CUDASIM_TRACE=$work/capture.trace CUDASIM_LAZY=1 run capture --set graph.capture=on ||
     die "capture: $(cat "$work/capture.err")"
 same capture

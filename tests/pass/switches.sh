@@ -25,3 +25,4 @@ more peak_bytes remat
 more flops_per_step defer
 file=tests/pass/quantized.dpo
 more weight quant
+more kernels share
