@@ -20,9 +20,9 @@ enum {
     SUM_THREADS = 512,
     SUM_COLUMNS = 32,
     LONG_ROW = 512,                  /* columns from which a block takes a row */
-    PACK_WORDS = 56,                 /* 32-bit registers for a thread's part of a row, */
+    PACK_WORDS = 48,                 /* 32-bit registers for a thread's part of a row, */
     MAX_THREADS = 512,               /* or, with so many threads, */
-    MAX_WORDS = 88,                  /* so many */
+    MAX_WORDS = 80,                  /* so many */
     SHARED_FLOATS = (12 << 10) - 16, /* 48 KiB with the results */
     MAX_GRID_Y = 32768
 };
@@ -514,12 +514,13 @@ static void sum_rows(Out *o, const Tiles *t) {
 
 /* ---- the whole ------------------------------------------------------------------------------- */
 
-/* Up to 80 registers a thread; without a number of blocks ptxas would rather spill than take
- * some. */
+/* Up to 80 registers a thread, 128 where it keeps part of a row; without a number of blocks ptxas
+ * would rather spill than take some. */
 static void header(Out *o, const char *symbol, const Tiles *t) {
     const Kern *k = o->k;
+    const int threads = t->way == WAY_BLOCK ? 512 : 768; /* at once, of 65536 registers */
     text_add(o->text, "extern \"C\" __global__ void __launch_bounds__(%d, %d) %s(", t->threads,
-             t->threads < 768 ? 768 / t->threads : 1, symbol);
+             t->threads < threads ? threads / t->threads : 1, symbol);
     for (int i = 0; i < k->narg; i++)
         text_add(o->text, "%s%s *__restrict__ a%d, ", k->arg[i].write ? "" : "const ",
                  storage_type(k->arg[i].dtype), i);

@@ -22,20 +22,20 @@ static const char *write_file(Arena *arena, const char *name, const char *text) 
     return path;
 }
 
-/* A directory with a config.json of this family: head size 48, three query heads per key. */
-static const char *write_config(Arena *arena, const char *family) {
+/* A directory with a config.json of this family: three query heads per key. */
+static const char *write_config(Arena *arena, const char *family, int hidden, int heads) {
     Err err = {0};
-    char *dir = arena_printf(arena, "%s/%s", work, family);
+    char *dir = arena_printf(arena, "%s/%s-%d", work, family, hidden);
     assert_true(dir_make(dir, &err));
     write_file(
-        arena, arena_printf(arena, "%s/config.json", family),
+        arena, arena_printf(arena, "%s-%d/config.json", family, hidden),
         arena_printf(arena,
-                     "{\"model_type\":\"%s\",\"hidden_size\":288,\"num_hidden_layers\":2,"
-                     "\"intermediate_size\":768,\"vocab_size\":1000,\"num_attention_heads\":6,"
-                     "\"num_key_value_heads\":2,\"rms_norm_eps\":1e-5,\"rope_theta\":500000.0,"
+                     "{\"model_type\":\"%s\",\"hidden_size\":%d,\"num_hidden_layers\":2,"
+                     "\"intermediate_size\":768,\"vocab_size\":1000,\"num_attention_heads\":%d,"
+                     "\"num_key_value_heads\":%d,\"rms_norm_eps\":1e-5,\"rope_theta\":500000.0,"
                      "\"max_position_embeddings\":2048,\"tie_word_embeddings\":%s,"
                      "\"sliding_window\":%s,\"hidden_act\":\"silu\"}",
-                     family, !strcmp(family, "qwen2") ? "true" : "false",
+                     family, hidden, heads, heads / 3, !strcmp(family, "qwen2") ? "true" : "false",
                      !strcmp(family, "mistral") ? "64" : "null"));
     return dir;
 }
@@ -97,17 +97,28 @@ static void test_families(void **state) {
         Kernels all = {.arena = arena_new()};
         for (size_t f = 0; f < COUNT(files); f++)
             for (size_t m = 0; m < (f == 0 ? COUNT(families) : 1); m++)
-                collect(&all, files[f], write_config(all.arena, families[m]), archs[a]);
+                collect(&all, files[f], write_config(all.arena, families[m], 288, 6), archs[a]);
         bad += compile_all(&all, archs[a]);
         arena_free(all.arena);
     }
     assert_int_equal(bad, 0);
 }
 
+/* Rows that a block keeps in registers; adapters, and every weight trained. */
+static void test_wide(void **state) {
+    (void)state;
+    Kernels all = {.arena = arena_new()};
+    collect(&all, "models/dpo-lora.dpo", write_config(all.arena, "llama", 3072, 24), "sm_80");
+    collect(&all, "tests/num/full.dpo", write_config(all.arena, "llama", 6144, 48), "sm_80");
+    const int bad = compile_all(&all, "sm_80");
+    arena_free(all.arena);
+    assert_int_equal(bad, 0);
+}
+
 static void test_objectives(void **state) {
     (void)state;
     Kernels all = {.arena = arena_new()};
-    const char *model = write_config(all.arena, "llama");
+    const char *model = write_config(all.arena, "llama", 288, 6);
     int n = 0;
     for (int i = 0; i < embedded_count(); i++) {
         const char *path = embedded_name(i);
@@ -129,7 +140,7 @@ static void test_objectives(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_families),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_families), cmocka_unit_test(test_wide),
                                        cmocka_unit_test(test_objectives)};
     if (!nvrtc_load()) {
         puts("libnvrtc is not installed");
