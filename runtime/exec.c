@@ -16,8 +16,8 @@
 #include <string.h>
 
 enum {
-    MAX_ARGS = 64,    /* plan_check's limit */
-    MAX_RECORDED = 32 /* programs kept for replay; each takes some MiB of the device */
+    MAX_ARGS = 64,      /* plan_check's limit */
+    MAX_RECORDED = 8192 /* steps kept for replay: each takes about 10 KiB of graph.reserve */
 };
 
 /* ---- steps ----------------------------------------------------------------------------------- */
@@ -184,6 +184,21 @@ static bool walk(Exec *exec, int program, const int64_t *extent, Err *err) {
     return ok;
 }
 
+/* How many steps a program gives to the device. */
+static int64_t count_steps(const Program *prog, const int64_t *extent) {
+    int64_t n = 0;
+    for (int i = 0; i < prog->nsteps; i++) {
+        const Step *s = &prog->steps[i];
+        if (s->kind != STEP_LOOP) {
+            n++;
+            continue;
+        }
+        n += (dim_eval(s->dims[0], extent) + s->chunk - 1) / s->chunk * s->body;
+        i += s->body;
+    }
+    return n;
+}
+
 /* The recorded program used longest ago makes room. */
 static void forget_oldest(Exec *exec) {
     Seen *old = NULL;
@@ -193,7 +208,7 @@ static void forget_oldest(Exec *exec) {
     }
     exec->dev->ops->forget(exec->dev, old->work);
     old->work = NULL;
-    exec->nwork--;
+    exec->recorded -= old->steps;
 }
 
 /* From the second run at the same extents on, a program is recorded once and replayed as a whole:
@@ -201,12 +216,13 @@ static void forget_oldest(Exec *exec) {
 static bool replay(Exec *exec, Seen *seen, Err *err) {
     const DeviceOps *ops = exec->dev->ops;
     if (!seen->work) {
-        if (exec->nwork == MAX_RECORDED) forget_oldest(exec);
+        seen->steps = count_steps(&exec->plan->programs[seen->program], seen->extent);
+        while (exec->recorded && exec->recorded + seen->steps > MAX_RECORDED) forget_oldest(exec);
         if (!ops->record(exec->dev, err)) return false;
         bool ok = walk(exec, seen->program, seen->extent, err);
         Err ended = {0}; /* recording ends in any case; what failed first is what is said */
         if (!ops->recorded(exec->dev, &seen->work, ok ? err : &ended) || !ok) return false;
-        exec->nwork++;
+        exec->recorded += seen->steps;
     }
     seen->used = ++exec->clock;
     return ops->replay(exec->dev, seen->work, err);

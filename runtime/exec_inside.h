@@ -11,8 +11,9 @@ typedef struct Seen { /* extents a program was prepared for */
     int program;
     int64_t extent[NEXTENT];
     bool ran;
-    void *work;   /* recorded, or NULL */
-    int64_t used; /* Exec.clock when it was last replayed */
+    void *work;    /* recorded, or NULL */
+    int64_t steps; /* that it gives to the device */
+    int64_t used;  /* Exec.clock when it was last replayed */
 } Seen;
 
 typedef struct Times { /* one StepTime for each label and kind, and the stamps not yet read */
@@ -32,8 +33,8 @@ struct Exec {
     int nseen, capseen;
     int **until; /* by program and side step: the step that waits for it (plan_side_end) */
     bool capture, wait_each;
-    int nwork;     /* recorded programs kept */
-    int64_t clock; /* of replays */
+    int64_t recorded; /* steps of all recorded programs */
+    int64_t clock;    /* of replays */
     bool profile;
     Times times;
     int64_t *fence; /* HARD: bytes behind each buffer that no other buffer uses while it lives */

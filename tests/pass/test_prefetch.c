@@ -122,7 +122,7 @@ typedef struct Given { /* one piece of work */
 typedef struct Recorder {
     Device dev;
     Given given[20000];
-    int n, queue, joins, forks, records, replays;
+    int n, queue, joins, forks, records, replays, forgotten;
 } Recorder;
 
 static bool note(Device *dev) {
@@ -189,7 +189,9 @@ static bool r_replay(Device *dev, void *work, Err *err) {
     ((Recorder *)dev)->replays++;
     return true;
 }
-static void r_forget(Device *dev, void *work) {}
+static void r_forget(Device *dev, void *work) {
+    ((Recorder *)dev)->forgotten++;
+}
 
 static const DeviceOps recorder_ops = {
     .name = "recorder",
@@ -290,6 +292,34 @@ static void records_once(void **unused) {
     exec_close(exec);
     plan_free(plan);
 }
+
+/* A step that is recorded takes about 10 KiB of the device: 8192 are kept, the latest ones. */
+static void keeps_so_many_steps(void **unused) {
+    static Recorder r;
+    Plan *plan = compile("sm_80", "graph.capture=on", 0);
+    Err err = {0};
+    int64_t now[NEXTENT];
+    memcpy(now, plan->bound, sizeof now);
+    r.dev.ops = &recorder_ops;
+    Exec *exec = exec_open(plan, &r.dev, &err);
+    if (!exec) fail_msg("%s", err.text);
+    for (int i = 0, last = 1; i < last; i++, now[X_T]--) {
+        for (int run = 1; run <= 2; run++) {
+            r.n = 0;
+            if (!exec_run(exec, "micro", now, &err)) fail_msg("%s", err.text);
+        }
+        const int most = 8192 / r.n, records = i + 1;
+        last = most + 5;
+        assert_int_equal(r.records, records);
+        assert_int_equal(records - r.forgotten, records < most ? records : most);
+    }
+    now[X_T]++;
+    r.n = 0;
+    if (!exec_run(exec, "micro", now, &err)) fail_msg("%s", err.text);
+    assert_int_equal(r.n, 0); /* the last one is kept */
+    exec_close(exec);
+    plan_free(plan);
+}
 #endif
 
 int main(void) {
@@ -298,6 +328,7 @@ int main(void) {
         cmocka_unit_test(lifetimes_are_checked),
 #ifndef HARD
         cmocka_unit_test(joins_in_time),         cmocka_unit_test(records_once),
+        cmocka_unit_test(keeps_so_many_steps),
 #endif
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
