@@ -55,7 +55,7 @@ typedef struct KVal {
 
 typedef struct KArg {
     NodeId node; /* the stored value or view it points at */
-    DType dtype;
+    DType dtype; /* f32, bf16, i32, u8; f16 stands in checkpoints alone: binds convert it */
     bool write;
     int align; /* its address is a multiple of so many bytes (a power of two); 0: of an element */
 } KArg;
