@@ -194,6 +194,7 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, 2)
             FN(segment)(&y, room, q, dout, lse, delta, &w, row, kv, dk != 0, dv != 0);
         }
     }
+    cp_async_wait(0); /* of keys that no query sees */
     if (dk) tile_store<HEAD_DIM>(dk, FN(LDK), kv * HEAD_DIM, row, end, y.dk[0], SCALE);
     if (dv) tile_store<HEAD_DIM>(dv, FN(LDV), kv * HEAD_DIM, row, end, y.dv[0], 1.0f);
 }

@@ -158,5 +158,6 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, 2)
         const Span span = segment_span(segs + 6 * g, first, end);
         FN(segment)(&y, room, k, v, &span, row, kv * HEAD_DIM);
     }
+    cp_async_wait(0); /* of queries that no segment names */
     FN(store)(&y, out, lse, row, (int)rows, block_number() % HEADS);
 }
