@@ -227,6 +227,7 @@ CUresult cuDevicePrimaryCtxRelease(CUdevice) {
     if (!retained) return CUDA_ERROR_INVALID_CONTEXT;
     if (--retained > 0) return CUDA_SUCCESS;
     streams_forget();
+    modules_forget();
     memory_forget();
     sticky = CUDA_SUCCESS;
     return CUDA_SUCCESS;

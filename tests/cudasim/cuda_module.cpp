@@ -36,6 +36,12 @@ struct CUmod_st {
     std::shared_ptr<Module> module;
 };
 
+static Owned<CUmod_st> &modules = *new Owned<CUmod_st>;
+
+void modules_forget() {
+    modules.drop_all();
+}
+
 /* The loader takes a path that it has seen for the library it was: no two are spelled alike. */
 static std::string fresh_path(int fd) {
     static unsigned count;
@@ -142,7 +148,7 @@ CUresult cuModuleLoadData(CUmodule *module, const void *image) {
     if (CUresult error = refuse_in_capture()) return error;
     auto m = std::make_shared<Module>();
     if (CUresult error = read_image((const char *)image, m.get())) return error;
-    *module = new CUmod_st{m};
+    *module = modules.add(new CUmod_st{m});
     return CUDA_SUCCESS;
 }
 
@@ -150,8 +156,7 @@ CUresult cuModuleUnload(CUmodule module) {
     ENTER(Need::CONTEXT);
     if (!module) return CUDA_ERROR_INVALID_HANDLE;
     if (CUresult error = drain()) return error;
-    delete module;
-    return CUDA_SUCCESS;
+    return modules.drop(module) ? CUDA_SUCCESS : CUDA_ERROR_INVALID_HANDLE;
 }
 
 CUresult cuModuleGetFunction(CUfunction *function, CUmodule module, const char *name) {

@@ -53,6 +53,9 @@ struct CUgraphExec_st {
 
 namespace {
 
+Owned<CUevent_st> &events = *new Owned<CUevent_st>;
+Owned<CUgraph_st> &graphs = *new Owned<CUgraph_st>;
+Owned<CUgraphExec_st> &execs = *new Owned<CUgraphExec_st>;
 std::vector<CUstream> &streams = *new std::vector<CUstream>;
 std::vector<std::weak_ptr<Capture>> &captures = *new std::vector<std::weak_ptr<Capture>>;
 CUstream_st &legacy = *new CUstream_st{true, {}, nullptr, nullptr, {}};
@@ -234,6 +237,9 @@ void streams_forget() {
     for (CUstream s : streams) delete s;
     streams.clear();
     captures.clear();
+    events.drop_all();
+    graphs.drop_all();
+    execs.drop_all();
     legacy.queue.clear();
     legacy.last = nullptr;
 }
@@ -326,15 +332,14 @@ CUresult cuStreamWriteValue32(CUstream stream, CUdeviceptr to, cuuint32_t value,
 
 CUresult cuEventCreate(CUevent *event, unsigned flags) {
     ENTER(Need::CONTEXT);
-    *event = new CUevent_st{!(flags & CU_EVENT_DISABLE_TIMING), nullptr, nullptr, nullptr, {}};
+    *event = events.add(
+        new CUevent_st{!(flags & CU_EVENT_DISABLE_TIMING), nullptr, nullptr, nullptr, {}});
     return CUDA_SUCCESS;
 }
 
 CUresult cuEventDestroy(CUevent event) {
     ENTER(Need::CONTEXT);
-    if (!event) return CUDA_ERROR_INVALID_HANDLE;
-    delete event;
-    return CUDA_SUCCESS;
+    return events.drop(event) ? CUDA_SUCCESS : CUDA_ERROR_INVALID_HANDLE;
 }
 
 CUresult cuEventRecord(CUevent event, CUstream stream) {
@@ -432,7 +437,7 @@ CUresult cuStreamEndCapture(CUstream stream, CUgraph *graph) {
                    captures.end());
     if (c->invalid) return CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
     if (!joined) return CUDA_ERROR_STREAM_CAPTURE_UNJOINED;
-    *graph = new CUgraph_st{c->nodes};
+    *graph = graphs.add(new CUgraph_st{c->nodes});
     return CUDA_SUCCESS;
 }
 
@@ -441,14 +446,13 @@ CUresult cuGraphInstantiateWithFlags(CUgraphExec *exec, CUgraph graph, unsigned 
     const unsigned long long known = CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH |
                                      CUDA_GRAPH_INSTANTIATE_FLAG_USE_NODE_PRIORITY;
     if (!exec || !graph || flags & ~known) return CUDA_ERROR_INVALID_VALUE;
-    *exec = new CUgraphExec_st{graph->nodes};
+    *exec = execs.add(new CUgraphExec_st{graph->nodes});
     return CUDA_SUCCESS;
 }
 
 CUresult cuGraphDestroy(CUgraph graph) {
     ENTER(Need::CONTEXT);
-    delete graph;
-    return CUDA_SUCCESS;
+    return graphs.drop(graph) ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
 }
 
 CUresult cuGraphLaunch(CUgraphExec exec, CUstream stream) {
@@ -460,7 +464,6 @@ CUresult cuGraphLaunch(CUgraphExec exec, CUstream stream) {
 
 CUresult cuGraphExecDestroy(CUgraphExec exec) {
     ENTER(Need::CONTEXT);
-    delete exec;
-    return CUDA_SUCCESS;
+    return execs.drop(exec) ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
 }
 }

@@ -272,6 +272,7 @@ bool build(nvrtcProgram p, const Options &options) {
               "-fsanitize=alignment,bounds",
 
               "-nostdlib",
+              "-Wl,-Bsymbolic",
               dir.file("in.ii"),
               "-o",
               dir.file("out.so"),

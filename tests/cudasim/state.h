@@ -8,6 +8,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <thread>
 
 #include "fiber.h"
@@ -35,6 +36,25 @@ std::string describe_address(const void *address);
 /* "40GiB", "512MiB", bytes. */
 size_t read_bytes(const char *text, size_t otherwise);
 
+/* What goes with the context, whether it was destroyed before or not: modules, events, graphs. */
+template <class T> class Owned {
+    std::set<T *> all;
+
+  public:
+    T *add(T *t) {
+        return *all.insert(t).first;
+    }
+    bool drop(T *t) { /* false: there is no such thing */
+        if (!all.erase(t)) return false;
+        delete t;
+        return true;
+    }
+    void drop_all() {
+        for (T *t : all) delete t;
+        all.clear();
+    }
+};
+
 /* ---- memory (cuda_memory.cpp) ---------------------------------------------------------------- */
 
 bool is_device(CUdeviceptr p);                  /* in the device's addresses, allocated or not */
@@ -61,6 +81,8 @@ CUresult enqueue(CUstream stream, Work work);
 CUresult drain();
 /* The legacy stream's turn: waits for all blocking streams. */
 CUresult wait_legacy();
-void streams_forget();
+void streams_forget(); /* events and graphs, too */
+
+void modules_forget(); /* cuda_module.cpp */
 
 #endif
