@@ -194,10 +194,10 @@ int64_t arrange(Block *block, int n, int64_t align, int64_t floor) {
     int *room = NEW_ARRAY(arena, int, n + 1);
     int64_t bound = arrange_bound(block, n, align), enough = bound + bound / 200, best = INT64_MAX;
     if (enough < floor) enough = floor < INT64_MAX ? floor : INT64_MAX - 1;
-    double pairs = 0; /* work done so far; a second or so is enough */
+    double pairs = 0; /* work done so far; a few tenths of a second are enough */
     for (int kind = 0; kind < NORDER && best > enough; kind++) {
         set_order(&w, key, kind);
-        for (int round = 0; round < 40 && best > enough && (best == INT64_MAX || pairs < 1.5e8);
+        for (int round = 0; round < 40 && best > enough && (best == INT64_MAX || pairs < 4e7);
              round++) {
             int64_t height = place_all(&w);
             pairs += 0.5 * n * n;

@@ -259,12 +259,16 @@ static int64_t peak_of(const Order *o, const int *order, int n) {
 
 /* ---- schedules ------------------------------------------------------------------------------- */
 
-/* Where the graph would compute a group.  Effects stand at its end and say nothing. */
+/* Where the graph would compute a group: at its first result.  (What only the backward asked for,
+ * such as attention's lse, stands far behind.)  Effects stand at the end and say nothing. */
 static NodeId written_at(const Order *o, int g) {
     const Group *x = group(o, g);
     int k = x->nnodes - 1;
     while (k > 0 && is_effect(o->u->g, x->nodes[k])) k--;
-    return x->nodes[k];
+    NodeId at = x->nodes[k];
+    for (int i = 0; i < x->nouts; i++)
+        if (!is_effect(o->u->g, x->outs[i]) && x->outs[i] < at) at = x->outs[i];
+    return at;
 }
 
 typedef enum Rule { AS_WRITTEN, FREE_FIRST, LEAST_GROWTH } Rule;
