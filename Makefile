@@ -15,6 +15,7 @@ OPT     ?= -O2 -g
 # something new, and that must not stop the person who builds with it.
 KNOWN   := $(filter 11 12 14,$(firstword $(subst ., ,$(shell $(CC) -dumpversion 2>/dev/null))))
 WARN    := -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion $(if $(KNOWN),-Werror)
+TEST_WARN := -Wno-unused-parameter -Wno-format-truncation
 # Arithmetic is never contracted: rounding happens where the graph says.
 CFLAGS  += -std=c11 -D_GNU_SOURCE $(OPT) $(WARN) -ffp-contract=off -fopenmp -I. -I$(BUILD) $(EXTRA)
 LDLIBS  := -ljansson -lpcre2-8 -lz -ldnnl -ldl -lm -fopenmp -rdynamic
@@ -71,7 +72,7 @@ $(BUILD)/embed.o: $(BUILD)/embed.S
 $(BUILD)/tests/%: tests/%.c $(LIB)
 	@mkdir -p $(@D)
 	$(call say,cc $<)
-	$(Q)$(CC) $(CFLAGS) -Wno-unused-parameter -Wno-format-truncation -MMD -MP -o $@ $< $(LIB) -lcmocka $(LDLIBS)
+	$(Q)$(CC) $(CFLAGS) $(TEST_WARN) -MMD -MP -o $@ $< $(LIB) -lcmocka $(LDLIBS)
 
 # The simulated CUDA device (tests/cudasim): needs NVIDIA's headers, from a toolkit or a wheel.  Without them it
 # is not built, and the tests that want it skip.
@@ -114,7 +115,7 @@ $(BUILD)/bundle/dpoc: $(BUILD)/compiler/main.o $(LIB)
 $(BUILD)/bundle/tests/%: tests/%.c $(LIB)
 	@mkdir -p $(@D)
 	$(call say,cc $<)
-	$(Q)$(CC) $(CFLAGS) -o $@ $^ -lcmocka $(LDLIBS) $(BESIDE)
+	$(Q)$(CC) $(CFLAGS) $(TEST_WARN) -o $@ $^ -lcmocka $(LDLIBS) $(BESIDE)
 
 # Variants of one step against each other, and against PyTorch where python3 has torch, transformers, peft.
 bench: all

@@ -25,10 +25,10 @@ sed '/^objective/,/^}/d; 1i use "objectives/aot.dpo"' models/dpo-lora.dpo > "$wo
 both aot "$work/aot.dpo" $lora
 
 # The demo's model, and stories260K where it is.
-small="--set run.steps=2 --set run.warmup=0 --set run.batch=2 --set run.tokens=512"
+small="--set run.steps=1 --set run.warmup=0 --set run.batch=1 --set run.tokens=256"
 both demo examples/demo/concise.dpo $small
 stories=../shared/data/stories260k
-[ -d $stories ] && both stories models/dpo-lora.dpo --model $stories --set data.limit=8 --set data.max_length=100 \
+[ -d $stories ] && both stories models/dpo-lora.dpo --model $stories --set data.limit=16 --set data.max_length=64 \
     --data ../shared/data/ultrafeedback_1k/train_clean.jsonl $small
 
 # Per-pair log-probabilities: |d logp| <= 1e-4 max(1, |logp|).
