@@ -4,7 +4,8 @@
  * Device addresses are a region of their own.  An allocation ends at the end of a page (to 512
  * bytes, its alignment; large ones are aligned to 4096 and end at most as far before it), and what
  * follows cannot be touched.  It begins as 0xff bytes; once freed it cannot be touched.  A host
- * pointer is never taken for a device's, nor the other way round.
+ * pointer is never taken for a device's, nor the other way round; with CUDASIM_HIDE=1 the program
+ * itself cannot touch the device's memory either (slower: pages are switched for each piece of work).
  */
 #include "state.h"
 
@@ -87,6 +88,23 @@ size_t memory_total() {
     return total;
 }
 
+static int shown;
+
+static void show(bool yes) {
+    static const char *const hide_ = getenv("CUDASIM_HIDE");
+    if (!hide_ || *hide_ != '1') return;
+    for (const auto &p : pieces)
+        mprotect((void *)p.first, p.second.pages, yes ? PROT_READ | PROT_WRITE : PROT_NONE);
+}
+
+Shown::Shown() {
+    if (shown++ == 0) show(true);
+}
+
+Shown::~Shown() {
+    if (--shown == 0) show(false);
+}
+
 bool is_device(CUdeviceptr p) {
     return region && p >= region && p < region + region_bytes;
 }
@@ -158,6 +176,7 @@ CUresult cuMemAlloc(CUdeviceptr *to, size_t bytes) {
     used += rounded;
     cursor = at + pages;
     *to = at + pages - rounded;
+    const Shown now;
     fill(*to, 0xff, bytes < POISONED ? bytes : POISONED);
     return CUDA_SUCCESS;
 }
@@ -253,6 +272,7 @@ CUresult cuMemcpyHtoD(CUdeviceptr to, const void *from, size_t bytes) {
     ENTER(Need::CONTEXT);
     if (!device_range(to, bytes) || is_device((CUdeviceptr)from)) return CUDA_ERROR_INVALID_VALUE;
     if (CUresult error = wait_legacy()) return error;
+    const Shown now;
     memcpy((void *)to, from, bytes);
     return CUDA_SUCCESS;
 }
@@ -261,6 +281,7 @@ CUresult cuMemcpyDtoH(void *to, CUdeviceptr from, size_t bytes) {
     ENTER(Need::CONTEXT);
     if (!device_range(from, bytes) || is_device((CUdeviceptr)to)) return CUDA_ERROR_INVALID_VALUE;
     if (CUresult error = wait_legacy()) return error;
+    const Shown now;
     memcpy(to, (void *)from, bytes);
     return CUDA_SUCCESS;
 }
@@ -269,6 +290,7 @@ CUresult cuMemsetD8(CUdeviceptr to, unsigned char value, size_t bytes) {
     ENTER(Need::CONTEXT);
     if (!device_range(to, bytes)) return CUDA_ERROR_INVALID_VALUE;
     if (CUresult error = wait_legacy()) return error;
+    const Shown now;
     fill(to, value, bytes);
     return CUDA_SUCCESS;
 }

@@ -118,7 +118,10 @@ bool run_one() {
         ready[first_of(ready.size(), [&](size_t i) { return ready[i]->queue.front()->number; })];
     NodePtr node = s->queue.front();
     s->queue.pop_front();
-    if (!sticky && node->work) node->work();
+    if (!sticky && node->work) {
+        const Shown now;
+        node->work();
+    }
     node->done = true;
     node->after.clear();
     node->work = nullptr;

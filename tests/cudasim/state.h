@@ -62,6 +62,11 @@ bool device_range(CUdeviceptr p, size_t bytes); /* inside one allocation, or map
 bool pinned_range(const void *p, size_t bytes); /* inside one piece of host memory of ours */
 void memory_forget();                           /* frees all */
 size_t memory_total();
+/* While there is one, the host can touch device memory; only then, with CUDASIM_HIDE=1. */
+struct Shown {
+    Shown();
+    ~Shown();
+};
 
 /* ---- work (cuda_stream.cpp) ------------------------------------------------------------------ */
 

@@ -2,6 +2,9 @@
  * streams, events and graphs promise and to no other, and fails where it is told to. */
 #include "driver.h"
 
+#include <signal.h>
+#include <sys/wait.h>
+
 const char kernels[] = K(extern "C" __global__ void set(int *y, int to) { y[threadIdx.x] = to; })
     K(extern "C" __global__ void add(int *y, const int *x, int by) {
         y[threadIdx.x] = x[threadIdx.x] + by;
@@ -52,6 +55,39 @@ static void test_size(void **unused) {
     get(a, got, 2);
     assert_int_equal(got[0], -1);
     assert_int_equal(got[1], 0xff); /* bytes from 5 on */
+}
+
+/* With CUDASIM_HIDE=1 a program that touches the device's memory by itself dies; the child is a
+ * process of its own, as the setting is read once. */
+static void test_hidden(void **unused) {
+    (void)unused;
+    int status;
+    const pid_t child = fork();
+    assert_true(child >= 0);
+    if (!child) {
+        setenv("CUDASIM_HIDE", "1", 1);
+        execl("/proc/self/exe", "test_driver", "touch", NULL);
+        _exit(3);
+    }
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_true(WIFEXITED(status));
+    assert_int_equal(WEXITSTATUS(status), 4);
+}
+
+static void touched(int number) {
+    (void)number;
+    _exit(4);
+}
+
+/* That child: what goes through the driver is well. */
+static int touch(void) {
+    int x = 5, got = 0;
+    CuPointer y = memory(128);
+    signal(SIGSEGV, touched);
+    if (launch("set", 1, 32, 0, stream, ARGS(&y, &x))) return 1;
+    get(y, &got, 1);
+    if (got != 5) return 2;
+    return *(volatile int *)(uintptr_t)y == 5 ? 3 : 6;
 }
 
 /* ---- launches -------------------------------------------------------------------------------- */
@@ -344,11 +380,12 @@ static void test_fault_sticks(void **unused) {
 }
 
 int main(int argc, char **argv) {
-    (void)argc;
     start(argv);
+    if (argc > 1) return touch();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_teardown(test_wrong_memory, again),
         cmocka_unit_test_teardown(test_size, again),
+        cmocka_unit_test_teardown(test_hidden, again),
         cmocka_unit_test_teardown(test_launches, again),
         cmocka_unit_test_teardown(test_compiling, again),
         cmocka_unit_test_teardown(test_lazy, again),
