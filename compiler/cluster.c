@@ -73,7 +73,9 @@ static NodeId misfit_path(const Fit *f, NodeId id, Access at, bool half) {
     const Graph *g = f->s->g;
     Read read = access_read(f->s, id, at);
     if (!read.ok) return read.end;
-    NodeId base = place_of(g, read.end).base;
+    NodeId base = place_of(g, read.end).base, own = place_of(g, id).base;
+    /* What is spread over the columns has no halves to exchange until it is stored. */
+    if (half && !read.at.col && inlined(g, own) && !f->cs->kept[own]) return own;
     if (inlined(g, base) && !f->cs->kept[base]) {
         if (half) return base;
         const Node *n = node(g, base);
@@ -84,9 +86,9 @@ static NodeId misfit_path(const Fit *f, NodeId id, Access at, bool half) {
         return 0;
     }
     if (!inside(f, base)) return misfit_load(f, read.end, read.at, half);
-    Access own;
-    bool same = !half && only_reshaped(g, read.end, base) && access_own(f->s, base, &own) &&
-                access_equal(own, read.at);
+    Access there;
+    bool same = !half && only_reshaped(g, read.end, base) && access_own(f->s, base, &there) &&
+                access_equal(there, read.at);
     return same ? 0 : -1;
 }
 

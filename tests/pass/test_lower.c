@@ -235,9 +235,27 @@ static void equal_kernels_print_the_same(void **state) {
     rg_free(&r);
 }
 
+/* What is spread over the columns is stored before its halves change places. */
+static void spread_then_rotated(void **state) {
+    (void)state;
+    RandomGraph r = rg_leaves();
+    Graph *g = r.g;
+    const Type *t = node(g, graph_find(g, OP_input, "x"))->type;
+    NodeId row = g_input(g, "row", PHASE_MICRO, type_vec(DT_f32, dim_extent(X_T)));
+    out(&r, "y", g_op(g, OP_rotate_half, g_bcast(g, row, t, true), 0, 0));
+    Unit u = fused(&r);
+    assert_int_equal(u.ngroups, 2);
+    Text text = {0};
+    kern_print(u.groups[1].kern, &text);
+    assert_non_null(strstr(text.data, "p0 ld=8 half : elem"));
+    text_free(&text);
+    rg_free(&r);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(rmsnorm_with_residual),
                                        cmocka_unit_test(rope),
+                                       cmocka_unit_test(spread_then_rotated),
                                        cmocka_unit_test(gather),
                                        cmocka_unit_test(adamw),
                                        cmocka_unit_test(swiglu),
