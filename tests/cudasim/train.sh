@@ -26,7 +26,8 @@ both aot "$work/aot.dpo" $lora
 
 # The demo's model, and stories260K where it is.
 small="--set run.steps=1 --set run.warmup=0 --set run.batch=1 --set run.tokens=256"
-both demo examples/demo/concise.dpo $small
+head -n 2 examples/demo/heldout.jsonl > "$work/heldout.jsonl"
+both demo examples/demo/concise.dpo $small --eval-data "$work/heldout.jsonl"
 stories=../shared/data/stories260k
 [ -d $stories ] && both stories models/dpo-lora.dpo --model $stories --set data.limit=16 --set data.max_length=64 \
     --data ../shared/data/ultrafeedback_1k/train_clean.jsonl $small
