@@ -174,8 +174,8 @@ static Group gemm_group(Gemms *x, NodeId id, bool off) {
 }
 
 /* x W + (x A) B: the product that `id` waits for, if it is added to one that is made later and has
- * fewer terms (0: none).  The smaller is bound by memory: it should only write, and the larger, which
- * has time for that, should add in place. */
+ * fewer terms (0: none).  The smaller is bound by memory: it should only write, and the larger,
+ * which has time for that, should add in place. */
 static NodeId smaller_partner(const Gemms *x, NodeId id) {
     const Graph *g = x->g;
     NodeId at, user = only_user(x, id, &at);
