@@ -12,6 +12,8 @@ struct Context {
     void *sp; /* callee-saved registers and the return address are on the stack */
 };
 
+/* It leaves by a jump: a return would be predicted to go where this stack came from, and threads come
+ * from different barriers. */
 extern "C" void cudasim_switch(void **save, void *to);
 extern "C" void cudasim_begin();
 __asm__(".text\n"
@@ -21,7 +23,7 @@ __asm__(".text\n"
         "    pushq %r13\n    pushq %r14\n    pushq %r15\n"
         "    movq %rsp, (%rdi)\n    movq %rsi, %rsp\n"
         "    popq %r15\n    popq %r14\n    popq %r13\n"
-        "    popq %r12\n    popq %rbx\n    popq %rbp\n    ret\n"
+        "    popq %r12\n    popq %rbx\n    popq %rbp\n    popq %rcx\n    jmp *%rcx\n"
         ".type cudasim_begin,@function\n"
         "cudasim_begin:\n"
         "    movq %r12, %rdi\n    callq *%r13\n    ud2\n");
@@ -90,8 +92,7 @@ static inline void context_switch(Context &save, Context &to) {
     swapcontext(&save.at, &to.at);
 }
 
-static inline void context_prefetch(const Context &) {
-}
+static inline void context_prefetch(const Context &) {}
 
 [[noreturn]] static inline void context_leave(Context &to) {
     setcontext(&to.at);
