@@ -237,7 +237,7 @@ __attribute__((noinline)) void go_on(Worker *w, Context &save) {
         if (!w->free) new_fiber(w);
         w->fiber = w->free;
         w->free = w->fiber->next;
-        context_switch(save, w->fiber->context);
+        if (&w->fiber->context != &save) context_switch(save, w->fiber->context);
     } else if (w->queued) {
         Thread *next = &w->thread[next_ready(w)];
         set_current(w, next);
