@@ -234,8 +234,8 @@ static int64_t search_tokens(Attempt *a, int64_t tokens) {
     return low * bucket;
 }
 
-/* Recompute and prefetch both cost memory or time; prefetch hides more time than a weight's bytes of
- * recompute cost, so it goes last. */
+/* Recompute costs time, prefetch memory; it hides more time than recomputing a weight's bytes
+ * costs, so it goes last. */
 Plan *compile_spec(const Spec *spec, const CompileOptions *options) {
     Attempt a = {.spec = spec, .options = options, .dump = options->dump};
     Plan *plan = attempt(&a), *fits;

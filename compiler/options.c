@@ -49,7 +49,7 @@ static const Flag flags[] = {
      "train eval generate bench verify plan", "where to run (default: $DPOC_DEVICE, else auto)"},
     {"safe", 0, FLAG_BOOL, AT(safe), NULL, RUNS,
      "plain kernels only: no tensor-core instructions, no inline PTX"},
-    {"debug", 0, FLAG_TEXT, AT(debug), "WORD,..", "*", "same as DPOC_DEBUG; `help` lists the words"},
+    {"debug", 0, FLAG_TEXT, AT(debug), "WORD,..", "*", "as DPOC_DEBUG; `help` lists the words"},
     {"memory", 0, FLAG_TEXT, AT(memory), "SIZE", RUNS,
      "memory budget: 40GiB, 24GiB, a100_40g, a100_80g"},
     {"variant", 0, FLAG_TEXT, AT(variant), "NAME", RUNS, "the variant of the file to use"},

@@ -30,7 +30,7 @@ typedef struct Entry {
     int nkernels;
 } Entry;
 
-/* Queries times keys that a micro-batch's segments name, of the full causal square at the bounds. */
+/* Queries times keys that a micro-batch's segments name. */
 static double pairs_attended(const Micro *micro) {
     double sum = 0;
     for (int i = 0; i < micro->ninput; i++) {

@@ -10,9 +10,9 @@ typedef struct Rates {
     int64_t side, copied;
 } Rates;
 
-/* Best of five of each, by the device's own clock, in memory of the arena that holds nothing between
- * programs (on the CPU: in memory of its own, so that small plans can be measured too).  Rates are 0
- * where the room is too small. */
+/* Best of five of each, by the device's own clock, in memory of the arena that holds nothing
+ * between programs (on the CPU: in memory of its own, so that small plans can be measured too).
+ * Rates are 0 where the room is too small. */
 bool measure_rates(Exec *exec, Device *dev, DType type, Rates *out, Err *err);
 
 #endif

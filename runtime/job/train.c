@@ -86,7 +86,7 @@ static bool guard(const Run *r, int64_t step, double loss, double norm, Err *err
             err, EXIT_NUMERIC,
             "step %lld: the gradient's norm is %f (loss %g); the checkpoints before it are intact",
             (long long)step, norm, loss);
-    /* Equal answers in every pair cancel but for the rounding of products in another order (4e-9 was
+    /* Equal answers in every pair cancel but for rounding of products in another order (4e-9 was
      * seen); a term of the loss that trains all the same leaves far more than this bound. */
     const Pairs *pairs = r->job->pairs;
     bool cancels = pairs->counts.identical == pairs->n && norm < 1e-4;

@@ -74,8 +74,8 @@ static void two_pairs(void **unused) {
     fits(card16, 16 * GIB);
     assert_true(fabs(card24->flops_micro / whole->flops_micro - 1) <= 1e-3);
     /* 8 GiB over, of which elementwise values give 5.6; the rest are products of K = 4096, that is
-     * 4096 FLOPs a byte: 1.1e13 of 2.05e14.  Twice that is still little; all of the policy's forward
-     * again would be a quarter. */
+     * 4096 FLOPs a byte: 1.1e13 of 2.05e14.  Twice that is still little; all of the policy's
+     * forward again would be a quarter. */
     assert_true(card16->flops_micro > whole->flops_micro);
     assert_true(card16->flops_micro < whole->flops_micro * 1.11);
     assert_string_equal(card16->hash, whole->hash); /* results are the same */
