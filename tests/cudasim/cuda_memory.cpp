@@ -91,8 +91,8 @@ size_t memory_total() {
 static int shown;
 
 static void show(bool yes) {
-    static const char *const hide_ = getenv("CUDASIM_HIDE");
-    if (!hide_ || *hide_ != '1') return;
+    static const char *const setting = getenv("CUDASIM_HIDE");
+    if (!setting || *setting != '1') return;
     for (const auto &p : pieces)
         mprotect((void *)p.first, p.second.pages, yes ? PROT_READ | PROT_WRITE : PROT_NONE);
 }

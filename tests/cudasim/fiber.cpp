@@ -13,7 +13,6 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <functional>
 #include <mutex>
 #include <thread>
 
@@ -349,9 +348,9 @@ __attribute__((noinline)) void together_now(Worker *w, unsigned mask, CudasimTog
     const int number = w->current / 32;
     Warp *warp = &w->warp[number];
     together(warp->mine, mask);
-    const unsigned others_ = warp->waiting & mask;
+    const unsigned rest = warp->waiting & mask;
     warp->waiting &= ~mask;
-    make_ready(w, number, others_);
+    make_ready(w, number, rest);
 }
 
 void service_warp(void *worker, unsigned mask, CudasimTogether *together, void *mine) {
@@ -359,13 +358,13 @@ void service_warp(void *worker, unsigned mask, CudasimTogether *together, void *
     const unsigned lane = (unsigned)w->current % 32, bit = 1u << lane;
     Warp *warp = &w->warp[(unsigned)w->current / 32];
     if (!(mask & bit) || mask & warp->ended) absent(w, mask);
-    const unsigned others_ = warp->waiting & mask;
-    if (others_) {
-        const int other = __builtin_ctz(others_);
+    const unsigned rest = warp->waiting & mask;
+    if (rest) {
+        const int other = __builtin_ctz(rest);
         if (warp->mask[other] != mask || warp->together[other] != together) different(w);
     }
     warp->mine[lane] = mine;
-    if ((others_ | bit) == mask) return together_now(w, mask, together);
+    if ((rest | bit) == mask) return together_now(w, mask, together);
     warp->mask[lane] = mask;
     warp->together[lane] = together;
     warp->waiting |= bit;
