@@ -106,7 +106,8 @@ template <class T> struct CudasimShuffle {
     int from; /* lane of the warp */
 };
 template <class T>
-__attribute__((no_sanitize("undefined"))) static void cudasim_shuffle_all(void *const *lane, unsigned mask) {
+__attribute__((no_sanitize("undefined"))) static void cudasim_shuffle_all(void *const *lane,
+                                                                          unsigned mask) {
     auto *const *all = (CudasimShuffle<T> *const *)lane;
     if (mask == 0xffffffffu) /* as usual, with less to do */
         for (int l = 0; l < 32; l++) all[l]->result = all[all[l]->from]->value;

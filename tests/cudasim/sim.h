@@ -2,11 +2,10 @@
  * libcublasLt needs from libcuda.
  *
  * Every public function of the libraries begins with cudasim_call(__func__, code).  It writes the
- * function's name (and a detail: of cuLaunchKernel the kernel, grid, block and bytes of shared
- * memory; of an allocation its bytes) to the file CUDASIM_TRACE, and tells whether CUDASIM_FAIL asks
- * it to fail: CUDASIM_FAIL=function[:n[:code]] makes the n-th call (default: the first) of that
- * function fail with that code (default: the one the function gives).  "_v2" may be left out of
- * names.
+ * function's name to the file CUDASIM_TRACE (and a detail: of cuLaunchKernel the kernel, grid,
+ * block and bytes of shared memory; of an allocation its bytes), and tells whether CUDASIM_FAIL
+ * asks it to fail: CUDASIM_FAIL=function[:n[:code]] makes the n-th call (default: the first) of
+ * that function fail with that code (default: the one the function gives).  "_v2" may be left out.
  */
 #ifndef CUDASIM_SIM_H
 #define CUDASIM_SIM_H

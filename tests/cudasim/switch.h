@@ -12,8 +12,8 @@ struct Context {
     void *sp; /* callee-saved registers and the return address are on the stack */
 };
 
-/* It leaves by a jump: a return would be predicted to go where this stack came from, and threads come
- * from different barriers. */
+/* It leaves by a jump: a return would be predicted to go where this stack came from, and threads
+ * come from different barriers. */
 extern "C" void cudasim_switch(void **save, void *to);
 extern "C" void cudasim_begin();
 __asm__(".text\n"

@@ -1,7 +1,7 @@
 /* device.h: emitted CUDA text on the simulated device (tests/cudasim), through the driver's
- * functions: compiled by its NVRTC, launched with threads in ascending, descending and random order.
- * Data is memory of the host that the device reaches, so that a test looks at it as on the CPU; what
- * lies after it cannot be touched.
+ * functions: compiled by its NVRTC, launched with threads in ascending, descending and random
+ * order.  Data is memory of the host that the device reaches, so that a test looks at it as on the
+ * CPU; what lies after it cannot be touched.
  */
 #ifndef TEST_EMIT_DEVICE_H
 #define TEST_EMIT_DEVICE_H
