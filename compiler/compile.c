@@ -189,15 +189,16 @@ static bool try_keep(Attempt *a, int64_t keep, Plan **best, int64_t *over) {
 }
 
 /* The plan with the most kept activations that fits, or NULL.  A byte kept less is nearly a byte of
- * the arena, so the first guess is close; then the gap is closed from both sides. */
+ * the arena, so the first guess is close; then the gap is closed from both sides.  Where the peak
+ * lies elsewhere a byte less may gain nothing: six misses in a row, and the gap is halved. */
 static Plan *search_keep(Attempt *a, int64_t kept, int64_t over) {
     Plan *best = NULL;
     int64_t low = 0, high = kept, close = kept / 64; /* low fits or is 0, high does not fit */
     int64_t next = kept - over - close / 2;
     if (!kept) return NULL;
-    for (int round = 0; round < 6 && high - low > close; round++) {
-        if (next >= high || (low && next <= low)) next = low + (high - low) / 2;
-        if (next < 1) next = 1;
+    for (int round = 0; round < 10 && high - low > close; round++) {
+        bool halve = round >= 6 && !best;
+        if (halve || next >= high || next <= low) next = low + (high - low) / 2;
         if (!try_keep(a, next, &best, &over)) return best;
         if (over > 0)
             high = next;

@@ -12,15 +12,22 @@
 
 #define GIB (INT64_C(1) << 30)
 
-static const char config[] =
+static const char llama_8b[] =
     "{\"architectures\":[\"LlamaForCausalLM\"],\"model_type\":\"llama\",\"hidden_size\":4096,"
     "\"intermediate_size\":14336,\"num_hidden_layers\":32,\"num_attention_heads\":32,"
     "\"num_key_value_heads\":8,\"vocab_size\":128256,\"rms_norm_eps\":1e-5,\"rope_theta\":500000.0,"
     "\"hidden_act\":\"silu\",\"tie_word_embeddings\":false}";
 
-static const char *model_dir(void) {
-    const char *build = getenv("BUILD");
-    const char *dir = intern_printf("%s/tests/llama3-8b", build ? build : "build");
+static const char llama_1b[] =
+    "{\"architectures\":[\"LlamaForCausalLM\"],\"model_type\":\"llama\",\"hidden_size\":2048,"
+    "\"intermediate_size\":8192,\"num_hidden_layers\":16,\"num_attention_heads\":32,"
+    "\"num_key_value_heads\":8,\"head_dim\":64,\"vocab_size\":128256,\"rms_norm_eps\":1e-5,"
+    "\"rope_theta\":500000.0,\"hidden_act\":\"silu\",\"tie_word_embeddings\":true}";
+
+/* A folder of the build's with this config.json alone. */
+static const char *model_dir(const char *config) {
+    const char *build = getenv("BUILD"), *name = config == llama_1b ? "llama3-1b" : "llama3-8b";
+    const char *dir = intern_printf("%s/tests/%s", build ? build : "build", name);
     Err err = {0};
     if (!dir_make(dir, &err) ||
         !file_write(intern_printf("%s/config.json", dir), config, strlen(config), &err))
@@ -29,12 +36,12 @@ static const char *model_dir(void) {
 }
 
 /* memory 0: as much as wanted. */
-static Plan *plan_for(int tokens, int64_t memory) {
+static Plan *plan_of(const char *file, const char *config, int tokens, int64_t memory) {
     Arena *arena = arena_new();
     Diags *diags = diags_new(arena);
     const char *set[] = {intern_printf("run.tokens=%d", tokens)};
-    CheckOptions check = {.file = "models/llama3-8b-qlora.dpo",
-                          .model = model_dir(),
+    CheckOptions check = {.file = file,
+                          .model = model_dir(config),
                           .set = set,
                           .nset = 1,
                           .is_cuda = true,
@@ -52,6 +59,10 @@ static Plan *plan_for(int tokens, int64_t memory) {
     if (wrong) fail_msg("%s", wrong);
     arena_free(arena);
     return plan;
+}
+
+static Plan *plan_for(int tokens, int64_t memory) {
+    return plan_of("models/llama3-8b-qlora.dpo", llama_8b, tokens, memory);
 }
 
 static void fits(const Plan *plan, int64_t memory) {
@@ -93,7 +104,24 @@ static void four_pairs(void **unused) {
     plan_free(plan);
 }
 
+/* More memory never costs more work, but for where the search ends: 1/64 of the 7.2 GiB that may be
+ * kept, at most 8192 FLOPs a byte (the longest K).  Near 5 GiB a byte less of activations gains ever
+ * less of the peak, down to nothing. */
+static void no_cliff(void **unused) {
+    const double budget[] = {4.5, 5}, slack = 7.2 / 64 * (double)GIB * 8192;
+    double tighter = INFINITY;
+    for (int i = 0; i < 2; i++) {
+        int64_t memory = (int64_t)(budget[i] * (double)GIB);
+        Plan *plan = plan_of("models/dpo-lora.dpo", llama_1b, 4096, memory);
+        fits(plan, memory);
+        assert_true(plan->flops_micro <= tighter + slack);
+        tighter = plan->flops_micro;
+        plan_free(plan);
+    }
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(two_pairs), cmocka_unit_test(four_pairs)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(two_pairs), cmocka_unit_test(four_pairs),
+                                       cmocka_unit_test(no_cliff)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
