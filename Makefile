@@ -96,7 +96,7 @@ $(BUILD)/cudasim/libcublasLt.so.13: $(wildcard tests/cudasim/cublaslt*.cpp) $(BU
 	$(Q)$(CUDASIM_CXX) -O3 -march=native -Wl,-soname,$(@F) -Wl,-rpath,'$$ORIGIN' -o $@ $(filter %.cpp %.so.1,$^)
 cudasim: $(CUDASIM)
 
-test: all $(TESTS) $(CUDASIM)
+test: all $(TESTS) $(CUDASIM) $(BUILD)/tests/gpu/report
 	BUILD=$(BUILD) tests/run $(TESTS)
 
 # tests/gpu/README.md.  The bundle's programs look for libraries beside themselves.

@@ -3,7 +3,8 @@ set -u
 : "${BUILD:=build}"
 dpoc=$BUILD/dpoc
 export DPOC_DEVICE=cpu
-work=$BUILD/tests/runs/$(basename "$0" .sh)
+room=$(basename "$(dirname "$0")")
+work=$BUILD/tests/runs/$room-$(basename "$0" .sh)
 rm -rf "$work"
 mkdir -p "$work"
 cases=tests/num/cases
