@@ -140,6 +140,7 @@ enum { /* flags */
 
 typedef int LtStatus;                                                  /* 0: done */
 typedef int LtCompute, LtType, LtDescAttribute, LtPreferenceAttribute; /* enums there */
+typedef int LtCapAttribute, LtConfigAttribute;
 typedef struct LtHandleOpaque *LtHandle;
 typedef struct LtDescOpaque *LtDesc;             /* cublasLtMatmulDesc_t */
 typedef struct LtLayoutOpaque *LtLayout;         /* cublasLtMatrixLayout_t */
@@ -183,6 +184,17 @@ typedef struct LtHeuristic { /* cublasLtMatmulHeuristicResult_t */
     FUNCTION(LtStatus, AlgoCheck, cublasLtMatmulAlgoCheck,                                         \
              (LtHandle handle, LtDesc desc, LtLayout a, LtLayout b, LtLayout c, LtLayout d,        \
               const LtAlgo *algo, LtHeuristic *result))                                            \
+    FUNCTION(LtStatus, AlgoInit, cublasLtMatmulAlgoInit,                                           \
+             (LtHandle handle, LtCompute compute_type, LtType scale_type, LtType a, LtType b,      \
+              LtType c, LtType d, int id, LtAlgo *algo))                                           \
+    FUNCTION(LtStatus, AlgoCapGetAttribute, cublasLtMatmulAlgoCapGetAttribute,                     \
+             (const LtAlgo *algo, LtCapAttribute attribute, void *value, size_t bytes,             \
+              size_t *written))                                                                    \
+    FUNCTION(LtStatus, AlgoConfigGetAttribute, cublasLtMatmulAlgoConfigGetAttribute,               \
+             (const LtAlgo *algo, LtConfigAttribute attribute, void *value, size_t bytes,          \
+              size_t *written))                                                                    \
+    FUNCTION(LtStatus, AlgoConfigSetAttribute, cublasLtMatmulAlgoConfigSetAttribute,               \
+             (LtAlgo * algo, LtConfigAttribute attribute, const void *value, size_t bytes))        \
     FUNCTION(LtStatus, Matmul, cublasLtMatmul,                                                     \
              (LtHandle handle, LtDesc desc, const void *alpha, const void *a, LtLayout la,         \
               const void *b, LtLayout lb, const void *beta, const void *c, LtLayout lc, void *d,   \
@@ -226,6 +238,23 @@ enum { /* of PreferenceSetAttribute */
 };
 enum { /* of LT_PREFERENCE_REDUCTION_MASK */
        LT_REDUCTION_COMPUTE_TYPE = 2
+};
+enum { /* of AlgoCapGetAttribute: bytes, uint32_t */
+       LT_CAP_ALIGNMENT_A = 16,
+       LT_CAP_ALIGNMENT_B = 17,
+       LT_CAP_ALIGNMENT_C = 18,
+       LT_CAP_ALIGNMENT_D = 19
+};
+enum { /* of AlgoConfigGetAttribute and AlgoConfigSetAttribute: 4 bytes, the last two 2 */
+       LT_CONFIG_ID = 0, /* cannot be set */
+       LT_CONFIG_TILE = 1,
+       LT_CONFIG_SPLITS = 2,
+       LT_CONFIG_REDUCTION = 3,
+       LT_CONFIG_SWIZZLING = 4,
+       LT_CONFIG_CUSTOM = 5,
+       LT_CONFIG_STAGES = 6,
+       LT_CONFIG_INNER_SHAPE = 7,
+       LT_CONFIG_CLUSTER_SHAPE = 8
 };
 
 /* ---- tables ---------------------------------------------------------------------------------- */

@@ -7,6 +7,10 @@
  * Bits: sums split over k are allowed only where the parts are stored in fp32 and reduced in a step
  * of their own (COMPUTE_TYPE).  INPLACE adds into the output in the output's type, part by part,
  * and OUTPUT_TYPE rounds every part: with a bf16 result both round more than once.
+ *
+ * Twins: the product with LoRA behind it is added to in f32, the reference's is stored as bf16.
+ * These are two products to the library, but with B = 0 they must be the same numbers, or noise
+ * that should cancel in log-ratios does not.  So twins run one configuration of one algorithm.
  */
 #include "cuda_gemm.h"
 #include "gemm_choices.h"
@@ -33,8 +37,10 @@ typedef struct Product {
     LtDesc desc;
     LtLayout a, b, c; /* ours: the library's A is b */
     LtAlgo algo;
+    bool timed;       /* it was the fastest */
+    bool settled;     /* it has run, or a run's file has it: it stays */
     const char *name; /* all that decides the algorithm, as text */
-    struct Product *next;
+    struct Product *next, *older;
 } Product;
 
 struct CudaGemm {
@@ -49,7 +55,7 @@ struct CudaGemm {
     double seconds;            /* left for timing */
     GemmChoices given, cached; /* a run's file, the cache's */
     bool changed;              /* the cache's file is not what it should be */
-    Product *bucket[BUCKETS];
+    Product *bucket[BUCKETS], *newest;
 };
 
 /* ---- opening and closing --------------------------------------------------------------------- */
@@ -131,11 +137,10 @@ static void keep_choices(CudaGemm *gemm) {
 void cuda_gemm_close(CudaGemm *gemm) {
     if (!gemm) return;
     if (gemm->changed && gemm->path) keep_choices(gemm);
-    for (int i = 0; i < BUCKETS; i++)
-        for (Product *p = gemm->bucket[i], *next; p; p = next) {
-            next = p->next;
-            product_free(gemm, p);
-        }
+    for (Product *p = gemm->newest, *older; p; p = older) {
+        older = p->older;
+        product_free(gemm, p);
+    }
     gemm_choices_free(&gemm->given);
     gemm_choices_free(&gemm->cached);
     gemm->lt->Destroy(gemm->handle);
@@ -154,9 +159,8 @@ void cuda_gemm_scratch(CudaGemm *gemm, void *p, int64_t bytes) {
 }
 
 bool cuda_gemm_save(CudaGemm *gemm, const char *path, Err *err) {
-    for (int i = 0; i < BUCKETS; i++)
-        for (Product *p = gemm->bucket[i]; p; p = p->next)
-            gemm_choices_put(&gemm->given, p->name, p->algo.data);
+    for (Product *p = gemm->newest; p; p = p->older)
+        gemm_choices_put(&gemm->given, p->name, p->algo.data);
     return gemm_choices_write(&gemm->given, path, err);
 }
 
@@ -341,8 +345,7 @@ static bool time_one(CudaGemm *gemm, const Product *x, const LtAlgo *algo, void 
 }
 
 /* Which of n algorithms is the fastest; 0 where none can be timed. */
-static bool fastest(CudaGemm *gemm, const Product *x, const LtAlgo *algo, int n, int *best,
-                    Err *err) {
+static bool fastest(CudaGemm *gemm, Product *x, const LtAlgo *algo, int n, int *best, Err *err) {
     void *p[4];
     double least = 0, begin = now_seconds();
     *best = 0;
@@ -357,18 +360,112 @@ static bool fastest(CudaGemm *gemm, const Product *x, const LtAlgo *algo, int n,
         *best = i % n;
     }
     gemm->seconds -= now_seconds() - begin;
+    x->timed = least > 0;
     return true;
 }
 
-static bool choose(CudaGemm *gemm, Product *p, Err *err) {
-    LtAlgo algo[PROPOSALS];
-    int n = 0, best = 0;
-    if (recall(gemm, p, &gemm->given, "run's gemm_choices")) return true;
-    if (recall(gemm, p, &gemm->cached, "cache's gemm_choices")) return true;
-    if (!propose(gemm, p, algo, &n, err) || !fastest(gemm, p, algo, n, &best, err)) return false;
-    p->algo = algo[best];
+/* ---- relatives ------------------------------------------------------------------------------- */
+
+/* Sums of the same terms: everything is equal but how the result is stored. */
+static bool twins(const Key *x, const Key *y) {
+    return x->m == y->m && x->n == y->n && x->k == y->k && x->a == y->a && x->ta == y->ta &&
+           x->tb == y->tb && x->lda == y->lda && x->ldb == y->ldb;
+}
+
+/* The product chosen by timing that differs from p in its rows alone, by the fewest; or NULL. */
+static const Product *nearest(const CudaGemm *gemm, const Product *p) {
+    const Product *best = NULL;
+    for (const Product *q = gemm->newest; q; q = q->older) {
+        Key key = q->key;
+        key.m = p->key.m;
+        if (q->timed && q->align == p->align && !memcmp(&key, &p->key, sizeof key) &&
+            (!best || llabs(q->key.m - key.m) < llabs(best->key.m - key.m)))
+            best = q;
+    }
+    return best;
+}
+
+/* The configuration of another product's algorithm as an algorithm for p; false: the library has
+ * none such, or it needs more workspace or alignment than there is. */
+static bool transplant(CudaGemm *gemm, const Product *p, const LtAlgo *from, LtAlgo *to) {
+    const LtApi *lt = gemm->lt;
+    int type = lt_type(p->key.a), result = lt_type(p->key.c);
+    int32_t id;
+    uint32_t value;
+    size_t size;
+    LtHeuristic found;
+    if (lt->AlgoConfigGetAttribute(from, LT_CONFIG_ID, &id, sizeof id, &size) ||
+        lt->AlgoInit(gemm->handle, LT_COMPUTE_32F, LT_F32, type, type, result, result, id, to))
+        return false;
+    for (int i = LT_CONFIG_TILE; i <= LT_CONFIG_CLUSTER_SHAPE; i++) {
+        size_t bytes = i < LT_CONFIG_INNER_SHAPE ? sizeof(uint32_t) : sizeof(uint16_t);
+        if (lt->AlgoConfigGetAttribute(from, i, &value, bytes, &size) ||
+            lt->AlgoConfigSetAttribute(to, i, &value, bytes))
+            return false;
+    }
+    for (int i = LT_CAP_ALIGNMENT_A; i <= LT_CAP_ALIGNMENT_D; i++)
+        if (lt->AlgoCapGetAttribute(to, i, &value, sizeof value, &size) ||
+            value > (uint32_t)p->align)
+            return false;
+    return !lt->AlgoCheck(gemm->handle, p->desc, p->b, p->a, p->c, p->c, to, &found) &&
+           found.workspace <= (size_t)gemm->work_bytes;
+}
+
+static void take(CudaGemm *gemm, Product *p, const LtAlgo *algo) {
+    p->algo = *algo;
     gemm_choices_put(&gemm->cached, p->name, p->algo.data);
     gemm->changed = true;
+}
+
+/* Takes the configuration of a twin. */
+static bool follow_twin(CudaGemm *gemm, Product *p) {
+    LtAlgo algo;
+    for (const Product *q = gemm->newest; q; q = q->older)
+        if (twins(&p->key, &q->key) && transplant(gemm, p, &q->algo, &algo)) {
+            take(gemm, p, &algo);
+            return true;
+        }
+    return false;
+}
+
+/* Whether all twins of p can run this algorithm of p's in the place of theirs, which p refused;
+ * `give`: they do from now on. */
+static bool twins_follow(CudaGemm *gemm, const Product *p, const LtAlgo *algo, bool give) {
+    LtAlgo theirs;
+    for (Product *q = gemm->newest; q; q = q->older) {
+        if (!twins(&p->key, &q->key)) continue;
+        if (q->settled || !transplant(gemm, q, algo, &theirs)) return false;
+        if (give) take(gemm, q, &theirs);
+    }
+    return true;
+}
+
+/* A new choice: among proposals that twins can run too, where there are any, the fastest; where
+ * there is no time left to find it, what was the fastest for another number of rows. */
+static bool choose_anew(CudaGemm *gemm, Product *p, Err *err) {
+    LtAlgo algo[PROPOSALS];
+    int n = 0, common = 0, best = 0;
+    if (!propose(gemm, p, algo, &n, err)) return false;
+    for (int i = 0; i < n; i++)
+        if (twins_follow(gemm, p, &algo[i], false)) algo[common++] = algo[i];
+    if (common) n = common;
+    if (!fastest(gemm, p, algo, n, &best, err)) return false;
+    const Product *near = p->timed ? NULL : nearest(gemm, p);
+    LtAlgo same;
+    bool copy = near && n > 1 && transplant(gemm, p, &near->algo, &same) &&
+                (!common || twins_follow(gemm, p, &same, false));
+    take(gemm, p, copy ? &same : &algo[best]);
+    return true;
+}
+
+/* The run's file comes first, so that going on changes no bits; twins come before the cache's,
+ * which may have been chosen one by one. */
+static bool choose(CudaGemm *gemm, Product *p, Err *err) {
+    p->settled = recall(gemm, p, &gemm->given, "run's gemm_choices");
+    if (p->settled || follow_twin(gemm, p)) return true;
+    if (!recall(gemm, p, &gemm->cached, "cache's gemm_choices") && !choose_anew(gemm, p, err))
+        return false;
+    if (twins_follow(gemm, p, &p->algo, false)) twins_follow(gemm, p, &p->algo, true);
     return true;
 }
 
@@ -394,6 +491,8 @@ bool cuda_gemm_prepare(CudaGemm *gemm, const Gemm *g, int64_t m, int64_t n, int6
     Product **bucket = bucket_of(gemm, &key);
     p->next = *bucket;
     *bucket = p;
+    p->older = gemm->newest;
+    gemm->newest = p;
     return true;
 }
 
@@ -415,10 +514,11 @@ bool cuda_gemm_run(CudaGemm *gemm, const Gemm *g, void *const *p, int64_t m, int
     uintptr_t bits = MAX_ALIGN | (uintptr_t)p[0] | (uintptr_t)p[1] | (uintptr_t)p[2];
     if (g->bias) bits |= (uintptr_t)p[3];
     Key key = key_of(g, m, n, k);
-    const Product *x = find(gemm, &key, (int)(bits & -bits), false);
+    Product *x = find(gemm, &key, (int)(bits & -bits), false);
     if (!x)
         return fail(err, EXIT_BUG, "bug: a product was not prepared: %s, aligned to %d",
                     describe(&key), (int)(bits & -bits));
+    x->settled = true;
     LtStatus status = multiply(gemm, x, &x->algo, g->alpha, g->beta, p);
     return !status || lt_fail(gemm, status, "cublasLtMatmul", x->name, err);
 }

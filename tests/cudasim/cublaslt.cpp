@@ -8,45 +8,13 @@
  * alignment they need; parts of sums that are split over k lie in the workspace, which is left full
  * of NaNs otherwise.  Speed says nothing.  Relies on sim.h and NVIDIA's cublasLt.h.
  */
-#include "sim.h"
+#include "cublaslt.h"
 
 #include <atomic>
-#include <cublasLt.h>
-#include <stdint.h>
 #include <thread>
 #include <vector>
 
-#define BEGIN                                                                                      \
-    if (const int code = cudasim_call(__func__, CUBLAS_STATUS_INTERNAL_ERROR))                     \
-    return (cublasStatus_t)code
-
-struct cublasLtContext {
-    int alive;
-};
-
 /* ---- descriptors, inside NVIDIA's opaque structs --------------------------------------------- */
-
-struct Layout {
-    int32_t type, order, batch;
-    uint64_t rows, cols;
-    int64_t ld;
-};
-struct Operation {
-    int32_t compute, scale, ta, tb, bias_type;
-    uint32_t epilogue;
-    const void *bias;
-};
-struct Preference {
-    uint64_t workspace;
-    uint32_t reductions, align[4];
-};
-static_assert(sizeof(Layout) <= sizeof(cublasLtMatrixLayoutOpaque_t), "");
-static_assert(sizeof(Operation) <= sizeof(cublasLtMatmulDescOpaque_t), "");
-static_assert(sizeof(Preference) <= sizeof(cublasLtMatmulPreferenceOpaque_t), "");
-
-template <class Inside, class Opaque> static Inside *in(Opaque *p) {
-    return reinterpret_cast<Inside *>(p);
-}
 
 template <class Opaque, class Inside> static cublasStatus_t create(Opaque **out, Inside value) {
     if (!out) return CUBLAS_STATUS_INVALID_VALUE;
@@ -55,11 +23,6 @@ template <class Opaque, class Inside> static cublasStatus_t create(Opaque **out,
     return CUBLAS_STATUS_SUCCESS;
 }
 
-static cublasStatus_t set(void *field, size_t size, const void *value, size_t bytes) {
-    if (!value || bytes != size) return CUBLAS_STATUS_INVALID_VALUE;
-    memcpy(field, value, size);
-    return CUBLAS_STATUS_SUCCESS;
-}
 #define SET(field) set(&(field), sizeof(field), buf, bytes)
 
 extern "C" {
@@ -187,137 +150,6 @@ cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t p
 
 } /* extern "C" */
 
-/* ---- algorithms ------------------------------------------------------------------------------ */
-
-struct Method {
-    int id, block, splits; /* k is summed in blocks; parts of k are summed apart */
-    uint32_t reduction, align;
-    uint64_t workspace; /* besides the parts */
-};
-/* The best first, as a heuristic would have it. */
-static const Method methods[] = {
-    {21, 128, 1, CUBLASLT_REDUCTION_SCHEME_NONE, 16, 256 << 10},
-    {6, 64, 3, CUBLASLT_REDUCTION_SCHEME_INPLACE, 16, 0},
-    {6, 64, 2, CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE, 16, 0},
-    {6, 64, 4, CUBLASLT_REDUCTION_SCHEME_OUTPUT_TYPE, 16, 0},
-    {6, 64, 1, CUBLASLT_REDUCTION_SCHEME_NONE, 16, 0},
-    {1, 32, 1, CUBLASLT_REDUCTION_SCHEME_NONE, 1, 0},
-};
-static const int nmethods = sizeof methods / sizeof *methods;
-static const uint64_t algo_mark = 0x746c736164756321; /* so that other bytes are no algorithm */
-
-static const Method *method_of(const cublasLtMatmulAlgo_t *algo) {
-    const bool ours = algo->data[0] == algo_mark && algo->data[1] < (uint64_t)nmethods;
-    return ours ? &methods[algo->data[1]] : nullptr;
-}
-
-static int type_bytes(int32_t type) {
-    return type == CUDA_R_32F ? 4 : type == CUDA_R_16BF ? 2 : 0;
-}
-
-struct Problem { /* D = alpha op(A) op(B) + beta C + bias, D being m x n */
-    const Operation *op;
-    const Layout *a, *b, *c, *d;
-    uint64_t m, n, k;
-};
-
-/* The types the documentation's table has for compute type 32F, as far as dpoc may ask. */
-static bool types_exist(const Problem *p) {
-    const Operation *o = p->op;
-    if (o->compute != CUBLAS_COMPUTE_32F || o->scale != CUDA_R_32F) return false;
-    if (p->a->type != p->b->type || p->c->type != p->d->type) return false;
-    const int32_t bias = o->bias_type < 0 ? p->d->type : o->bias_type;
-    if (o->epilogue == CUBLASLT_EPILOGUE_BIAS && bias != p->d->type) return false;
-    if (o->epilogue != CUBLASLT_EPILOGUE_BIAS && o->epilogue != CUBLASLT_EPILOGUE_DEFAULT)
-        return false;
-    return p->a->type == CUDA_R_16BF ? p->d->type == CUDA_R_16BF || p->d->type == CUDA_R_32F
-                                     : p->a->type == CUDA_R_32F && p->d->type == CUDA_R_32F;
-}
-
-static cublasStatus_t problem_of(Problem *p, cublasLtHandle_t handle, cublasLtMatmulDesc_t desc,
-                                 cublasLtMatrixLayout_t a, cublasLtMatrixLayout_t b,
-                                 cublasLtMatrixLayout_t c, cublasLtMatrixLayout_t d) {
-    if (!handle || !handle->alive) return CUBLAS_STATUS_NOT_INITIALIZED;
-    if (!desc || !a || !b || !c || !d) return CUBLAS_STATUS_INVALID_VALUE;
-    *p = {in<Operation>(desc), in<Layout>(a), in<Layout>(b), in<Layout>(c), in<Layout>(d), 0, 0, 0};
-    const bool ta = p->op->ta != CUBLAS_OP_N, tb = p->op->tb != CUBLAS_OP_N;
-    p->m = ta ? p->a->cols : p->a->rows;
-    p->k = ta ? p->a->rows : p->a->cols;
-    p->n = tb ? p->b->rows : p->b->cols;
-    const uint64_t kb = tb ? p->b->cols : p->b->rows;
-    if (!p->m || !p->n || !p->k || kb != p->k) return CUBLAS_STATUS_INVALID_VALUE;
-    for (const Layout *x : {p->c, p->d})
-        if (x->rows != p->m || x->cols != p->n) return CUBLAS_STATUS_INVALID_VALUE;
-    for (const Layout *x : {p->a, p->b, p->c, p->d})
-        if (x->ld < (int64_t)x->rows) return CUBLAS_STATUS_INVALID_VALUE;
-    return types_exist(p) ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_NOT_SUPPORTED;
-}
-
-static uint64_t workspace_of(const Method *m, const Problem *p) {
-    const bool stored = m->splits > 1 && m->reduction != CUBLASLT_REDUCTION_SCHEME_INPLACE;
-    return m->workspace + (stored ? (uint64_t)m->splits * p->m * p->n * sizeof(float) : 0);
-}
-
-/* Rows of all operands begin where the method can read and write them. */
-static bool strides_aligned(const Method *m, const Problem *p) {
-    for (const Layout *x : {p->a, p->b, p->c, p->d})
-        if (x->ld * type_bytes(x->type) % m->align) return false;
-    return true;
-}
-
-extern "C" {
-
-/* A large product gets one proposal, so that nobody spends time on comparing here. */
-cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc,
-                                              cublasLtMatrixLayout_t a, cublasLtMatrixLayout_t b,
-                                              cublasLtMatrixLayout_t c, cublasLtMatrixLayout_t d,
-                                              cublasLtMatmulPreference_t preference, int wanted,
-                                              cublasLtMatmulHeuristicResult_t *results,
-                                              int *found) {
-    BEGIN;
-    Problem p;
-    if (!preference || !results || !found || wanted <= 0) return CUBLAS_STATUS_INVALID_VALUE;
-    if (const cublasStatus_t status = problem_of(&p, handle, desc, a, b, c, d)) return status;
-    const Preference *pref = in<Preference>(preference);
-    if ((double)p.m * (double)p.n * (double)p.k > 1e8) wanted = 1;
-    *found = 0;
-    for (int i = 0; i < nmethods && *found < wanted; i++) {
-        const Method *m = &methods[i];
-        bool fits = workspace_of(m, &p) <= pref->workspace && strides_aligned(m, &p) &&
-                    (m->splits == 1 || (m->reduction & pref->reductions)) &&
-                    p.k >= (uint64_t)m->splits;
-        for (uint32_t align : pref->align) fits = fits && align >= m->align;
-        if (!fits) continue;
-        cublasLtMatmulHeuristicResult_t *r = &results[(*found)++];
-        *r = {};
-        r->algo.data[0] = algo_mark;
-        r->algo.data[1] = (uint64_t)i;
-        r->workspaceSize = workspace_of(m, &p);
-        r->wavesCount = 1;
-    }
-    return *found ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_NOT_SUPPORTED;
-}
-
-cublasStatus_t cublasLtMatmulAlgoCheck(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc,
-                                       cublasLtMatrixLayout_t a, cublasLtMatrixLayout_t b,
-                                       cublasLtMatrixLayout_t c, cublasLtMatrixLayout_t d,
-                                       const cublasLtMatmulAlgo_t *algo,
-                                       cublasLtMatmulHeuristicResult_t *result) {
-    BEGIN;
-    Problem p;
-    if (!algo || !result) return CUBLAS_STATUS_INVALID_VALUE;
-    if (const cublasStatus_t status = problem_of(&p, handle, desc, a, b, c, d)) return status;
-    const Method *m = method_of(algo);
-    if (!m) return CUBLAS_STATUS_INVALID_VALUE;
-    if (!strides_aligned(m, &p) || p.k < (uint64_t)m->splits) return CUBLAS_STATUS_NOT_SUPPORTED;
-    result->workspaceSize = workspace_of(m, &p);
-    result->state = CUBLAS_STATUS_SUCCESS;
-    result->wavesCount = 1;
-    return CUBLAS_STATUS_SUCCESS;
-}
-
-} /* extern "C" */
-
 /* ---- products -------------------------------------------------------------------------------- */
 
 struct Matrix { /* as stored, column-major */
@@ -417,7 +249,7 @@ static void finish(const Call &x, int64_t i0, int64_t j, int64_t rows, const flo
 /* Rows i0 .. i0 + ROWS of D: sums of blocks of k, added in order; then parts of k, in order. */
 static void panel(const Call &x, int64_t i0, const std::vector<float> &b) {
     const int64_t groups = (x.n + COLS - 1) / COLS, rows = x.m - i0 < ROWS ? x.m - i0 : ROWS;
-    const int64_t block = x.method.block, splits = x.method.splits;
+    const int64_t block = x.method.block, splits = x.method.config.splits;
     const size_t size = (size_t)(groups * COLS * ROWS);
     float *pack = static_cast<float *>(aligned_alloc(128, (size_t)block * ROWS * sizeof(float)));
     float *sum = static_cast<float *>(aligned_alloc(128, size * sizeof(float)));
@@ -425,7 +257,9 @@ static void panel(const Call &x, int64_t i0, const std::vector<float> &b) {
     for (int64_t s = 0; s < splits; s++) {
         const int64_t begin = x.k * s / splits, end = x.k * (s + 1) / splits;
         memset(sum, 0, size * sizeof(float));
-        for (int64_t k = begin; k < end; k += block) {
+        const int64_t blocks = (end - begin + block - 1) / block;
+        for (int64_t i = 0; i < blocks; i++) {
+            const int64_t k = begin + (x.method.config.custom ? blocks - 1 - i : i) * block;
             const int64_t nk = end - k < block ? end - k : block;
             pack_rows(x, i0, k, nk, pack);
             for (int64_t g = 0; g < groups; g++)
@@ -507,9 +341,9 @@ cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc, const void *a
     const bool has_bias = p.op->epilogue == CUBLASLT_EPILOGUE_BIAS;
     if (!alpha || !beta || !a || !b || !c || !d || (has_bias && !p.op->bias))
         return CUBLAS_STATUS_INVALID_VALUE;
-    const Method *m = algo ? method_of(algo) : &methods[nmethods - 1];
+    const Method *m = method_of(algo);
     if (!m) return CUBLAS_STATUS_INVALID_VALUE;
-    if (!strides_aligned(m, &p) || p.k < (uint64_t)m->splits) return CUBLAS_STATUS_NOT_SUPPORTED;
+    if (!suits(m, &p) || p.k < (uint64_t)m->config.splits) return CUBLAS_STATUS_NOT_SUPPORTED;
     const uint64_t need = workspace_of(m, &p);
     if (need > workspace_bytes || (need && (!workspace || !aligned(workspace, 256))))
         return CUBLAS_STATUS_INVALID_VALUE;

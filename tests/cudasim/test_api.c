@@ -44,6 +44,8 @@ SAME_SIZE(LtType, cudaDataType_t);
 SAME_SIZE(LtCompute, cublasComputeType_t);
 SAME_SIZE(LtDescAttribute, cublasLtMatmulDescAttributes_t);
 SAME_SIZE(LtPreferenceAttribute, cublasLtMatmulPreferenceAttributes_t);
+SAME_SIZE(LtCapAttribute, cublasLtMatmulAlgoCapAttributes_t);
+SAME_SIZE(LtConfigAttribute, cublasLtMatmulAlgoConfigAttributes_t);
 SAME_SIZE(LtAlgo, cublasLtMatmulAlgo_t);
 SAME_SIZE(LtHeuristic, cublasLtMatmulHeuristicResult_t);
 SAME_PLACE(LtHeuristic, workspace, cublasLtMatmulHeuristicResult_t, workspaceSize);
@@ -100,6 +102,19 @@ SAME(LT_PREFERENCE_ALIGNMENT_B, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES);
 SAME(LT_PREFERENCE_ALIGNMENT_C, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES);
 SAME(LT_PREFERENCE_ALIGNMENT_D, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES);
 SAME(LT_REDUCTION_COMPUTE_TYPE, CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE);
+SAME(LT_CAP_ALIGNMENT_A, CUBLASLT_ALGO_CAP_MIN_ALIGNMENT_A_BYTES);
+SAME(LT_CAP_ALIGNMENT_B, CUBLASLT_ALGO_CAP_MIN_ALIGNMENT_B_BYTES);
+SAME(LT_CAP_ALIGNMENT_C, CUBLASLT_ALGO_CAP_MIN_ALIGNMENT_C_BYTES);
+SAME(LT_CAP_ALIGNMENT_D, CUBLASLT_ALGO_CAP_MIN_ALIGNMENT_D_BYTES);
+SAME(LT_CONFIG_ID, CUBLASLT_ALGO_CONFIG_ID);
+SAME(LT_CONFIG_TILE, CUBLASLT_ALGO_CONFIG_TILE_ID);
+SAME(LT_CONFIG_SPLITS, CUBLASLT_ALGO_CONFIG_SPLITK_NUM);
+SAME(LT_CONFIG_REDUCTION, CUBLASLT_ALGO_CONFIG_REDUCTION_SCHEME);
+SAME(LT_CONFIG_SWIZZLING, CUBLASLT_ALGO_CONFIG_CTA_SWIZZLING);
+SAME(LT_CONFIG_CUSTOM, CUBLASLT_ALGO_CONFIG_CUSTOM_OPTION);
+SAME(LT_CONFIG_STAGES, CUBLASLT_ALGO_CONFIG_STAGES_ID);
+SAME(LT_CONFIG_INNER_SHAPE, CUBLASLT_ALGO_CONFIG_INNER_SHAPE_ID);
+SAME(LT_CONFIG_CLUSTER_SHAPE, CUBLASLT_ALGO_CONFIG_CLUSTER_SHAPE_ID);
 
 /* ---- the real libraries, through our tables -------------------------------------------------- */
 
@@ -161,6 +176,17 @@ static void test_cublaslt(void **state) {
     for (int a = LT_PREFERENCE_ALIGNMENT_A; a <= LT_PREFERENCE_ALIGNMENT_D; a++)
         OK(lt.PreferenceSetAttribute(pref, a, &align, sizeof align));
     OK(lt.PreferenceDestroy(pref));
+    /* What an algorithm is configured by can be set and read without a GPU, too. */
+    LtAlgo algo = {{0}};
+    for (int a = LT_CONFIG_TILE; a <= LT_CONFIG_CLUSTER_SHAPE; a++) {
+        uint32_t set = 1, got = 0;
+        size_t size = a < LT_CONFIG_INNER_SHAPE ? 4 : 2, written = 0;
+        OK(lt.AlgoConfigSetAttribute(&algo, a, &set, size));
+        OK(lt.AlgoConfigGetAttribute(&algo, a, &got, size, &written));
+        assert_int_equal(got, set);
+        assert_int_equal(written, size);
+        assert_int_not_equal(lt.AlgoConfigSetAttribute(&algo, a, &set, 1), 0);
+    }
     /* The libraries stay open: what they keep for good would look lost without them. */
 }
 
@@ -184,6 +210,8 @@ static void test_cublaslt(void **state) {
 #    define LtType                cudaDataType_t
 #    define LtDescAttribute       cublasLtMatmulDescAttributes_t
 #    define LtPreferenceAttribute cublasLtMatmulPreferenceAttributes_t
+#    define LtCapAttribute        cublasLtMatmulAlgoCapAttributes_t
+#    define LtConfigAttribute     cublasLtMatmulAlgoConfigAttributes_t
 #    define LtHandle              cublasLtHandle_t
 #    define LtDesc                cublasLtMatmulDesc_t
 #    define LtLayout              cublasLtMatrixLayout_t

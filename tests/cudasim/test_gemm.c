@@ -80,6 +80,17 @@ static char *once(const char *cache, const char *choices, const Product *p) {
     return c;
 }
 
+/* What the library proposes first: for operands that are not aligned, the algorithm for these. */
+static GemmChoice proposal(const Product *p) {
+    char *dir = temp_dir();
+    Device *dev = open_in(&(Room){WORK, 0, ARENA}, dir, NULL);
+    free(compute(dev, p));
+    dev->ops->close(dev);
+    GemmChoice c = only_choice(intern_printf("%s/gemm_choices", dir));
+    remove_dir(dir);
+    return c;
+}
+
 /* Which algorithm runs decides the bits; the run's file comes before the cache's. */
 static void test_choices(void **state) {
     (void)state;
@@ -91,10 +102,10 @@ static void test_choices(void **state) {
     GemmChoice kept = only_choice(path);
     assert_non_null(strstr(kept.key, "24 x 40 x 1024"));
 
-    /* The simulated library's algorithms are (mark, index): two with different orders of sums. */
-    GemmChoice first = kept, last = kept;
-    first.word[1] = 0;
-    last.word[1] = 5;
+    /* Two algorithms with different orders of sums. */
+    Product odd = make(&room, p.g, p.m, p.n, p.k, 0, 1, false);
+    GemmChoice first = proposal(&p), last = proposal(&odd);
+    drop(&odd);
     write_choice(path, kept.key, &first);
     char *c0 = once(dir, NULL, &p), *again = once(dir, NULL, &p);
     assert_memory_equal(c0, again, (size_t)p.bytes[2]);
@@ -103,7 +114,8 @@ static void test_choices(void **state) {
     check(&p, c0, U);
     check(&p, c5, U);
     assert_memory_not_equal(c0, c5, (size_t)p.bytes[2]);
-    assert_int_equal(only_choice(path).word[1], 0); /* the cache keeps its own */
+    kept = only_choice(path); /* the cache keeps its own */
+    assert_memory_equal(kept.word, first.word, sizeof kept.word);
 
     /* What a run saves is what it used. */
     Err err = {0};
@@ -113,7 +125,8 @@ static void test_choices(void **state) {
     snprintf(saved, sizeof saved, "%s/saved", dir);
     assert_true(dev->ops->save_choices(dev, saved, &err));
     dev->ops->close(dev);
-    assert_int_equal(only_choice(saved).word[1], 5);
+    GemmChoice used = only_choice(saved);
+    assert_memory_equal(used.word, last.word, sizeof used.word);
 
     /* A run that went on and did not multiply this yet still keeps it. */
     Product q = make(&room, plain(DT_bf16, DT_f32, false, true), 8, 8, 64, 0, 0, false);
@@ -124,7 +137,7 @@ static void test_choices(void **state) {
     GemmChoices both = {0};
     gemm_choices_read(&both, saved);
     assert_int_equal(both.n, 2);
-    assert_int_equal(gemm_choices_find(&both, kept.key)->word[1], 5);
+    assert_memory_equal(gemm_choices_find(&both, kept.key)->word, last.word, sizeof last.word);
     gemm_choices_free(&both);
     drop(&q);
     free(c0);
@@ -220,6 +233,177 @@ static int calls(const char *trace, const char *name) {
     free(text);
     return count;
 }
+
+/* ---- twins ----------------------------------------------------------------------------------- */
+
+/* The same numbers multiplied into f32 and into bf16. */
+typedef struct Twins {
+    Product of[2];
+} Twins;
+
+/* The second half of k takes away what the first half adds: what is left are the roundings, which
+ * no other order of sums has. */
+static Twins make_twins(int64_t n) {
+    Twins t;
+    const int64_t k = 1024, half = k / 2;
+    for (int i = 0; i < 2; i++) {
+        DType result = i ? DT_bf16 : DT_f32;
+        numbers_again();
+        t.of[i] = make(&room, plain(DT_bf16, result, false, true), 24, n, k, 0, 0, false);
+        uint16_t *a = (uint16_t *)t.of[i].host[0], *b = (uint16_t *)t.of[i].host[1];
+        for (int64_t at = 0; at < 24 * k; at += k)
+            memcpy(&a[at + half], &a[at], (size_t)half * sizeof *a);
+        for (int64_t at = 0; at < n * k; at += k)
+            for (int64_t j = at; j < at + half; j++) b[j + half] = b[j] ^ 0x8000;
+    }
+    return t;
+}
+
+static void drop_twins(Twins *t) {
+    drop(&t->of[0]);
+    drop(&t->of[1]);
+}
+
+/* Prepared in this order, then computed; whether the f32 sums round to the bf16 ones. */
+static bool equal_sums(Device *dev, const Twins *t, int first) {
+    Err err = {0};
+    if (!prepare(dev, &t->of[first], &err) || !prepare(dev, &t->of[!first], &err))
+        fail_msg("%s", err.text);
+    char *c[2];
+    for (int i = 0; i < 2; i++) {
+        c[i] = compute(dev, &t->of[i]);
+        check(&t->of[i], c[i], U);
+    }
+    bool equal = true;
+    for (int64_t i = 0; i < t->of[0].m * t->of[0].n; i++)
+        equal = equal && float_to_bf16(((float *)c[0])[i]) == ((uint16_t *)c[1])[i];
+    free(c[0]);
+    free(c[1]);
+    return equal;
+}
+
+/* One after the other in any order, timed or not.  Into bf16 the library proposes first what it has
+ * for bf16 alone; with 172 columns rows of f32 are aligned to 16 bytes, rows of bf16 are not. */
+static void test_twins(void **state) {
+    (void)state;
+    static const int64_t columns[] = {40, 172};
+    for (int i = 0; i < 8; i++) {
+        char *dir = temp_dir();
+        Device *dev = open_in(&(Room){WORK, i & 1 ? SCRATCH : 0, ARENA}, dir, NULL);
+        Twins t = make_twins(columns[i >> 2]);
+        assert_true(equal_sums(dev, &t, i >> 1 & 1));
+        dev->ops->close(dev);
+        drop_twins(&t);
+        remove_dir(dir);
+    }
+}
+
+/* What has run stays: a twin that cannot follow it gets an algorithm of its own. */
+static void test_settled(void **state) {
+    (void)state;
+    char *dir = temp_dir();
+    Device *dev = open_in(&(Room){WORK, 0, ARENA}, dir, NULL);
+    Twins t = make_twins(172);
+    char *before = compute(dev, &t.of[0]);
+    assert_false(equal_sums(dev, &t, 1));
+    char *after = compute(dev, &t.of[0]);
+    assert_memory_equal(before, after, (size_t)t.of[0].bytes[2]);
+    free(before);
+    free(after);
+    dev->ops->close(dev);
+    drop_twins(&t);
+    remove_dir(dir);
+}
+
+/* Files keep twins equal; a cache that has them apart is mended, a run's file is followed. */
+static void test_twins_kept(void **state) {
+    (void)state;
+    static const int64_t columns[] = {40, 172};
+    char *dir = temp_dir(), path[4200], apart[4200], saved[4200], trace[4200];
+    snprintf(path, sizeof path, "%s/gemm_choices", dir);
+    snprintf(apart, sizeof apart, "%s/apart", dir);
+    snprintf(saved, sizeof saved, "%s/saved", dir);
+    snprintf(trace, sizeof trace, "%s/trace", dir);
+    for (int i = 0; i < 4; i++) {
+        Err err = {0};
+        Twins t = make_twins(columns[i >> 1]);
+        GemmChoices alone = {0};
+        for (int k = 0; k < 2; k++) {
+            GemmChoice c = proposal(&t.of[k]);
+            gemm_choices_put(&alone, c.key, c.word);
+        }
+        assert_true(gemm_choices_write(&alone, path, &err));
+        assert_true(gemm_choices_write(&alone, apart, &err));
+        gemm_choices_free(&alone);
+        Device *dev = open_device(dir);
+        assert_true(equal_sums(dev, &t, i & 1));
+        assert_true(dev->ops->save_choices(dev, saved, &err));
+        dev->ops->close(dev);
+        for (int given = 0; given < 2; given++) {
+            setenv("CUDASIM_TRACE", trace, 1);
+            dev = open_in(&room, given ? NULL : dir, given ? saved : NULL);
+            assert_true(equal_sums(dev, &t, !(i & 1)));
+            dev->ops->close(dev);
+            unsetenv("CUDASIM_TRACE");
+            assert_int_equal(calls(trace, "cublasLtMatmulAlgoGetHeuristic"), 0);
+            unlink(trace);
+        }
+        dev = open_in(&room, dir, apart);
+        assert_false(equal_sums(dev, &t, i & 1));
+        dev->ops->close(dev);
+        drop_twins(&t);
+    }
+    remove_dir(dir);
+}
+
+/* What the library refuses while a configuration is copied is no error. */
+static void test_twin_failures(void **state) {
+    (void)state;
+    static const char *const functions[] = {
+        "cublasLtMatmulAlgoInit", "cublasLtMatmulAlgoConfigGetAttribute",
+        "cublasLtMatmulAlgoConfigSetAttribute", "cublasLtMatmulAlgoCapGetAttribute",
+        "cublasLtMatmulAlgoCheck"};
+    for (size_t i = 0; i < COUNT(functions); i++) {
+        char *dir = temp_dir(), trace[4200];
+        snprintf(trace, sizeof trace, "%s/trace", dir);
+        Device *dev = open_in(&(Room){WORK, 0, ARENA}, dir, NULL);
+        Twins t = make_twins(40);
+        setenv("CUDASIM_FAIL", functions[i], 1);
+        setenv("CUDASIM_TRACE", trace, 1);
+        equal_sums(dev, &t, 0); /* each is right; they may differ */
+        assert_true(calls(trace, functions[i]) > 0);
+        assert_int_equal(calls(trace, "cublasLtMatmulAlgoGetHeuristic"), 2);
+        unsetenv("CUDASIM_FAIL");
+        unsetenv("CUDASIM_TRACE");
+        dev->ops->close(dev);
+        drop_twins(&t);
+        remove_dir(dir);
+    }
+}
+
+/* What cannot be timed takes what was the fastest for the nearest number of rows. */
+static void test_nearest(void **state) {
+    (void)state;
+    char *dir = temp_dir();
+    Device *dev = open_in(&(Room){WORK, 64 << 10, ARENA}, dir, NULL);
+    for (int i = 0; i < 2; i++) { /* the second does not fit where operands are timed */
+        Product p =
+            make(&room, plain(DT_bf16, DT_f32, false, true), i ? 600 : 24, 40, 64, 0, 0, false);
+        char *c = compute(dev, &p);
+        check(&p, c, U);
+        free(c);
+        drop(&p);
+    }
+    dev->ops->close(dev);
+    GemmChoices found = {0};
+    gemm_choices_read(&found, intern_printf("%s/gemm_choices", dir));
+    assert_int_equal(found.n, 2);
+    assert_memory_equal(found.choice[0].word, found.choice[1].word, sizeof found.choice[0].word);
+    gemm_choices_free(&found);
+    remove_dir(dir);
+}
+
+/* ---- calls ----------------------------------------------------------------------------------- */
 
 /* All descriptors are made by prepare; without room for operands nothing is timed. */
 static void test_calls(void **state) {
@@ -392,7 +576,9 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_bad_choices),     cmocka_unit_test(test_workspace),
         cmocka_unit_test(test_calls),           cmocka_unit_test(test_failures),
         cmocka_unit_test(test_failures_mended), cmocka_unit_test(test_unprepared),
-        cmocka_unit_test(test_recorded),
+        cmocka_unit_test(test_recorded),        cmocka_unit_test(test_twins),
+        cmocka_unit_test(test_settled),         cmocka_unit_test(test_twins_kept),
+        cmocka_unit_test(test_twin_failures),   cmocka_unit_test(test_nearest),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
