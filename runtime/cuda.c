@@ -32,18 +32,17 @@ static bool cuda_memory(Device *dev, int64_t *available, int64_t *total, Err *er
 
 static bool out_of_memory(Cuda *c, int64_t bytes, Err *err) {
     int64_t available = 0, total = 0;
-    char want[32], have[32], all[32], margin[32];
+    char want[32], have[32], all[32];
     Err quiet = {0};
     cuda_memory(&c->dev, &available, &total, &quiet);
     format_bytes(want, (double)bytes);
     format_bytes(have, (double)available);
     format_bytes(all, (double)total);
-    format_bytes(margin, (double)(available - available / 32));
     return fail(err, EXIT_MEMORY,
                 "out of memory: the arena of %s cannot be had on %s: %s of %s are free\n"
                 "help: end other programs that use the GPU (nvidia-smi lists them), or plan for "
-                "less: --memory=%s, a smaller run.tokens",
-                want, c->name, have, all, margin);
+                "less: --memory=%lldMiB, a smaller run.tokens",
+                want, c->name, have, all, (long long)(available - available / 32) >> 20);
 }
 
 static bool cuda_alloc(Device *dev, int64_t bytes, Err *err) {

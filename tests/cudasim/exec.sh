@@ -38,7 +38,8 @@ same tight
 CUDASIM_MEMORY=$((${least%MiB} - 1))MiB run less && die "less than the least was enough"
 [ $? -eq 4 ] && grep -q "the plan needs" "$work/less.err" || die "less: $(cat "$work/less.err")"
 CUDASIM_MEMORY=1MiB run none --memory="$least" # the plan fits what was asked for, the device has less
-[ $? -eq 4 ] && grep -q "out of memory" "$work/none.err" && grep -q "activation train%" "$work/none.err" ||
+[ $? -eq 4 ] && grep -q "out of memory" "$work/none.err" && grep -q "activation train%" "$work/none.err" &&
+    grep -q -- "--memory=[0-9]*MiB," "$work/none.err" ||
     die "none: $(cat "$work/none.err")"
 
 # The device fails in the second step.
