@@ -4,8 +4,9 @@
  *
  * DIR holds, from tests/gpu/check: meta.tsv (key, value), steps.tsv (name, status, seconds, note),
  * memory.tsv (name, bytes planned, bytes of reserve, bytes seen on the card), bench-NAME.json (of
- * `dpoc bench --json`) and peer.json (of tests/peers/gpu_step.py).  Whatever is missing is left
- * out.  Nothing is computed that was not measured: shares are of the rates in the same file. */
+ * `dpoc bench --json`), peer.json and peer-mixed.json (of tests/peers/gpu_step.py).  Whatever is
+ * missing is left out.  Nothing is computed that was not measured: shares are of the rates in the
+ * same file. */
 #include <jansson.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -108,18 +109,24 @@ static void write_kernels(FILE *f, json_t *bench) {
     }
 }
 
-static void write_peer(FILE *f, json_t *peer) {
+static void write_peer(FILE *f, const char *title, json_t *peer) {
     size_t i;
     const char *name;
     json_t *row;
     if (!peer) return;
-    fprintf(f, "\n## The same step in PyTorch + PEFT, interleaved\n\n%s\n\n", text(peer, "what"));
-    fprintf(f, "| | median ms | min | max | of dpoc (min .. max) | peak reserved, GiB "
-               "|\n|---|---|---|---|---|---|\n");
+    fprintf(f, "\n## The same step in PyTorch, interleaved: %s\n\n%s\n\n", title,
+            text(peer, "what"));
+    fprintf(f, "| | median ms | min | max | of dpoc (min .. max) | peak reserved, GiB | loss |\n"
+               "|---|---|---|---|---|---|---|\n");
     json_object_foreach(json_object_get(peer, "rows"), name, row)
-        fprintf(f, "| %s | %.1f | %.1f | %.1f | %.2f (%.2f .. %.2f) | %.2f |\n", name,
+        fprintf(f, "| %s | %.1f | %.1f | %.1f | %.2f (%.2f .. %.2f) | %.2f | %.6f |\n", name,
                 num(row, "median_ms"), num(row, "min_ms"), num(row, "max_ms"), num(row, "ratio"),
-                num(row, "ratio_min"), num(row, "ratio_max"), num(row, "peak_bytes") / 1073741824);
+                num(row, "ratio_min"), num(row, "ratio_max"), num(row, "peak_bytes") / 1073741824,
+                num(row, "loss"));
+    fprintf(f, "\n");
+    json_object_foreach(json_object_get(peer, "versions"), name, row) if (json_is_string(row))
+        fprintf(f, "%s %s; ", name, json_string_value(row));
+    fprintf(f, "\n");
     json_array_foreach(json_object_get(peer, "notes"), i, row)
         fprintf(f, "%s- %s\n", i ? "" : "\n", json_string_value(row));
 }
@@ -139,7 +146,8 @@ static void write_markdown(FILE *f, json_t *report) {
         write_kernels(f, bench);
     }
     write_memory(f, json_object_get(report, "memory"));
-    write_peer(f, json_object_get(report, "peer"));
+    write_peer(f, "full lengths", json_object_get(report, "peer"));
+    write_peer(f, "lengths of real pairs", json_object_get(report, "peer-mixed"));
 }
 
 /* ---- reading it all -------------------------------------------------------------------------- */
@@ -166,17 +174,25 @@ static json_t *read_bench(void) {
     return all;
 }
 
+static void add_peer(json_t *report, const char *name) {
+    char file[64];
+    snprintf(file, sizeof file, "%s.json", name);
+    json_t *peer = json_load_file(path(file), 0, NULL);
+    if (peer) json_object_set_new(report, name, peer);
+}
+
 int main(int argc, char **argv) {
     if (argc != 2) return fprintf(stderr, "usage: report DIR\n"), 2;
     snprintf(dir, sizeof dir, "%s", argv[1]);
-    json_t *report = json_object(), *peer = json_load_file(path("peer.json"), 0, NULL);
+    json_t *report = json_object();
     static const char *const step[FIELDS] = {"name", "status", "seconds", "note"};
     static const char *const memory[FIELDS] = {"name", "planned", "reserve", "seen"};
     json_object_set_new(report, "meta", read_meta());
     json_object_set_new(report, "steps", read_table("steps.tsv", step, 4));
     json_object_set_new(report, "bench", read_bench());
     json_object_set_new(report, "memory", read_table("memory.tsv", memory, 4));
-    if (peer) json_object_set_new(report, "peer", peer);
+    add_peer(report, "peer");
+    add_peer(report, "peer-mixed");
     bool ok =
         json_dump_file(report, path("report.json"), JSON_INDENT(1) | JSON_REAL_PRECISION(9)) == 0;
     FILE *f = fopen(path("report.md"), "w");

@@ -1,26 +1,40 @@
-"""One DPO step of a Llama on a GPU, in dpoc and in PyTorch + PEFT, interleaved in one run.
+"""One DPO step of a Llama on a GPU, in dpoc and in what people use in PyTorch, interleaved in one run.
 
     python gpu_step.py --dpoc build/dpoc --spec run.dpo --config config.json --pairs pairs.jsonl --out peer.json
 
-The base has random weights, made on the device from config.json (nothing is downloaded), LoRA r = 16 stands on
-every projection.  The step is TRL's, written out: rows of chosen and rejected padded to the longest of the
-micro-batch, a reference forward with the adapter switched off, a policy forward with full logits, log-softmax row
-by row, sigmoid loss, backward, clipping, AdamW; bf16 autocast over fp32 adapters; gradient checkpointing as its
-recipes have it, and once without.  The base is NF4 through bitsandbytes where that can be imported, else bf16:
-then PyTorch does not pay for dequantization and its memory is a bf16 model's, which the report says.
-Rounds alternate between one `dpoc bench` process and a few steps of every peer.  What is reported is
-medians, their spread, and ratios to dpoc's first variant of the same round.
+Peers are processes of gpu_worker.py: the step written out on transformers and PEFT (with and without checkpointing
+and torch.compile), TRL's own DPOTrainer, and that with Unsloth; NF4 through bitsandbytes where that can be imported,
+else bf16, which the row's name says.  Model, token ids, pairs of a step and of a micro-batch are dpoc's; weights are
+random on both sides.  A kit that is missing or fails is a note, never an error.
+
+After a warm-up step of each variant, rounds alternate between one `dpoc bench` process and a few steps of every
+variant.  Reported: median, least and most, the ratio to dpoc's first variant of the same round with its spread, the
+memory torch reserved, and what shows that the work is the same: the loss (ln 2 for all), tokens, the gradient's norm.
+What is known is written after every answer, so that a run that is stopped loses nothing.
+
+Written for PyTorch 2.11, transformers 5.17, PEFT 0.21 (there), and TRL 1.15.0, datasets 4.8.5, bitsandbytes 0.50.2,
+unsloth 2026.10.9 (the last that fit together); versions found are in the report.
 """
 import argparse
+import importlib.metadata
 import json
+import math
 import os
+import select
 import signal
 import statistics
 import subprocess
 import sys
 import time
 
-TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+PACKAGES = ["torch", "transformers", "peft", "trl", "bitsandbytes", "unsloth", "accelerate", "datasets"]
+BASIC = ["torch", "transformers", "peft"]
+NEEDS = {"step": BASIC, "trl": BASIC + ["trl"], "unsloth": BASIC + ["trl", "unsloth"], "compiled": BASIC}
+NAMES = {"step": "PyTorch + PEFT", "trl": "TRL", "unsloth": "TRL + Unsloth", "compiled": "PyTorch + PEFT, compiled"}
+WHAT = ("Each round is a dpoc process, then a few steps of every peer. PyTorch + PEFT: the step written out, full "
+        "logits, fp32 adapters under bf16 autocast. TRL: its DPOTrainer and the precision it chooses. Min and max are "
+        "of single steps; the ratio is of a round's medians. Peak: torch's reserved memory; dpoc's arena (a context "
+        "comes on top of both). The gradient's norm is comparable between rows of the same weights only.")
 
 
 def arguments():
@@ -29,247 +43,224 @@ def arguments():
     p.add_argument("--spec", required=True)
     p.add_argument("--config", required=True)
     p.add_argument("--pairs", required=True)
-    p.add_argument("--micro", type=int, default=2, help="pairs of a micro-batch in PyTorch")
+    p.add_argument("--micro", type=int, default=2, help="pairs of a micro-batch of the peers")
     p.add_argument("--rank", type=int, default=16)
     p.add_argument("--rounds", type=int, default=3)
     p.add_argument("--runs", type=int, default=3, help="steps a round")
-    p.add_argument("--seconds", type=float, default=150, help="no round begins after this time")
+    p.add_argument("--seconds", type=float, default=150, help="for everything; the last round is the one that fits")
     p.add_argument("--device", default="cuda")
+    p.add_argument("--kits", default="step,trl,unsloth", help="of step, trl, unsloth, compiled")
     p.add_argument("--dpoc-flags", default="", help="further flags for dpoc bench, separated by blanks")
-    p.add_argument("--compiled", action="store_true", help="torch.compile'd peers too")
     p.add_argument("--out", required=True)
     return p.parse_args()
 
 
-# ---- the peer ----
-
-def importable(name):
+def version(name):
     try:
-        __import__(name)
-        return True
-    except Exception:  # a broken installation is as good as none
-        return False
-
-
-def quantize(model, torch, notes):
-    """Linear layers of the base in NF4 with double quantization; False where bitsandbytes is missing."""
-    if not torch.cuda.is_available() or not importable("bitsandbytes"):
-        notes.append("bitsandbytes cannot be imported: PyTorch's base is bf16, so it neither dequantizes nor saves "
-                     "memory; dpoc's base is NF4")
-        return False
-    import bitsandbytes as bnb
-    for layer in model.model.layers:
-        for block in (layer.self_attn, layer.mlp):
-            for name, linear in list(block.named_children()):
-                if not isinstance(linear, torch.nn.Linear):
-                    continue
-                small = bnb.nn.Linear4bit(linear.in_features, linear.out_features, bias=linear.bias is not None,
-                                          compute_dtype=torch.bfloat16, compress_statistics=True, quant_type="nf4",
-                                          device="cpu")
-                small.weight = bnb.nn.Params4bit(linear.weight.data.cpu(), requires_grad=False, quant_type="nf4",
-                                                 compress_statistics=True)
-                setattr(block, name, small.to("cuda"))
-    return True
-
-
-class Base:
-    """The model with its adapter, and a step of TRL's on it."""
-
-    def __init__(self, args, notes):
-        import torch
-        from peft import LoraConfig, get_peft_model
-        from transformers import LlamaConfig, LlamaForCausalLM
-        self.torch, self.device = torch, args.device
-        torch.manual_seed(0)
-        config = json.load(open(args.config))
-        config = LlamaConfig(**{k: v for k, v in config.items() if k != "architectures"})
-        config._attn_implementation = "sdpa"
-        torch.set_default_dtype(torch.bfloat16)
-        with torch.device(args.device):
-            model = LlamaForCausalLM(config)
-        torch.set_default_dtype(torch.float32)
-        self.quantized = quantize(model, torch, notes)
-        lora = LoraConfig(r=args.rank, lora_alpha=args.rank, lora_dropout=0, target_modules=TARGETS)
-        self.model = get_peft_model(model, lora)
-        self.trained = [p for p in self.model.parameters() if p.requires_grad]
-        for p in self.trained:
-            p.data = p.data.float()
-        self.model.enable_input_require_grads()
-        self.optimizer = torch.optim.AdamW(self.trained, lr=0.0, weight_decay=0.0)
-        pairs = [json.loads(line) for line in open(args.pairs)]
-        self.batches = [self.collate(pairs[i:i + args.micro]) for i in range(0, len(pairs), args.micro)]
-        self.pairs = len(pairs)
-        self.forward = self.model
-
-    def collate(self, pairs):
-        torch = self.torch
-        rows = [(p["prompt_ids"], p[side]) for side in ("chosen_ids", "rejected_ids") for p in pairs]
-        longest = max(len(a) + len(b) for a, b in rows)
-        ids = torch.zeros(len(rows), longest, dtype=torch.long)
-        mask, score = torch.zeros(len(rows), longest, dtype=torch.long), torch.zeros(len(rows), longest)
-        for i, (prompt, answer) in enumerate(rows):
-            n = len(prompt) + len(answer)
-            ids[i, :n] = torch.tensor(prompt + answer)
-            mask[i, :n] = 1
-            score[i, len(prompt):n] = 1
-        return [t.to(self.device) for t in (ids, mask, score)]
-
-    def logps(self, batch):
-        torch, (ids, mask, score) = self.torch, batch
-        with torch.autocast(self.device, dtype=torch.bfloat16):
-            logits = self.forward(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1]
-        rows = []
-        for row, target in zip(logits, ids[:, 1:]):  # row by row, as TRL's selective_log_softmax in bf16
-            rows.append(row.log_softmax(-1).gather(-1, target[:, None]).squeeze(-1))
-        return (torch.stack(rows) * score[:, 1:]).sum(-1)
-
-    def step(self):
-        torch = self.torch
-        for batch in self.batches:
-            with torch.no_grad(), self.model.disable_adapter():
-                reference = self.logps(batch)
-            policy = self.logps(batch)
-            half = len(policy) // 2
-            reward = 0.1 * (policy - reference)
-            loss = -torch.nn.functional.logsigmoid(reward[:half] - reward[half:]).sum() / self.pairs
-            loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.trained, 1.0)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-
-    def sync(self):
-        if self.device == "cuda":
-            self.torch.cuda.synchronize()
-
-
-class Peer:
-    """One way to run the base: checkpointing or not, compiled or not."""
-
-    def __init__(self, base, checkpointing, compiled):
-        self.base, self.checkpointing = base, checkpointing
-        self.forward = base.torch.compile(base.model, dynamic=False) if compiled else base.model
-        self.ms, self.peak = [], 0
-
-    def time(self, n):
-        base, torch = self.base, self.base.torch
-        if self.checkpointing:
-            base.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        else:
-            base.model.gradient_checkpointing_disable()
-        base.model.train()
-        base.forward = self.forward
-        if base.device == "cuda":
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats()
-        times = []
-        for _ in range(n):
-            base.sync()
-            start = time.perf_counter()
-            base.step()
-            base.sync()
-            times.append(1e3 * (time.perf_counter() - start))
-        if base.device == "cuda":
-            self.peak = max(self.peak, torch.cuda.max_memory_reserved())
-            torch.cuda.empty_cache()
-        return times
-
-
-def out_of_time(number, frame):
-    raise TimeoutError("its first step takes too long")
-
-
-def open_peers(args, notes):
-    """Peers that survive a warm-up step, by name."""
-    peers = {}
-    try:
-        base = Base(args, notes)
-    except Exception as e:
-        notes.append(f"no PyTorch peer: {type(e).__name__}: {str(e).splitlines()[0] if str(e) else ''}")
-        return peers
-    weights = "nf4" if base.quantized else "bf16"
-    kinds = [("checkpointing", True, False), ("no checkpointing", False, False)]
-    if args.compiled:
-        kinds.append(("compiled, checkpointing", True, True))
-    for name, checkpointing, compiled in kinds:
-        name = f"PyTorch + PEFT, {weights} base, {name}"
-        try:
-            signal.alarm(max(1, int(args.seconds / 2)))  # a compiler may take longer than there is time for
-            peer = Peer(base, checkpointing, compiled)
-            peer.time(1)
-            peers[name] = peer
-        except Exception as e:  # out of memory is an answer too
-            notes.append(f"{name}: {type(e).__name__}: {str(e).splitlines()[0][:200] if str(e) else ''}")
-            base.optimizer.zero_grad(set_to_none=True)
-            if base.device == "cuda":
-                base.torch.cuda.empty_cache()
-        finally:
-            signal.alarm(0)
-    for name in ("trl", "unsloth"):
-        state = "is present, but its own trainer is not driven here" if importable(name) else "cannot be imported"
-        notes.append(f"{name} {state}")
-    return peers
-
-
-# ---- dpoc ----
-
-def dpoc_round(args, notes):
-    """Median of each variant, and the report; None after a note."""
-    command = [args.dpoc, "bench", args.spec, "--random-weights", "--data", args.pairs, f"--runs={args.runs}",
-               "--json", "--quiet"] + args.dpoc_flags.split()
-    out = subprocess.run(command, capture_output=True, text=True)
-    if out.returncode:
-        notes.append(f"dpoc bench: exit {out.returncode}: {out.stderr.strip()[:300]}")
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
         return None
-    return {v["name"]: v for v in json.loads(out.stdout)["variants"]}
 
 
-def summary(times, ours, peak):
-    ratio = sorted(b / a for a, b in zip(ours, times))
-    return {"median_ms": statistics.median(times), "min_ms": min(times), "max_ms": max(times),
-            "ratio": statistics.median(ratio), "ratio_min": ratio[0], "ratio_max": ratio[-1], "peak_bytes": peak}
+class Late(Exception):
+    """No answer in the time there was."""
 
 
-def write(path, times, first, peak, notes):
-    rows = {name: summary(t, times[first], peak[name]) for name, t in times.items()}
-    what = ("TRL's step written out in PyTorch on transformers and PEFT; each round is a dpoc process, then every "
-            "peer. Peak: torch's reserved memory; dpoc's arena (the context comes on top of both).")
-    with open(path, "w") as f:
-        json.dump({"what": what, "rows": rows, "notes": notes}, f, indent=1)
-    return rows
+# ---- the peers ----
+
+class Worker:
+    """A process with one kit's model; its variants are timed on command."""
+
+    def __init__(self, args, kit):
+        self.kit, self.log = kit, f"{args.out}.{kit}.log"
+        command = [sys.executable, os.path.join(os.path.dirname(os.path.abspath(__file__)), "gpu_worker.py"),
+                   f"--kit={kit}", f"--config={args.config}", f"--pairs={args.pairs}", f"--micro={args.micro}",
+                   f"--rank={args.rank}", f"--device={args.device}"]
+        with open(self.log, "w") as log:
+            self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
+                                            text=True, bufsize=1, start_new_session=True)
+
+    def answer(self, seconds):
+        """The next line it says.  Raises Late; RuntimeError where it failed or ended."""
+        if not select.select([self.process.stdout], [], [], max(seconds, 0))[0]:
+            raise Late(f"no answer in {seconds:.0f} s")
+        line = self.process.stdout.readline()
+        if not line:
+            last = open(self.log, errors="replace").read().strip().splitlines()[-1:]
+            raise RuntimeError(f"its process ended ({self.process.wait()}): {''.join(last)[:200]}")
+        said = json.loads(line)
+        if "error" in said:
+            raise RuntimeError(said["error"])
+        return said
+
+    def time(self, variant, steps, seconds):
+        try:
+            self.process.stdin.write(json.dumps({"variant": variant, "steps": steps}) + "\n")
+        except OSError as e:
+            raise RuntimeError("its process has ended") from e
+        return self.answer(seconds)
+
+    def stop(self):
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)  # compilers it started go with it
+        self.process.wait()
+
+
+# ---- the table ----
+
+class Table:
+    """Rows by name, in order; the first is what ratios are of."""
+
+    def __init__(self, path):
+        self.path, self.rows, self.notes, self.versions = path, {}, [], {}
+
+    def note(self, text):
+        self.notes.append(text)
+        self.write()
+
+    def add(self, name, number, measured):
+        """What one round measured: its median, least, most, peak; and what shows the work."""
+        row = self.rows.setdefault(name, {"rounds": {}, "min_ms": math.inf, "max_ms": 0, "peak_bytes": 0})
+        row["rounds"][number] = measured["median_ms"]
+        row["min_ms"] = min(row["min_ms"], measured["min_ms"])
+        row["max_ms"] = max(row["max_ms"], measured["max_ms"])
+        row["peak_bytes"] = max(row["peak_bytes"], measured["peak_bytes"])
+        for key in ("loss", "tokens", "gradient_norm"):
+            if measured.get(key) is not None:
+                row.setdefault(key, measured[key])  # the first round's
+        self.write()
+
+    def finished(self):
+        """Rows as they are reported."""
+        done, first = {}, next(iter(self.rows.values()), None)
+        for name, row in self.rows.items():
+            ratio = sorted(ms / first["rounds"][i] for i, ms in row["rounds"].items() if i in first["rounds"])
+            done[name] = {**row, "rounds": list(row["rounds"].values()),
+                          "median_ms": statistics.median(row["rounds"].values())}
+            if ratio:
+                done[name].update(ratio=statistics.median(ratio), ratio_min=ratio[0], ratio_max=ratio[-1])
+        return done
+
+    def write(self):
+        with open(self.path + ".part", "w") as f:
+            json.dump({"what": WHAT, "versions": self.versions, "rows": self.finished(), "notes": self.notes}, f,
+                      indent=1)
+        os.replace(self.path + ".part", self.path)
+
+
+# ---- a run ----
+
+class Run:
+    def __init__(self, args):
+        self.args, self.table, self.start = args, Table(args.out), time.monotonic()
+        self.workers, self.variants = [], []  # variants: (row's name, worker, variant)
+
+    def left(self):
+        return self.args.seconds - (time.monotonic() - self.start)
+
+    def dpoc(self, number):
+        """One process of `dpoc bench`; False after a note."""
+        args = self.args
+        command = [args.dpoc, "bench", args.spec, "--random-weights", "--data", args.pairs, f"--runs={args.runs}",
+                   "--json", "--quiet"] + args.dpoc_flags.split()
+        try:
+            out = subprocess.run(command, capture_output=True, text=True, timeout=max(self.left(), 1))
+        except subprocess.TimeoutExpired:
+            self.table.note("dpoc bench: out of time")
+            return False
+        if out.returncode:
+            self.table.note(f"dpoc bench: exit {out.returncode}: {out.stderr.strip()[:300]}")
+            return False
+        for v in json.loads(out.stdout)["variants"]:
+            self.table.add(f"dpoc, {v['name']}", number, v)
+        return True
+
+    def open(self):
+        """Starts every kit that is there, all at once; they are asked later."""
+        self.table.versions = {name: version(name) for name in PACKAGES}
+        for kit in self.args.kits.split(","):
+            missing = [name for name in NEEDS[kit] if not version(name)]
+            if missing:
+                self.table.note(f"{NAMES[kit]}: {', '.join(missing)} not installed")
+            else:
+                self.workers.append(Worker(self.args, kit))
+        if not version("bitsandbytes"):
+            self.table.note("bitsandbytes is not installed: the peers' base is bf16, so they neither dequantize nor "
+                            "save memory; dpoc's base is as its spec says")
+
+    def warm_up(self):
+        """Asks every kit what it has and runs each variant once.  All must stand in 0.4 of the time there is."""
+        for worker in self.workers:
+            try:
+                said = worker.answer(max(self.left() - 0.6 * self.args.seconds, 1))
+            except (Late, RuntimeError) as e:
+                self.table.note(f"{NAMES[worker.kit]}: {e}")
+                worker.stop()
+                continue
+            for variant in said["variants"]:
+                name = f"{NAMES[worker.kit]}, {said['weights']} base, {variant}"
+                if self.ask(name, worker, variant, 1, self.left() / 3):
+                    self.variants.append((name, worker, variant))
+
+    def ask(self, name, worker, variant, steps, seconds):
+        """A variant's answer; None after a note.  A kit that is late is stopped: its answers are out of step."""
+        if worker.process.poll() is not None:
+            return None
+        try:
+            return worker.time(variant, steps, seconds)
+        except Late as e:
+            worker.stop()
+            self.table.note(f"{name}: {e}; the kit was stopped")
+        except RuntimeError as e:
+            self.table.note(f"{name}: {e}")
+        return None
+
+    def round(self, number):
+        if not self.dpoc(number):
+            return False
+        for name, worker, variant in list(self.variants):
+            said = self.ask(name, worker, variant, self.args.runs, self.left())
+            if said is None:
+                self.variants.remove((name, worker, variant))
+                continue
+            ms = said["ms"]
+            self.table.add(name, number, {**said, "median_ms": statistics.median(ms), "min_ms": min(ms),
+                                          "max_ms": max(ms)})
+        return True
+
+    def rounds(self):
+        longest = 0
+        for number in range(self.args.rounds):
+            if number and self.left() < longest:
+                self.table.note(f"{number} of {self.args.rounds} rounds: time was up")
+                return
+            begin = time.monotonic()
+            if not self.round(number):
+                return
+            longest = max(longest, time.monotonic() - begin)
+
+    def close(self):
+        for worker in self.workers:
+            worker.stop()
 
 
 def main():
-    args = arguments()
-    notes, start = [], time.perf_counter()
-    signal.signal(signal.SIGALRM, out_of_time)
-    peers = open_peers(args, notes)
-    times, peak, first = {}, {}, None
-    for i in range(args.rounds):
-        if i and time.perf_counter() - start > args.seconds:
-            notes.append(f"{i} of {args.rounds} rounds: time was up")
-            break
-        variants = dpoc_round(args, notes)
-        if variants is None:
-            break
-        for name, v in variants.items():
-            name = f"dpoc, {name}"
-            first = first or name
-            times.setdefault(name, []).append(v["median_ms"])
-            peak[name] = v["peak_bytes"]
-        for name, peer in peers.items():
-            times.setdefault(name, []).append(statistics.median(peer.time(args.runs)))
-            peak[name] = peer.peak
-        if args.device == "cuda" and peers:
-            next(iter(peers.values())).base.torch.cuda.empty_cache()
-        write(args.out, times, first, peak, notes)  # what there is, should time run out
-    rows = write(args.out, times, first, peak, notes)
+    run = Run(arguments())
+    try:
+        run.open()
+        run.warm_up()
+        run.rounds()
+    finally:
+        run.close()
+    rows = run.table.finished()
     for name, r in rows.items():
-        print(f"{name:50s} {r['median_ms']:9.1f} ms  {r['ratio']:5.2f} of dpoc  {r['peak_bytes'] / 2**30:6.2f} GiB")
-    for note in notes:
+        print(f"{name:52s} {r['median_ms']:9.1f} ms  {r.get('ratio', 0):5.2f} of dpoc  "
+              f"{r['peak_bytes'] / 2**30:6.2f} GiB  loss {r.get('loss', math.nan):.6f}")
+    for note in run.table.notes:
         print(f"- {note}")
-    if first is None:
+    if not any(name.startswith("dpoc") for name in rows):
         return 1
-    return 0 if peers else 3
+    return 0 if len({name.split(",")[0] for name in rows}) > 1 else 3
 
 
 if __name__ == "__main__":
