@@ -154,6 +154,13 @@ CUresult cuDriverGetVersion(int *version) {
     return CUDA_SUCCESS;
 }
 
+/* NVIDIA's libraries ask the driver for tables of their own; without them the real NVRTC compiles
+ * beside this one. */
+extern "C" CUresult cuGetExportTable(const void **table, const CUuuid *) {
+    *table = nullptr;
+    return CUDA_ERROR_NOT_FOUND;
+}
+
 CUresult cuDeviceGetCount(int *count) {
     ENTER(Need::INIT);
     *count = setting("CUDASIM_DEVICES", 1);
