@@ -8,7 +8,8 @@
  * Promises: the same bits whenever the same algorithm runs (sums split over k are kept in fp32 in
  * the workspace and added in a step of their own, never in the order in which they arrive); which
  * algorithm runs is kept in a file (gemm_choices in the cache directory), keyed by the device, the
- * library's version, sizes, layouts, types, epilogue, workspace and alignment.
+ * library's version, sizes, layouts, types, epilogue, workspace and alignment.  Products that differ
+ * only in how the result is stored have the same sums wherever the library can run both so.
  */
 #ifndef DPOC_CUDA_GEMM_H
 #define DPOC_CUDA_GEMM_H
@@ -33,8 +34,8 @@ void cuda_gemm_close(CudaGemm *gemm); /* NULL is allowed */
 
 /* What the library may use while a product runs; before the first prepare. */
 void cuda_gemm_workspace(CudaGemm *gemm, void *p, int64_t bytes);
-/* Where operands are put while algorithms are timed; without it, or where they do not fit, the
- * library's first proposal is taken. */
+/* Where operands are put while algorithms are timed; without it, or where they do not fit, what was
+ * the fastest for the nearest number of rows is taken, else the library's first proposal. */
 void cuda_gemm_scratch(CudaGemm *gemm, void *p, int64_t bytes);
 
 /* Chooses an algorithm, timing the best few in at most 5 s for all products of a run. */

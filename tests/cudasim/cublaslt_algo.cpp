@@ -114,7 +114,7 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtM
     if (!preference || !results || !found || wanted <= 0) return CUBLAS_STATUS_INVALID_VALUE;
     if (const cublasStatus_t status = problem_of(&p, handle, desc, a, b, c, d)) return status;
     const Preference *pref = in<Preference>(preference);
-    if ((double)p.m * (double)p.n * (double)p.k > 1e8) wanted = 1;
+    if ((double)p.m * (double)p.n * (double)p.k > 5e6) wanted = 1;
     *found = 0;
     for (int i = 0; i < nmethods && *found < wanted; i++) {
         const Method *m = &methods[i];
