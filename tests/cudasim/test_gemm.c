@@ -405,20 +405,23 @@ static void test_nearest(void **state) {
 
 /* ---- calls ----------------------------------------------------------------------------------- */
 
-/* All descriptors are made by prepare; without room for operands nothing is timed. */
+/* All descriptors are made by prepare; without room for operands nothing is timed; a twin asks for
+ * no proposals: all attributes of the first one's algorithm were copied, or it would be refused. */
 static void test_calls(void **state) {
     (void)state;
     Err err = {0};
-    Product p = make(&room, plain(DT_bf16, DT_f32, false, true), 24, 40, 64, 0, 0, false);
+    Product p = make(&room, plain(DT_bf16, DT_bf16, false, true), 24, 40, 64, 0, 0, false);
+    Product wide = p;
+    wide.g.ldc += 8;
     for (int timed = 0; timed < 2; timed++) {
         char *dir = temp_dir(), trace[4200];
         snprintf(trace, sizeof trace, "%s/trace", dir);
         Device *dev = open_in(&(Room){WORK, timed ? SCRATCH : 0, ARENA}, dir, NULL);
         assert_true(write_operands(dev, &p, &err));
         setenv("CUDASIM_TRACE", trace, 1);
-        assert_true(prepare(dev, &p, &err) && prepare(dev, &p, &err));
+        assert_true(prepare(dev, &p, &err) && prepare(dev, &p, &err) && prepare(dev, &wide, &err));
         assert_int_equal(calls(trace, "cublasLtMatmulAlgoGetHeuristic"), 1);
-        assert_int_equal(calls(trace, "cublasLtMatmulDescCreate"), 1);
+        assert_int_equal(calls(trace, "cublasLtMatmulDescCreate"), 2);
         assert_true(timed == (calls(trace, "cublasLtMatmul") > 0));
         unlink(trace);
         assert_true(run(dev, &p, &err) && run(dev, &p, &err));
