@@ -25,6 +25,7 @@ import signal
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 
 PACKAGES = ["torch", "transformers", "peft", "trl", "bitsandbytes", "unsloth", "accelerate", "datasets"]
@@ -71,14 +72,15 @@ class Late(Exception):
 class Worker:
     """A process with one kit's model; its variants are timed on command."""
 
-    def __init__(self, args, kit):
+    def __init__(self, args, kit, folder):
         self.kit, self.log = kit, f"{args.out}.{kit}.log"
         command = [sys.executable, os.path.join(os.path.dirname(os.path.abspath(__file__)), "gpu_worker.py"),
                    f"--kit={kit}", f"--config={args.config}", f"--pairs={args.pairs}", f"--micro={args.micro}",
                    f"--rank={args.rank}", f"--device={args.device}"]
         with open(self.log, "w") as log:
             self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
-                                            text=True, bufsize=1, start_new_session=True)
+                                            text=True, bufsize=1, start_new_session=True,
+                                            env={**os.environ, "TMPDIR": folder})
 
     def answer(self, seconds):
         """The next line it says.  Raises Late; RuntimeError where it failed or ended."""
@@ -153,6 +155,7 @@ class Table:
 class Run:
     def __init__(self, args):
         self.args, self.table, self.start = args, Table(args.out), time.monotonic()
+        self.folder = tempfile.TemporaryDirectory()  # the workers' files: they are killed, it is removed
         self.workers, self.variants = [], []  # variants: (row's name, worker, variant)
 
     def left(self):
@@ -183,7 +186,7 @@ class Run:
             if missing:
                 self.table.note(f"{NAMES[kit]}: {', '.join(missing)} not installed")
             else:
-                self.workers.append(Worker(self.args, kit))
+                self.workers.append(Worker(self.args, kit, self.folder.name))
         if not version("bitsandbytes"):
             self.table.note("bitsandbytes is not installed: the peers' base is bf16, so they neither dequantize nor "
                             "save memory; dpoc's base is as its spec says")
@@ -242,6 +245,7 @@ class Run:
     def close(self):
         for worker in self.workers:
             worker.stop()
+        self.folder.cleanup()
 
 
 def main():
