@@ -14,6 +14,6 @@ for what in '"card": "simulated' '"bench-80"' '"capture"' '"kernels": \['; do
 done
 grep -q '^| no_prefix |' "$work/check/report.md" || die "report.md has no table: $(cat "$work/check/report.md")"
 if command -v python3 > /dev/null && python3 -c 'import torch, transformers, peft' 2> /dev/null; then
-    grep -q 'PyTorch + PEFT' "$work/check/report.md" || die "no peer in report.md"
+    grep -q '^| PyTorch + PEFT, ' "$work/check/report.md" || die "no peer in report.md"
 fi
 cat "$work/out"
