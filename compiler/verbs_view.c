@@ -84,8 +84,10 @@ static int explain(Work *w, const char *what) {
 
 static int run_only(Work *w, const char *pass, const char *path) {
     size_t len;
-    char *text = file_read(path, &len, &w->err);
-    if (!text) return work_fail(w);
+    char *read = file_read(path, &len, &w->err);
+    if (!read) return work_fail(w);
+    char *text = arena_strn(w->arena, read, len); /* diagnostics point into it */
+    free(read);
     Graph *g = graph_read(w->arena, w->diags, source_add(w->diags, path, text, len));
     Unit u = {.kind = UNIT_EVAL,
               .target = target_by_name("cpu"),
@@ -101,7 +103,7 @@ static int run_only(Work *w, const char *pass, const char *path) {
     unit_print_groups(&u, &out);
     fwrite(out.data, 1, out.len, stdout);
     text_free(&out);
-    return EXIT_OK; /* `text` stays: diagnostics point into it */
+    return EXIT_OK;
 }
 
 int verb_view(const Options *o) {

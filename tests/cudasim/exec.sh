@@ -17,14 +17,16 @@ CUDASIM_TRACE=$work/plain.trace run plain --set graph.prefetch=off || die "plain
 CUDASIM_TRACE=$work/prefetch.trace run prefetch || die "prefetch: $(cat "$work/prefetch.err")"
 same prefetch
 [ "$(calls plain cuStreamWaitEvent)" -eq 0 ] || die "the second stream was used without prefetching"
-[ "$(calls prefetch cuStreamWaitEvent)" -gt 20 ] || die "the second stream was not used"
+hard= # a hard build watches memory step by step: nothing runs aside, nothing is recorded
+ldd "$dpoc" | grep -q libasan && hard=1
+[ "$hard" ] || [ "$(calls prefetch cuStreamWaitEvent)" -gt 20 ] || die "the second stream was not used"
 run apart --set graph.share=off || die "apart: $(cat "$work/apart.err")"
 same apart
 CUDASIM_TRACE=$work/capture.trace CUDASIM_LAZY=1 run capture --set graph.capture=on ||
     die "capture: $(cat "$work/capture.err")"
 same capture
 # step, micro and update: recorded in the second optimizer step, replayed in it and in the third
-[ "$(calls capture cuGraphInstantiate)" -eq 3 ] && [ "$(calls capture cuGraphLaunch)" -eq 6 ] ||
+[ "$hard" ] || { [ "$(calls capture cuGraphInstantiate)" -eq 3 ] && [ "$(calls capture cuGraphLaunch)" -eq 6 ]; } ||
     die "recorded $(calls capture cuGraphInstantiate), replayed $(calls capture cuGraphLaunch)"
 run sync --debug=sync || die "sync: $(cat "$work/sync.err")"
 same sync
