@@ -45,7 +45,7 @@ CUDASIM_MEMORY=1MiB run none --memory="$least" # the plan fits what was asked fo
     die "none: $(cat "$work/none.err")"
 
 # The device fails in the second step.
-CUDASIM_FAIL=cuStreamWaitEvent:$(($(calls prefetch cuStreamWaitEvent) / 2)) run failed
+CUDASIM_FAIL=cuLaunchKernel:$(($(calls prefetch cuLaunchKernel) / 2)) run failed
 [ $? -ne 0 ] && grep -q "checkpoint-[12] is intact: --resume" "$work/failed.err" || die "failed: $(cat "$work/failed.err")"
 run failed --resume || die "going on: $(cat "$work/failed.err")"
 cmp "$work/failed/adapter/adapter_model.safetensors" "$work/plain/adapter/adapter_model.safetensors" ||
