@@ -21,7 +21,7 @@
  *       defines T_Q HEADS KV_HEADS HEAD_DIM SCALE WINDOW (0: none) LD_Q LD_K LD_V LD_O
  *       lse f32 [T,HEADS]; out rounded to T_Q
  *   attend_delta   p: out, dout, delta                 n: T
- *       defines T_Q T_DO HEADS HEAD_DIM LD_O LD_DO, on CUDA ALIGN: bytes of which both are multiples
+ *       defines T_Q T_DO HEADS HEAD_DIM LD_O LD_DO, on CUDA ALIGN: bytes both are multiples of
  *       delta f32 [T,HEADS] = sum over the head of out * dout
  *   attend_dq      p: q, k, v, lse, dout, segs, delta, dq      n: T, M, G
  *       defines as attend, and T_DO T_DQ LD_DO LD_DQ

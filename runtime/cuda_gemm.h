@@ -8,8 +8,8 @@
  * Promises: the same bits whenever the same algorithm runs (sums split over k are kept in fp32 in
  * the workspace and added in a step of their own, never in the order in which they arrive); which
  * algorithm runs is kept in a file (gemm_choices in the cache directory), keyed by the device, the
- * library's version, sizes, layouts, types, epilogue, workspace and alignment.  Products that differ
- * only in how the result is stored have the same sums wherever the library can run both so.
+ * library's version, sizes, layouts, types, epilogue, workspace and alignment.  Products that
+ * differ only in how the result is stored have the same sums wherever the library can run both so.
  */
 #ifndef DPOC_CUDA_GEMM_H
 #define DPOC_CUDA_GEMM_H

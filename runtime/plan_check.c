@@ -382,8 +382,8 @@ static void check_program(Check *c, int index) {
     }
 }
 
-/* A side step runs beside those that follow, up to plan_side_end: what it touches is either a weight
- * or lives until then, and nobody else touches it (by the definition of that end). */
+/* A side step runs beside those that follow, up to plan_side_end: what it touches is either a
+ * weight or lives until then, and nobody else touches it (by the definition of that end). */
 static void check_side(Check *c, int program, int step) {
     const Step *s = &c->plan->programs[program].steps[step];
     int end = plan_side_end(c->plan, program, step);

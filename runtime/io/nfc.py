@@ -5,7 +5,7 @@ import os, sys, unicodedata as u
 
 def write(name, what, kind, items):
     out = open(os.path.join(os.path.dirname(os.path.abspath(__file__)), name), "w")
-    print(f"/* {name}: {what}; Unicode {u.unidata_version}, written by nfc.py. */", file=out)
+    print(f"/* {name}: {what};\n * Unicode {u.unidata_version}, written by nfc.py. */", file=out)
     line = ""
     for item in items:
         text = f"{kind}({','.join(item)})"

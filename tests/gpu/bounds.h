@@ -192,7 +192,7 @@ static inline void head_bounds(Case *c, const Check *k) {
     free(z);
 }
 
-/* ---- scatter, dequantization ------------------------------------------------------------------ */
+/* ---- scatter, dequantization ----------------------------------------------------------------- */
 
 /* A sum of n numbers of at most 1 errs by (n + 2) u n; n: the rows with this index. */
 static inline void put_bounds(Case *c, const Check *k) {

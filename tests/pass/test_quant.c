@@ -64,8 +64,8 @@ static void set_floats(Eval *e, const char *leaf, const float *x, int n) {
     eval_set(e, leaf, v, n);
 }
 
-/* `apart`: forward and backward get dequantizations of their own; two forward readers in a row share
- * one. */
+/* `apart`: forward and backward get dequantizations of their own; two forward readers in a row
+ * share one. */
 static void check(const char *name, bool nested, bool apart) {
     QuantFormat format;
     assert_true(quant_format(name, &format));

@@ -105,8 +105,8 @@ static void four_pairs(void **unused) {
 }
 
 /* More memory never costs more work, but for where the search ends: 1/64 of the 7.2 GiB that may be
- * kept, at most 8192 FLOPs a byte (the longest K).  Near 5 GiB a byte less of activations gains ever
- * less of the peak, down to nothing. */
+ * kept, at most 8192 FLOPs a byte (the longest K).  Near 5 GiB a byte less of activations gains
+ * ever less of the peak, down to nothing. */
 static void no_cliff(void **unused) {
     const double budget[] = {4.5, 5}, slack = 7.2 / 64 * (double)GIB * 8192;
     double tighter = INFINITY;
