@@ -23,7 +23,7 @@
 #include "../../compiler/dpoc.h"
 #include "../../runtime/quantize.h"
 #include "../device/device.h"
-#include "simulated.h"
+#include "loaded.h"
 
 #include <math.h>
 
@@ -180,7 +180,6 @@ static Layout layout(int which) {
 
 enum { IMAGE = 12 << 20 };
 
-static Device *dev;
 static char image[IMAGE]; /* what device memory should be */
 static char found[IMAGE];
 static int64_t used;
@@ -521,19 +520,8 @@ static void test_random(void **unused) {
 
 static int open_device(void **unused) {
     (void)unused;
-    Err err = {0};
     make_plan();
-    const char *build = getenv("BUILD"),
-               *cache = build ? intern_printf("%s/tests/cache", build) : NULL;
-    dev = device_open(&(DeviceOptions){.name = "cuda", .cache_dir = cache}, &err);
-    if (!dev || !dev->ops->alloc(dev, IMAGE, &err) || !dev->ops->load(dev, &plan, &err))
-        fail_msg("%s", err.text);
-    return 0;
-}
-
-static int close_device(void **unused) {
-    (void)unused;
-    dev->ops->close(dev);
+    load_on_device(&plan, IMAGE);
     return 0;
 }
 

@@ -8,7 +8,7 @@
 #include "../../compiler/dpoc.h"
 #include "../../runtime/quantize.h"
 #include "../device/device.h"
-#include "simulated.h"
+#include "loaded.h"
 
 #include <math.h>
 
@@ -78,7 +78,6 @@ static Kernel kernels[] = {
      .threads = 32},
 };
 static Plan plan = {.device = "sm_80", .kernels = kernels, .nkernels = COUNT(kernels)};
-static Device *dev;
 
 /* Runs a kernel on inputs of these bytes, one after the other at multiples of 256; the last `nout`
  * of n are read back. */
@@ -195,20 +194,9 @@ static void functions(void **unused) {
 static int open_device(void **unused) {
     (void)unused;
     static const Target target = {.name = "sm_80", .cuda = true};
-    Err err = {0};
     plan.prelude = emit_prelude(&target);
     for (size_t i = 0; i < COUNT(kernels); i++) kernels[i].shared_bytes = 1024;
-    const char *build = getenv("BUILD"),
-               *cache = build ? intern_printf("%s/tests/cache", build) : NULL;
-    dev = device_open(&(DeviceOptions){.name = "cuda", .cache_dir = cache}, &err);
-    if (!dev || !dev->ops->alloc(dev, ROOM, &err) || !dev->ops->load(dev, &plan, &err))
-        fail_msg("%s", err.text);
-    return 0;
-}
-
-static int close_device(void **unused) {
-    (void)unused;
-    dev->ops->close(dev);
+    load_on_device(&plan, ROOM);
     return 0;
 }
 

@@ -10,7 +10,7 @@
  */
 #include "../../compiler/dpoc.h"
 #include "../device/device.h"
-#include "simulated.h"
+#include "loaded.h"
 
 #include <math.h>
 
@@ -89,7 +89,6 @@ static void make_plan(void) {
 
 enum { IMAGE = 48 << 20 };
 
-static Device *dev;
 static char image[IMAGE]; /* what device memory should be */
 static char found[IMAGE];
 static int64_t used;
@@ -328,17 +327,8 @@ static void test_take_put(void **unused) {
 
 static int open_device(void **unused) {
     (void)unused;
-    Err err = {0};
     make_plan();
-    dev = device_open(&(DeviceOptions){.name = "cuda"}, &err);
-    if (!dev || !dev->ops->alloc(dev, IMAGE, &err) || !dev->ops->load(dev, &plan, &err))
-        fail_msg("%s", err.text);
-    return 0;
-}
-
-static int close_device(void **unused) {
-    (void)unused;
-    dev->ops->close(dev);
+    load_on_device(&plan, IMAGE);
     return 0;
 }
 
