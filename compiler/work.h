@@ -37,8 +37,26 @@ int work_compile(Work *w, const char *arch, const bool want[NUNIT]);
 /* Allocates the arena on the open device, loads weights and adapters. */
 int work_open(Work *w);
 int work_tokenizer(Work *w); /* a checkpoint without one is no error: token ids may be given */
-/* The training pairs as tokens, after a summary (verbs_run.c). */
+
+/* ---- work_data.c: what verbs read ------------------------------------------------------------- */
+const char *work_model_dir(const Work *w); /* of the base checkpoint, or NULL */
+/* The template the settings name; a checkpoint without a tokenizer can only take token ids. */
+int work_template(Work *w, Template *out);
+/* Files one after the other, as the settings of `data` ask; warnings are printed. */
+int work_read_pairs(Work *w, const char *const *paths, int n, const Template *template,
+                    Pairs **out);
+void work_summary(const Work *w, const char *what, const Pairs *p); /* one line on stderr */
+/* The files of data.train, with their summary; work_pairs opens the template itself. */
+int work_train_pairs(Work *w, const Template *template, Pairs **out);
 int work_pairs(Work *w, Pairs **out);
+int work_fit(Work *w, const Pairs *pairs); /* every pair fits a micro-batch of the plan */
+/* Ids of a prompt: a user's message through the template (`chat`), or text after bos where the
+ * tokenizer adds one. */
+bool work_prompt(Work *w, const Template *t, const char *text, bool chat, Ids *ids);
+/* The file that describes the model, for verbs that need none: --spec, or one of models/ by its
+ * model_type. */
+const char *work_model_spec(const Options *o);
+
 void work_close(Work *w);
 
 int work_fail(Work *w);           /* prints w->err; its code */

@@ -1,0 +1,137 @@
+/* verbs_train.c: `train`: from a checked file to a job of the runtime. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "../runtime/job/job.h"
+#include "work.h"
+
+static char *hash_pairs(Arena *arena, const Pairs *p) {
+    Hash128 h = {0};
+    for (int64_t i = 0; i < p->n; i++) {
+        const Pair *x = &p->pair[i];
+        int32_t sizes[3] = {x->prompt, x->chosen, x->rejected};
+        h = hash_bytes(sizes, sizeof sizes, h);
+        h = hash_bytes(x->ids, sizeof(int32_t) * (size_t)(x->prompt + x->chosen + x->rejected), h);
+    }
+    if (p->ncolumns) h = hash_bytes(p->column, sizeof(float) * (size_t)(p->n * p->ncolumns), h);
+    char hex[33];
+    hash_hex(h, hex);
+    return arena_str(arena, hex);
+}
+
+/* Fills the job's evaluation set from data.eval: a file, a share or a number of pairs. */
+static int open_eval_set(Work *w, const Template *template, Pairs *pairs, Pairs **extra,
+                         TrainJob *job) {
+    const char *path = spec_str(w->spec, "data.eval");
+    double share = path ? 0 : spec_num(w->spec, "data.eval");
+    if (path) {
+        int code = work_read_pairs(w, &path, 1, template, extra);
+        if (code != EXIT_OK) return code;
+        work_summary(w, "eval pairs", *extra);
+        job->eval_pairs = *extra;
+    } else if (share > 0 && pairs->n > 1) {
+        int32_t *train, *eval;
+        double fraction = share < 1 ? share : share / (double)pairs->n;
+        epoch_split(w->arena, pairs->n, fraction, job->seed, &train, &job->ntrain, &eval,
+                    &job->neval);
+        job->train = train;
+        job->eval = eval;
+        job->eval_pairs = pairs;
+    }
+    return EXIT_OK;
+}
+
+/* Files with weights: their pairs appear more or less often in an epoch. */
+static void mix_files(Work *w, const Pairs *pairs, TrainJob *job) {
+    int n, mixed = 0;
+    const DataFile *files = spec_data(w->spec, &n);
+    double *weight = NEW_ARRAY(w->arena, double, n + 1);
+    for (int i = 0; i < n; i++) mixed += (weight[i] = files[i].weight) != 1;
+    if (!mixed) return;
+    int32_t *file = NEW_ARRAY(w->arena, int32_t, pairs->n), *out;
+    for (int64_t i = 0; i < pairs->n; i++) file[i] = pairs->pair[i].file;
+    int64_t all = job->train ? job->ntrain : pairs->n;
+    job->ntrain = epoch_mix(w->arena, job->train, all, file, weight, job->seed, &out);
+    job->train = out;
+    Hash128 hash = hash_bytes(weight, sizeof *weight * (size_t)n, (Hash128){0, 0});
+    char hex[33];
+    hash_hex(hash, hex);
+    job->data_hash = arena_printf(w->arena, "%s-%.8s", job->data_hash, hex);
+}
+
+static void print_start(const Work *w) {
+    const Plan *p = w->plan;
+    if (w->options->quiet) return;
+    char peak[32];
+    format_bytes(peak, (double)p->arena_bytes);
+    fprintf(stderr,
+            "parameters: %.4g, trainable %.4g (%.2f %%); memory: %s, known before the run\n",
+            p->parameters_total, p->parameters_trainable,
+            100 * p->parameters_trainable / fmax(1, p->parameters_total), peak);
+}
+
+static int train_on(Work *w, Pairs *pairs, const Template *template) {
+    const Options *o = w->options;
+    TrainJob job = {
+        .plan = w->plan,
+        .pairs = pairs,
+        .run_dir = o->out,
+        .resume = o->resume,
+        .resumes = o->resumes,
+        .dry_run = o->dry_run,
+        .quiet = o->quiet,
+        .coupled = spec_coupled(w->spec),
+        .log_every = isnan(o->log_every) ? 0 : (int64_t)o->log_every,
+        .seed = work_seed(w),
+        .spec_path = o->args.item[0],
+        .spec_text = spec_text(w->spec),
+        .data_hash = hash_pairs(w->arena, pairs),
+    };
+    Pairs *extra = NULL;
+    int code = open_eval_set(w, template, pairs, &extra, &job);
+    mix_files(w, pairs, &job);
+    if (code == EXIT_OK && extra) code = work_fit(w, extra);
+    if (code == EXIT_OK)
+        code = run_dir_open(o->out, o->resumes, o->overwrite, &w->err) == EXIT_OK ? EXIT_OK
+                                                                                  : work_fail(w);
+    if (code == EXIT_OK) code = work_open(w);
+    if (code == EXIT_OK) {
+        if (o->overwrite && !o->dry_run) run_dir_clear(o->out);
+        job.exec = w->exec;
+        job.device = w->device;
+        print_start(w);
+        code = job_train(&job, &w->err);
+        if (code != EXIT_OK && code < 128) work_fail(w);
+    }
+    pairs_free(extra);
+    return code;
+}
+
+/* A run that goes on multiplies as it did before (train.c keeps the device's choices). */
+static const char *run_choices(const Work *w) {
+    const char *path = path_join(w->arena, w->options->out, RUN_CHOICES);
+    return w->options->resumes && file_exists(path) ? path : NULL;
+}
+
+int verb_train(const Options *o) {
+    if (!o->out) return work_usage("train needs -o RUN, the directory the run is written to");
+    Work w;
+    work_init(&w, o);
+    Template template;
+    Pairs *pairs = NULL;
+    int code = work_check(&w, NULL, true);
+    bool want[NUNIT] = {[UNIT_TRAIN] = true};
+    if (code == EXIT_OK) code = work_template(&w, &template);
+    if (code == EXIT_OK) code = work_train_pairs(&w, &template, &pairs);
+    if (code == EXIT_OK) {
+        want[UNIT_EVAL] = spec_str(w.spec, "data.eval") || spec_num(w.spec, "data.eval") > 0;
+        code = work_device(&w, run_choices(&w));
+    }
+    if (code == EXIT_OK) code = work_compile(&w, NULL, want);
+    if (code == EXIT_OK) code = work_fit(&w, pairs);
+    if (code == EXIT_OK) code = train_on(&w, pairs, &template);
+    pairs_free(pairs);
+    work_close(&w);
+    return code;
+}
