@@ -52,10 +52,14 @@ static bool parse_one(Arena *arena, const json_t *v, Adapter *a) {
                    .alpha = number_at(v, "alpha", 0),
                    .dropout = number_at(v, "dropout", 0),
                    .rslora = json_is_true(json_object_get(v, "rslora")),
+                   .dora = json_is_true(json_object_get(v, "dora")),
+                   .pissa = json_is_true(json_object_get(v, "pissa")),
                    .init = string_at(arena, v, "init")};
-    const json_t *names = json_object_get(v, "short");
+    const json_t *names = json_object_get(v, "short"),
+                 *embeddings = json_object_get(v, "embeddings");
     return a->name && a->r > 0 &&
            strings_at(arena, json_object_get(v, "targets"), &a->targets, &a->ntargets) &&
+           (!embeddings || strings_at(arena, embeddings, &a->embeddings, &a->nembeddings)) &&
            (!names || strings_at(arena, names, &a->names, &a->nnames)) &&
            patterns_at(arena, json_object_get(v, "rank_pattern"), &a->rank, &a->nrank) &&
            patterns_at(arena, json_object_get(v, "alpha_pattern"), &a->alphas, &a->nalphas);
@@ -73,6 +77,19 @@ Adapter *adapters_parse(Arena *arena, const char *json, int *n, Err *err) {
     if (ok) return a;
     fail(err, EXIT_INPUT, "the plan's \"adapter_json\" is not a list of adapters");
     return NULL;
+}
+
+const char *adapter_suffix(AdapterPart part, bool embedding) {
+    static const char *const linear[] = {".lora_A.weight", ".lora_B.weight"};
+    static const char *const embed[] = {".lora_embedding_A", ".lora_embedding_B"};
+    if (part == ADAPTER_MAGNITUDE) return ".lora_magnitude_vector";
+    return embedding ? embed[part] : linear[part];
+}
+
+bool adapter_embeds(const Adapter *a, const char *module) {
+    for (int i = 0; i < a->nembeddings; i++)
+        if (strcmp(a->embeddings[i], module) == 0) return true;
+    return false;
 }
 
 /* ---- rank and alpha of a module -------------------------------------------------------------- */

@@ -2,12 +2,16 @@
  *
  * DIR/adapter_config.json, DIR/adapter_model.safetensors, DIR/README.md: what
  * PeftModel.from_pretrained and other tools read.  Tensor names in the file are "base_model.model."
- * + the name a Plan uses. The compiler describes its adapters to the runtime as Plan.adapter_json,
- * a JSON array of
+ * + the name a Plan uses: MODULE + adapter_suffix(part, embedding).
+ * The compiler describes its adapters to the runtime as Plan.adapter_json, a JSON array of
  *   {"name": "pref", "r": 16, "alpha": 32, "dropout": 0, "rslora": false, "init": "kaiming",
  *    "targets": ["model.layers.0.self_attn.q_proj", ...],  every module, by its full path
+ *    "embeddings": ["model.embed_tokens"],   those of them whose rows are taken, not multiplied
+ *    "dora": false,              each module has a magnitude [out] beside A and B
+ *    "pissa": false,             A and B did not start at zero: see AdapterTensor.start
  *    "short": ["q_proj", ...],   where given: names that select just these modules by their endings
  *    "rank_pattern": {module: r, ..}, "alpha_pattern": {module: alpha, ..}}   where they differ
+ * ("embeddings", "dora" and "pissa" may be absent.)
  * Relies on safetensors.h, checkpoint.h and jansson.
  */
 #ifndef DPOC_ADAPTER_H
@@ -24,11 +28,13 @@ typedef struct Adapter {
     const char *name;
     int r;
     double alpha, dropout;
-    bool rslora;
+    bool rslora, dora, pissa;
     const char *init;
     const char *base; /* base_model_name_or_path, or NULL */
     const char **targets;
     int ntargets;
+    const char **embeddings; /* those of the targets that are embeddings */
+    int nembeddings;
     const char **names; /* shorter target_modules, or NULL */
     int nnames;
     AdapterPattern *rank, *alphas; /* rank_pattern, alpha_pattern */
@@ -36,6 +42,12 @@ typedef struct Adapter {
 } Adapter;
 
 #define ADAPTER_PREFIX "base_model.model."
+
+/* What an adapted module has in a file: A [r, in], B [out, r]; with DoRA a magnitude [out].
+ * An embedding [V, d] has A [r, V] and B [d, r]. */
+typedef enum AdapterPart { ADAPTER_A, ADAPTER_B, ADAPTER_MAGNITUDE, NADAPTERPART } AdapterPart;
+const char *adapter_suffix(AdapterPart part, bool embedding); /* ".lora_A.weight", .. */
+bool adapter_embeds(const Adapter *a, const char *module);
 
 /* The adapters of Plan.adapter_json; NULL (and err) when malformed. */
 Adapter *adapters_parse(Arena *arena, const char *json, int *n, Err *err);
@@ -53,8 +65,12 @@ bool adapter_check(const Adapter *want, const char *dir, Err *err);
 
 typedef struct AdapterTensor {
     const char *name; /* as in the plan: "model.layers.0.self_attn.q_proj.lora_A.weight" */
+    int rank;         /* 1: a magnitude [cols], rows is 1 */
     int64_t rows, cols;
     const float *data;
+    /* PiSSA: its value before training, which the base lost (W - s B0 A0), else NULL.  The file
+     * then holds a plain LoRA of rank 2r and the same scale: A over A0, B beside -B0. */
+    const float *start;
 } AdapterTensor;
 /* Writes the three files (each atomically, the directory is made); dtype f32, bf16 or f16.  `card`
  * is README.md's text below its front matter, or NULL. */

@@ -41,7 +41,7 @@ static json_t *config(const Adapter *a) {
     json_object_set_new(c, "rank_pattern", pattern(a->rank, a->nrank));
     json_object_set_new(c, "alpha_pattern", pattern(a->alphas, a->nalphas));
     json_object_set_new(c, "use_rslora", json_boolean(a->rslora));
-    json_object_set_new(c, "use_dora", json_false());
+    json_object_set_new(c, "use_dora", json_boolean(a->dora));
     json_object_set_new(c, "loftq_config", json_object());
     json_object_set_new(c, "megatron_core", json_string("megatron.core"));
     return c;
@@ -93,8 +93,8 @@ static bool write_tensors(Arena *arena, const char *dir, const AdapterTensor *t,
     for (int i = 0; i < n; i++)
         out[i] = (SafeTensor){.name = arena_printf(arena, ADAPTER_PREFIX "%s", t[i].name),
                               .type = type,
-                              .rank = 2,
-                              .shape = {t[i].rows, t[i].cols}};
+                              .rank = t[i].rank,
+                              .shape = {t[i].rank == 1 ? t[i].cols : t[i].rows, t[i].cols}};
     SafeWriter *w =
         safe_create(path_join(arena, dir, "adapter_model.safetensors"), out, n, metadata, err);
     for (int i = 0; w && i < n; i++)

@@ -73,8 +73,11 @@ static bool write_adapter(const Plan *plan, const Adapter *a, const float *param
     for (int i = 0; i < plan->nbinds; i++) {
         const Bind *b = &plan->binds[i];
         if (b->save && strcmp(b->source, a->name) == 0)
-            tensors[n++] = (AdapterTensor){b->tensor, b->rows, b->cols,
-                                           params + b->offset / (int64_t)sizeof(float)};
+            tensors[n++] = (AdapterTensor){.name = b->tensor,
+                                           .rank = b->rank,
+                                           .rows = b->rows,
+                                           .cols = b->cols,
+                                           .data = params + b->offset / (int64_t)sizeof(float)};
     }
     return n == 0 || adapter_write(dir, a, tensors, n, DT_f32, NULL, err);
 }

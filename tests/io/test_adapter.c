@@ -35,7 +35,7 @@ static char *write_it(Arena *arena, const Adapter *a, DType dtype) {
         int64_t n = shape[i][0] * shape[i][1];
         float *x = NEW_ARRAY(arena, float, n);
         for (int64_t k = 0; k < n; k++) x[k] = value(i, k % 64);
-        t[i] = (AdapterTensor){names[i], shape[i][0], shape[i][1], x};
+        t[i] = (AdapterTensor){names[i], 2, shape[i][0], shape[i][1], x, NULL};
     }
     Err err = {0};
     char *dir = scratch_printf("%s/run/adapter", scratch_dir());
