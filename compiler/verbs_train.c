@@ -1,4 +1,5 @@
 /* verbs_train.c: `train`: from a checked file to a job of the runtime. */
+#include <jansson.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -60,6 +61,36 @@ static void mix_files(Work *w, const Pairs *pairs, TrainJob *job) {
     job->data_hash = arena_printf(w->arena, "%s-%.8s", job->data_hash, hex);
 }
 
+static json_t *absolute(const char *path) {
+    char *real = path ? realpath(path, NULL) : NULL;
+    json_t *text = real ? json_string(real) : path ? json_string(path) : json_null();
+    free(real);
+    return text;
+}
+
+/* What `export` needs to read the same model again, wherever it is started. */
+static const char *command_json(const Work *w) {
+    const Options *o = w->options;
+    json_t *set = json_array(), *adapters = json_array();
+    for (int i = 0; i < o->set.n; i++) json_array_append_new(set, json_string(o->set.item[i]));
+    for (int i = 0; i < o->adapter.n; i++) {
+        const char *item = o->adapter.item[i], *equal = strchr(item, '=');
+        char *real = realpath(equal ? equal + 1 : item, NULL);
+        const char *dir = real ? real : equal ? equal + 1 : item;
+        json_array_append_new(
+            adapters, json_sprintf("%.*s%s", equal ? (int)(equal - item) + 1 : 0, item, dir));
+        free(real);
+    }
+    json_t *c = json_pack("{s:o, s:o, s:s?, s:o, s:o}", "spec", absolute(o->args.item[0]), "model",
+                          absolute(work_model_dir(w)), "variant", o->variant, "set", set, "adapter",
+                          adapters);
+    char *text = json_dumps(c, JSON_COMPACT);
+    const char *kept = arena_str(w->arena, text ? text : "{}");
+    free(text);
+    json_decref(c);
+    return kept;
+}
+
 static void print_start(const Work *w) {
     const Plan *p = w->plan;
     if (w->options->quiet) return;
@@ -87,6 +118,7 @@ static int train_on(Work *w, Pairs *pairs, const Template *template) {
         .spec_path = o->args.item[0],
         .spec_text = spec_text(w->spec),
         .data_hash = hash_pairs(w->arena, pairs),
+        .command = command_json(w),
     };
     Pairs *extra = NULL;
     int code = open_eval_set(w, template, pairs, &extra, &job);

@@ -3,21 +3,24 @@
 #include "adapter.h"
 
 #include <jansson.h>
-#include <math.h>   /* floor */
-#include <stdlib.h> /* malloc */
+#include <math.h>   /* floor sqrt */
+#include <stdlib.h> /* free */
 #include <string.h> /* strlen */
 
 static json_t *number(double x) { /* integers without a point, as Python writes ints */
     return x == floor(x) && x < 1e15 ? json_integer((json_int_t)x) : json_real(x);
 }
 
-static json_t *pattern(const AdapterPattern *p, int n) {
+static json_t *pattern(const AdapterPattern *p, int n, double scale) {
     json_t *object = json_object();
-    for (int i = 0; i < n; i++) json_object_set_new(object, p[i].module, number(p[i].value));
+    for (int i = 0; i < n; i++)
+        json_object_set_new(object, p[i].module, number(p[i].value * scale));
     return object;
 }
 
 static json_t *config(const Adapter *a) {
+    /* PiSSA doubles the rank; alpha / r, or alpha / sqrt r, stays what it was */
+    double rank = a->pissa ? 2 : 1, alpha = a->pissa && a->rslora ? sqrt(2) : rank;
     json_t *targets = json_array();
     int n = a->names ? a->nnames : a->ntargets;
     for (int i = 0; i < n; i++)
@@ -31,15 +34,15 @@ static json_t *config(const Adapter *a) {
     json_object_set_new(c, "peft_type", json_string("LORA"));
     json_object_set_new(c, "task_type", json_string("CAUSAL_LM"));
     json_object_set_new(c, "inference_mode", json_true());
-    json_object_set_new(c, "r", json_integer(a->r));
-    json_object_set_new(c, "lora_alpha", number(a->alpha));
+    json_object_set_new(c, "r", number(a->r * rank));
+    json_object_set_new(c, "lora_alpha", number(a->alpha * alpha));
     json_object_set_new(c, "lora_dropout", json_real(a->dropout));
     json_object_set_new(c, "target_modules", targets);
     json_object_set_new(c, "fan_in_fan_out", json_false());
     json_object_set_new(c, "bias", json_string("none"));
     json_object_set_new(c, "init_lora_weights", json_true());
-    json_object_set_new(c, "rank_pattern", pattern(a->rank, a->nrank));
-    json_object_set_new(c, "alpha_pattern", pattern(a->alphas, a->nalphas));
+    json_object_set_new(c, "rank_pattern", pattern(a->rank, a->nrank, rank));
+    json_object_set_new(c, "alpha_pattern", pattern(a->alphas, a->nalphas, alpha));
     json_object_set_new(c, "use_rslora", json_boolean(a->rslora));
     json_object_set_new(c, "use_dora", json_boolean(a->dora));
     json_object_set_new(c, "loftq_config", json_object());
@@ -49,7 +52,7 @@ static json_t *config(const Adapter *a) {
 
 static bool write_config(Arena *arena, const char *dir, const Adapter *a, Err *err) {
     json_t *c = config(a);
-    char *text = json_dumps(c, JSON_INDENT(2) | JSON_SORT_KEYS | JSON_REAL_PRECISION(9));
+    char *text = json_dumps(c, JSON_INDENT(2) | JSON_SORT_KEYS | JSON_REAL_PRECISION(15));
     json_decref(c);
     if (!text) return fail(err, EXIT_MEMORY, "%s: no memory for adapter_config.json", dir);
     bool ok = file_write(path_join(arena, dir, "adapter_config.json"), text, strlen(text), err);
@@ -70,18 +73,45 @@ static bool write_card(Arena *arena, const char *dir, const Adapter *a, const ch
     return file_write(path_join(arena, dir, "README.md"), text, strlen(text), err);
 }
 
-/* One tensor, converted piece by piece. */
-static bool put_tensor(SafeWriter *w, int i, const AdapterTensor *t, DType dtype, Err *err) {
-    int64_t n = t->rows * t->cols;
-    if (dtype == DT_f32) return safe_put(w, i, 0, t->data, n * 4, err);
-    uint16_t piece[4096];
-    for (int64_t at = 0; at < n; at += (int64_t)COUNT(piece)) {
-        int64_t m = n - at < (int64_t)COUNT(piece) ? n - at : (int64_t)COUNT(piece);
-        for (int64_t k = 0; k < m; k++)
-            piece[k] =
-                dtype == DT_bf16 ? float_to_bf16(t->data[at + k]) : float_to_f16(t->data[at + k]);
-        if (!safe_put(w, i, at * 2, piece, m * 2, err)) return false;
+typedef struct Put { /* where in the file a tensor's next elements go */
+    SafeWriter *writer;
+    int tensor;
+    DType dtype;
+    int64_t at; /* elements put so far */
+    Err *err;
+} Put;
+
+/* n elements times `sign`, converted piece by piece. */
+static bool put(Put *p, const float *x, int64_t n, float sign) {
+    int64_t size = dtype_bytes(p->dtype);
+    for (int64_t done = 0, m; done < n; done += m) {
+        float value[2048];
+        uint16_t half[COUNT(value)];
+        m = n - done < (int64_t)COUNT(value) ? n - done : (int64_t)COUNT(value);
+        for (int64_t k = 0; k < m; k++) value[k] = sign * x[done + k];
+        for (int64_t k = 0; k < m && size == 2; k++)
+            half[k] = p->dtype == DT_bf16 ? float_to_bf16(value[k]) : float_to_f16(value[k]);
+        const void *data = size == 2 ? (const void *)half : value;
+        if (!safe_put(p->writer, p->tensor, (p->at + done) * size, data, m * size, p->err))
+            return false;
     }
+    p->at += n;
+    return true;
+}
+
+static bool is_b(const char *name) {
+    return strstr(name, ".lora_B.") || strstr(name, ".lora_embedding_B");
+}
+
+/* Plain, or PiSSA's halves: A over A0, B beside -B0. */
+static bool put_tensor(Put *p, const AdapterTensor *t) {
+    int64_t n = t->rows * t->cols;
+    if (!t->start) return put(p, t->data, n, 1);
+    if (!is_b(t->name)) return put(p, t->data, n, 1) && put(p, t->start, n, 1);
+    for (int64_t row = 0; row < t->rows; row++)
+        if (!put(p, t->data + row * t->cols, t->cols, 1) ||
+            !put(p, t->start + row * t->cols, t->cols, -1))
+            return false;
     return true;
 }
 
@@ -90,18 +120,22 @@ static bool write_tensors(Arena *arena, const char *dir, const AdapterTensor *t,
     static const char *const metadata[] = {"format", "pt", NULL};
     SafeTensor *out = NEW_ARRAY(arena, SafeTensor, n + 1);
     SafeType type = dtype == DT_f32 ? SAFE_F32 : dtype == DT_bf16 ? SAFE_BF16 : SAFE_F16;
-    for (int i = 0; i < n; i++)
+    for (int i = 0; i < n; i++) {
+        int64_t rows = t[i].rank == 1 ? t[i].cols : t[i].rows, cols = t[i].cols;
+        if (t[i].start) *(is_b(t[i].name) ? &cols : &rows) *= 2;
         out[i] = (SafeTensor){.name = arena_printf(arena, ADAPTER_PREFIX "%s", t[i].name),
                               .type = type,
                               .rank = t[i].rank,
-                              .shape = {t[i].rank == 1 ? t[i].cols : t[i].rows, t[i].cols}};
+                              .shape = {rows, cols}};
+    }
     SafeWriter *w =
         safe_create(path_join(arena, dir, "adapter_model.safetensors"), out, n, metadata, err);
-    for (int i = 0; w && i < n; i++)
-        if (!put_tensor(w, i, &t[i], dtype, err)) {
-            safe_abort(w);
-            return false;
-        }
+    for (int i = 0; w && i < n; i++) {
+        Put p = {w, i, dtype, 0, err};
+        if (put_tensor(&p, &t[i])) continue;
+        safe_abort(w);
+        return false;
+    }
     return w && safe_commit(w, err);
 }
 

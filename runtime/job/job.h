@@ -69,6 +69,7 @@ typedef struct TrainJob {
     uint64_t seed;
     const char *spec_path, *spec_text; /* the .dpo file, kept in the run */
     const char *data_hash;             /* of the pairs as tokenized */
+    const char *command; /* JSON: the files and settings named on the command line, for `export` */
 } TrainJob;
 int job_train(const TrainJob *job, Err *err);
 /* Makes or checks the output directory: exit 2 when it is in use and neither flag is given. */

@@ -196,7 +196,7 @@ static bool write_run_json(const Run *r, Err *err) {
              "\"steps\": %lld,\n",
              r->plan->hash ? r->plan->hash : "", job->data_hash, (unsigned long long)job->seed,
              (long long)r->steps);
-    text_add(&text, "  \"settings\": {");
+    text_add(&text, "  \"command\": %s,\n  \"settings\": {", job->command);
     for (int i = 0; i < r->plan->nsettings; i++) {
         const Setting *s = &r->plan->settings[i];
         char number[40];
