@@ -15,7 +15,7 @@ int work_template(Work *w, Template *out) {
     int code = work_tokenizer(w);
     if (code != EXIT_OK || !w->tokenizer) return code;
     const char *name = spec_str(w->spec, "data.template"), *date = spec_str(w->spec, "data.date");
-    if (!template_open(out, name, work_model_dir(w), w->tokenizer, date, &w->err))
+    if (!template_open(out, name, NULL, work_model_dir(w), w->tokenizer, date, &w->err))
         return work_fail(w);
     return EXIT_OK;
 }

@@ -112,6 +112,7 @@ void bpe_word(Bpe *b, const char *word, size_t len, Ids *out);
 /* ---- split.c --------------------------------------------------------------------------------- */
 void trie_add(Arena *arena, Trie *trie, const char *text, size_t len, int32_t added);
 void normalize(const Bpe *b, const char *text, size_t len, Text *out); /* appends */
-void split_encode(Bpe *b, const char *text, size_t len, bool special, Ids *out);
+/* `more`: the text follows another, so it has no first word. */
+void split_encode(Bpe *b, const char *text, size_t len, bool special, bool more, Ids *out);
 
 #endif

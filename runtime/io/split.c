@@ -13,7 +13,7 @@
 typedef struct Encoding { /* one call of split_encode */
     Bpe *b;
     bool special;
-    const char *begin; /* of the whole text, for "first" */
+    const char *begin; /* of the whole text, for "first"; NULL: it follows another */
     Ids *out;
 } Encoding;
 
@@ -239,7 +239,7 @@ static void piece_normalize(Encoding *e, const char *text, size_t len) {
     text_free(&t);
 }
 
-void split_encode(Bpe *b, const char *text, size_t len, bool special, Ids *out) {
-    Encoding e = {b, special, text, out};
+void split_encode(Bpe *b, const char *text, size_t len, bool special, bool more, Ids *out) {
+    Encoding e = {b, special, more ? NULL : text, out};
     cut_added(&e, &b->raw, text, len, piece_normalize);
 }

@@ -135,15 +135,23 @@ void tokenizer_close(Tokenizer *t) {
 
 /* ---- encoding -------------------------------------------------------------------------------- */
 
-void tokenizer_encode(Tokenizer *t, const char *text, size_t len, bool special, Ids *out) {
+static void encode(Tokenizer *t, const char *text, size_t len, bool special, bool more, Ids *out) {
     if (utf8_valid(text, len) == len) {
-        split_encode(t->bpe, text, len, special, out);
+        split_encode(t->bpe, text, len, special, more, out);
         return;
     }
     Text good = {0};
     utf8_repair(text, len, &good);
-    split_encode(t->bpe, good.data, good.len, special, out);
+    split_encode(t->bpe, good.data, good.len, special, more, out);
     text_free(&good);
+}
+
+void tokenizer_encode(Tokenizer *t, const char *text, size_t len, bool special, Ids *out) {
+    encode(t, text, len, special, false, out);
+}
+
+void tokenizer_encode_more(Tokenizer *t, const char *text, size_t len, Ids *out) {
+    encode(t, text, len, false, true, out);
 }
 
 /* ---- decoding -------------------------------------------------------------------------------- */
@@ -210,13 +218,46 @@ void tokenizer_decode(const Tokenizer *t, const int32_t *ids, int64_t n, bool sk
 
 /* ---- single tokens --------------------------------------------------------------------------- */
 
-int32_t tokenizer_id(const Tokenizer *t, const char *token) {
+int32_t tokenizer_added(const Tokenizer *t, const char *name) {
     const Bpe *b = t->bpe;
     for (int i = 0; i < b->nadded; i++)
-        if (strcmp(b->entry[b->added[i].id].name, token) == 0) return b->added[i].id;
+        if (strcmp(b->entry[b->added[i].id].name, name) == 0) return b->added[i].id;
+    return -1;
+}
+
+int tokenizer_added_names(const Tokenizer *t, const char **out, int max) {
+    const Bpe *b = t->bpe;
+    int n = 0;
+    for (; n < b->nadded && n < max; n++) out[n] = b->entry[b->added[n].id].name;
+    return n;
+}
+
+int32_t tokenizer_special_at(const Tokenizer *t, const char *text, size_t len, size_t *n) {
+    const Bpe *b = t->bpe;
+    int32_t found = -1;
+    for (int i = 0; i < b->nadded; i++) {
+        const char *name = b->entry[b->added[i].id].name;
+        size_t length = strlen(name);
+        if (!b->added[i].special || length > len || memcmp(name, text, length) != 0) continue;
+        if (found < 0 || length > *n) *n = length, found = b->added[i].id;
+    }
+    return found;
+}
+
+void tokenizer_strips(const Tokenizer *t, int32_t id, bool *left, bool *right) {
+    const Bpe *b = t->bpe;
+    *left = *right = false;
+    for (int i = 0; i < b->nadded; i++)
+        if (b->added[i].id == id) *left = b->added[i].lstrip, *right = b->added[i].rstrip;
+}
+
+int32_t tokenizer_id(const Tokenizer *t, const char *token) {
+    const Bpe *b = t->bpe;
+    int32_t id = tokenizer_added(t, token);
+    if (id >= 0) return id;
     Text text = {0}; /* a vocabulary entry: look it up by what it stands for */
     bool known = entry_bytes(b, token, strlen(token), &text);
-    int32_t id = known ? bpe_find(b, text.data ? text.data : "", text.len) : -1;
+    id = known ? bpe_find(b, text.data ? text.data : "", text.len) : -1;
     text_free(&text);
     return id;
 }

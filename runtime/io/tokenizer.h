@@ -37,6 +37,10 @@ void tokenizer_close(Tokenizer *t); /* NULL is allowed */
  * One Tokenizer may be used by one thread at a time. */
 void tokenizer_encode(Tokenizer *t, const char *text, size_t len, bool special, Ids *out);
 
+/* The same, special tokens off, for a text that follows something: what a tokenizer puts before the
+ * first word of a text (Metaspace, prepend_scheme first) is left out. */
+void tokenizer_encode_more(Tokenizer *t, const char *text, size_t len, Ids *out);
+
 /* Appends the text of ids.  Invalid UTF-8 becomes U+FFFD; ids out of range are skipped, and so are
  * special tokens if `skip_special`. */
 void tokenizer_decode(const Tokenizer *t, const int32_t *ids, int64_t n, bool skip_special,
@@ -46,5 +50,13 @@ int32_t tokenizer_id(const Tokenizer *t, const char *token);
 /* One token's name as the file spells it: "Ġhello", "<|eot_id|>"; NULL when the id has none. */
 const char *tokenizer_piece(const Tokenizer *t, int32_t id);
 bool tokenizer_is_special(const Tokenizer *t, int32_t id);
+/* The id of an added token by its exact text, or -1. */
+int32_t tokenizer_added(const Tokenizer *t, const char *name);
+/* Names of added tokens, at most `max`; returns how many. */
+int tokenizer_added_names(const Tokenizer *t, const char **out, int max);
+/* The special token whose name is at the beginning of a text, and its length; or -1. */
+int32_t tokenizer_special_at(const Tokenizer *t, const char *text, size_t len, size_t *n);
+/* Whether an added token takes the white space before or behind it. */
+void tokenizer_strips(const Tokenizer *t, int32_t id, bool *left, bool *right);
 
 #endif

@@ -17,7 +17,7 @@ static Fixture fixture(const char *tokenizer, const char *template) {
     Err err = {0};
     f.tokenizer = tokenizer_open(data_path(tokenizer), &err);
     if (!f.tokenizer ||
-        !template_open(&f.template, template, data_path(tokenizer), f.tokenizer, NULL, &err))
+        !template_open(&f.template, template, NULL, data_path(tokenizer), f.tokenizer, NULL, &err))
         fail_msg("%s", err.text);
     return f;
 }

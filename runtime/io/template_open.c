@@ -1,0 +1,211 @@
+/* template_open.c: the built-in templates, and which of them a checkpoint has (template.h).
+ *
+ * A Jinja program is not run: it is recognised by what it contains, as llama.cpp does.  What it
+ * says beyond these pieces (tools, images, reasoning) is not here; data that needs it is refused.
+ */
+#include "template.h"
+
+#include <jansson.h>
+#include <stdlib.h> /* free */
+#include <string.h> /* strstr */
+
+#define LLAMA3(role, content)                                                                      \
+    "{<|start_header_id|>}" role "{<|end_header_id|>}\n\n" content "{<|eot_id|>}"
+
+static const TemplateDef builtins[] = {
+    {.name = "plain",
+     .begin = "{bos?}",
+     .message = "{content}",
+     .between = "\n",
+     .end = "{eos?}",
+     .generation = "\n"},
+    {.name = "llama3",
+     .begin = "{bos}",
+     .message = LLAMA3("{role}", "{content|trim}"),
+     .generation = "{<|start_header_id|>}assistant{<|end_header_id|>}\n\n"},
+    {.name = "llama3.1",
+     .begin = "{bos}",
+     .system = LLAMA3("system", "Cutting Knowledge Date: December 2023\nToday Date: {date}\n\n"
+                                "{content|trim}"),
+     .message = LLAMA3("{role}", "{content|trim}"),
+     .generation = "{<|start_header_id|>}assistant{<|end_header_id|>}\n\n",
+     .default_system = ""},
+    {.name = "chatml",
+     .message = "{<|im_start|>}{role}\n{content}{<|im_end|>}\n",
+     .generation = "{<|im_start|>}assistant\n"},
+    {.name = "llama2",
+     .system = "<<SYS>>\n{content}\n<</SYS>>\n\n",
+     .user = "{bos}[INST] {content|trim} [/INST]",
+     .assistant = " {content|trim} {eos}",
+     .fold_system = true},
+    {.name = "mistral", /* Mistral-7B-Instruct-v0.3 and later: [INST] is a token */
+     .begin = "{bos}",
+     .system = "{content}\n\n",
+     .user = "{[INST]} {content}{[/INST]}",
+     .assistant = " {content|trim}{eos}",
+     .fold_system = true},
+    {.name = "mistral_v1", /* v0.1 and v0.2: [INST] is text */
+     .begin = "{bos}",
+     .system = "{content}\n\n",
+     .user = "[INST] {content} [/INST]",
+     .assistant = "{content}{eos}",
+     .fold_system = true},
+    {.name = "zephyr", /* and TinyLlama */
+     .message = "<|{role}|>\n{content}{eos}\n",
+     .generation = "<|assistant|>\n"},
+};
+const char *const template_names[] = {"plain",   "llama3",     "llama3.1", "chatml", "llama2",
+                                      "mistral", "mistral_v1", "zephyr",   NULL};
+const char template_choices[] =
+    "plain, llama3, llama3.1, chatml, llama2, mistral, mistral_v1, zephyr or a `template` of your "
+    "own";
+
+const TemplateDef *template_builtin(const char *name) {
+    for (size_t i = 0; i < COUNT(builtins); i++)
+        if (strcmp(builtins[i].name, name) == 0) return &builtins[i];
+    return NULL;
+}
+
+/* ---- which template a checkpoint has --------------------------------------------------------- */
+
+/* The template of a list of {name, template}: the default one, else the first. */
+static const json_t *of_list(const json_t *list) {
+    const json_t *found = NULL;
+    for (size_t i = 0; i < json_array_size(list); i++) {
+        const json_t *item = json_array_get(list, i), *name = json_object_get(item, "name");
+        bool standard = json_is_string(name) && strcmp(json_string_value(name), "default") == 0;
+        if (standard || !found) found = json_object_get(item, "template");
+    }
+    return found;
+}
+
+/* "chat_template" of a JSON file (malloc), or NULL; err for a file that can't be read. */
+static char *jinja_of_json(const char *path, Err *err) {
+    json_error_t e;
+    size_t len;
+    char *text = file_read(path, &len, err), *source = NULL;
+    json_t *root = text ? json_loadb(text, len, 0, &e) : NULL;
+    if (text && !root) fail(err, EXIT_IO, "%s:%d: %s", path, e.line, e.text);
+    const json_t *v = json_object_get(root, "chat_template");
+    if (json_is_array(v)) v = of_list(v);
+    if (json_is_string(v)) source = strdup(json_string_value(v));
+    json_decref(root);
+    free(text);
+    return source;
+}
+
+/* The checkpoint's Jinja source (malloc), or NULL. */
+static char *jinja_source(const char *dir, Err *err) {
+    static const char *const files[] = {"chat_template.json", "tokenizer_config.json"};
+    Arena *arena = arena_new();
+    char *own = path_join(arena, dir, "chat_template.jinja"), *source = NULL;
+    size_t len;
+    if (file_exists(own)) source = file_read(own, &len, err);
+    for (size_t i = 0; i < COUNT(files) && !source && !err->code; i++) {
+        char *path = path_join(arena, dir, files[i]);
+        if (file_exists(path)) source = jinja_of_json(path, err);
+    }
+    arena_free(arena);
+    return source;
+}
+
+/* The text of a default system message: what stands between the turn's head and its end in one
+ * literal. */
+static const char *default_system(const char *source) {
+    const char *head = "<|im_start|>system";
+    for (const char *p = source; (p = strstr(p, head));) {
+        p += strlen(head);
+        if (strncmp(p, "\\n", 2) == 0)
+            p += 2;
+        else if (*p == '\n')
+            p++;
+        else
+            continue;
+        const char *end = strstr(p, "<|im_end|>");
+        if (end && end > p && *p != '\'' && *p != '"' && *p != '{' &&
+            !memchr(p, '\'', (size_t)(end - p)))
+            return intern_n(p, (size_t)(end - p));
+    }
+    return NULL;
+}
+
+const TemplateDef *template_recognise(const char *jinja, const char **system, const char **why) {
+#define HAS(text) (strstr(jinja, text) != NULL)
+    *system = *why = NULL;
+    const char *name = NULL;
+    if (HAS("<|start_header_id|>") && HAS("<|end_header_id|>")) {
+        name = HAS("Cutting Knowledge Date") ? "llama3.1" : "llama3";
+    } else if (HAS("<|im_start|>") && HAS("think>")) {
+        *why = "it writes <think> blocks (a reasoning model's)";
+    } else if (HAS("<|im_start|>")) {
+        name = "chatml";
+        *system = default_system(jinja);
+    } else if (HAS("[INST]") && HAS("<<SYS>>")) {
+        name = "llama2";
+    } else if (HAS("[INST]") && HAS("[SYSTEM_PROMPT]")) {
+        *why = "it has [SYSTEM_PROMPT] turns (Mistral Small 3 and later)";
+    } else if (HAS("[INST]")) {
+        name = HAS("[/INST]'") && HAS(" [/INST]'") ? "mistral_v1" : "mistral";
+    } else if (HAS("<|user|>\\n") && HAS("<|assistant|>") && HAS("eos_token")) {
+        name = "zephyr";
+    } else if (HAS("<start_of_turn>")) {
+        *why = "it is Gemma's";
+    } else if (HAS("<|user|>") && HAS("<|end|>")) {
+        *why = "it is Phi-3's";
+    }
+#undef HAS
+    return name ? template_builtin(name) : NULL;
+}
+
+static bool detect(Template *out, const char *dir, Err *err) {
+    char *source = jinja_source(dir, err);
+    if (err->code) return false;
+    if (!source) return true; /* TEMPLATE_NONE */
+    const char *system, *why;
+    const TemplateDef *def = template_recognise(source, &system, &why);
+    free(source);
+    if (!def)
+        return fail(err, EXIT_INPUT,
+                    "%s: its chat template is not one of those known here%s%s; set data.template "
+                    "to %s (grammar/README.md, \"Chat templates\")",
+                    dir, why ? ": " : "", why ? why : "", template_choices);
+    out->kind = TEMPLATE_CHAT;
+    out->def = *def;
+    if (system) out->def.default_system = system;
+    return true;
+}
+
+/* ---- opening --------------------------------------------------------------------------------- */
+
+typedef struct First { /* the first fault, as an error */
+    const Template *t;
+    Err *err;
+} First;
+
+static void first_fault(void *self, const char *key, size_t at, size_t len, const char *text) {
+    const First *first = self;
+    (void)at, (void)len;
+    fail(first->err, EXIT_INPUT, "template %s: %s: %s", first->t->def.name, key, text);
+}
+
+static bool fits(const Template *t, Err *err) {
+    First first = {t, err};
+    if (t->kind != TEMPLATE_NONE) template_check(&t->def, t->tokenizer, first_fault, &first);
+    return err->code == 0;
+}
+
+bool template_open(Template *out, const char *name, const TemplateDef *own, const char *dir,
+                   Tokenizer *tokenizer, const char *date, Err *err) {
+    *out = (Template){.tokenizer = tokenizer, .date = date ? date : "26 Jul 2024"};
+    if (!own && (!name || strcmp(name, "auto") == 0))
+        return detect(out, dir, err) && fits(out, err);
+    if (!own && strcmp(name, "none") == 0) return true;
+    const TemplateDef *def = own ? own : template_builtin(name);
+    if (!def)
+        return fail(err, EXIT_INPUT, "there is no template \"%s\"; known are auto, none, %s", name,
+                    template_choices);
+    out->named = true;
+    out->def = *def;
+    out->kind = !own && strcmp(name, "plain") == 0 ? TEMPLATE_PLAIN : TEMPLATE_CHAT;
+    return fits(out, err);
+}
