@@ -61,6 +61,16 @@ bool cuda_visible(void) {
     return seen;
 }
 
+/* By which other libraries know this GPU; "" where the driver does not say (no error). */
+static void find_bus_id(Cuda *c) {
+    int domain = 0, bus = 0, device = 0;
+    if (!c->cu.DeviceGetAttribute(&domain, ATTRIBUTE_PCI_DOMAIN, c->device) &&
+        !c->cu.DeviceGetAttribute(&bus, ATTRIBUTE_PCI_BUS, c->device) &&
+        !c->cu.DeviceGetAttribute(&device, ATTRIBUTE_PCI_DEVICE, c->device))
+        snprintf(c->dev.bus_id, sizeof c->dev.bus_id, "%08x:%02x:%02x.0", (unsigned)domain,
+                 (unsigned)bus & 0xff, (unsigned)device & 0xff);
+}
+
 bool cuda_choose(Cuda *c, const char *name, int count, Err *err) {
     const char *colon = name ? strchr(name, ':') : NULL;
     char *end = NULL;
@@ -78,6 +88,7 @@ bool cuda_choose(Cuda *c, const char *name, int count, Err *err) {
         !CUDA(c, DeviceGetAttribute, (&minor, ATTRIBUTE_CAPABILITY_MINOR, c->device), err))
         return false;
     c->dev.arch = 10 * major + minor;
+    find_bus_id(c);
     if (c->dev.arch >= OLDEST_ARCH) return true;
     return fail(err, EXIT_DEVICE,
                 "%s has compute capability %d.%d; 8.0 or later (A100, RTX 30) is needed\n"

@@ -66,6 +66,7 @@ struct Device { /* first member of each device's own struct */
     char description[320]; /* "cpu: AMD EPYC ..., 2 threads, oneDNN 2.6, gcc 12.2" */
     char *base;            /* address of the arena as kernels see it */
     int arch;              /* CUDA: 10 * compute capability (80, 90); else 0 */
+    char bus_id[20]; /* CUDA: where the GPU stands on PCI, "00000000:3b:00.0"; else "" */
     const Step *step;      /* whose work is being given to the device, for its messages; or NULL */
 };
 #define STAMPS 4096
