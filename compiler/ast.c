@@ -23,6 +23,7 @@ static const char *const kind_names[] = {
     [A_DATA] = "data",
     [A_RUN] = "run",
     [A_GRAPH] = "graph",
+    [A_TEMPLATE] = "template",
     [A_VARIANT] = "variant",
     [A_BLOCK] = "block",
     [A_WEIGHT] = "weight",

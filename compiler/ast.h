@@ -47,6 +47,8 @@ typedef enum AstKind {
                     list = A_BIND */
     A_GRAPH,     /* graph { memory = 40 GiB }
                     list = A_BIND */
+    A_TEMPLATE,  /* template mine { message = "{role}: {content}{eos}" }
+                    text, list = A_BIND */
     A_VARIANT,   /* variant NAME from OTHER { .. }
                     text, text2 = OTHER or NULL, list = statements */
     /* ---- statements inside layers, models, config, objectives ---- */

@@ -4,6 +4,7 @@
  * models.c, adapter.c, quantize.c, objective.c, build.c.  Promises: a Spec that is returned builds.
  */
 #include "front.h"
+#include "template.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -17,7 +18,7 @@ static bool is_block(const Ast *s) {
 
 static bool counts(const Ast *s) {
     return s->kind == A_BIND || s->kind == A_ADAPTER || s->kind == A_QUANTIZE ||
-           s->kind == A_TRAIN || s->kind == A_OBJECTIVE || is_block(s);
+           s->kind == A_TRAIN || s->kind == A_OBJECTIVE || s->kind == A_TEMPLATE || is_block(s);
 }
 
 /* Puts a statement in place of the same one, or after all.  Blocks are kept: keys replace keys. */
@@ -447,6 +448,7 @@ static Spec *check_with(const Front *parsed, const CheckOptions *options) {
     read_settings(spec);
     adapters_range(spec);
     check_data(spec);
+    templates_check(spec);
     check_model_parts(spec);
     flatten_settings(spec);
     return diags_errors(diags) ? NULL : spec;

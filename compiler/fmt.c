@@ -49,7 +49,8 @@ static void mark_statements(Fmt *f, const Ast *ast) {
     if (!ast) return;
     bool holds = ast->kind == A_FILE || ast->kind == A_BLOCK || ast->kind == A_CONFIG ||
                  ast->kind == A_OBJECTIVE || ast->kind == A_DATA || ast->kind == A_RUN ||
-                 ast->kind == A_GRAPH || ast->kind == A_VARIANT || ast->kind == A_RECORD;
+                 ast->kind == A_GRAPH || ast->kind == A_TEMPLATE || ast->kind == A_VARIANT ||
+                 ast->kind == A_RECORD;
     for (const Ast *s = ast->list; s; s = s->next) {
         if (holds) mark_token(f, s->loc.begin);
         mark_statements(f, s);

@@ -178,6 +178,7 @@ bool same_statement(const Ast *a, const Ast *b) {
     case A_MODEL:
     case A_ADAPTER:
     case A_QUANTIZE:
+    case A_TEMPLATE:
     case A_VARIANT:
         return a->text == b->text;
     case A_CONFIG:

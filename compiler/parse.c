@@ -148,11 +148,10 @@ static const char *const operators[] = {
 static const char *const values[] = {"a name", "a string", "a number", "if",  "not",
                                      "true",   "false",    "on",       "off", "none",
                                      "'-'",    "'('",      "'['",      "'{'"};
-static const char *const statements[] = {"use",     "config",    "require", "layer",
-                                         "model",   "quantize",  "train",   "data",
-                                         "adapter", "objective", "run",     "graph",
-                                         "variant", "metric",    "weight",  "for",
-                                         "if",      "return",    "a name",  "the end of the file"};
+static const char *const statements[] = {
+    "use",    "config",  "require",   "layer", "model",  "quantize", "train",
+    "data",   "adapter", "objective", "run",   "graph",  "template", "variant",
+    "metric", "weight",  "for",       "if",    "return", "a name",   "the end of the file"};
 
 /* "an expression, `)` or `,`" */
 static void add_expected(Text *out, const char *const *expected, int n) {

@@ -133,24 +133,43 @@ static const struct Keyword {
     const char *name;
     int kind;
 } keywords[] = {
-    {"use", T_USE},         {"config", T_CONFIG},
-    {"require", T_REQUIRE}, {"layer", T_LAYER},
-    {"model", T_MODEL},     {"quantize", T_QUANTIZE},
-    {"adapter", T_ADAPTER}, {"train", T_TRAIN},
-    {"data", T_DATA},       {"objective", T_OBJECTIVE},
-    {"metric", T_METRIC},   {"run", T_RUN},
-    {"graph", T_GRAPH},     {"variant", T_VARIANT},
-    {"weight", T_WEIGHT},   {"for", T_FOR},
-    {"in", T_IN},           {"if", T_IF},
-    {"then", T_THEN},       {"else", T_ELSE},
-    {"return", T_RETURN},   {"as", T_AS},
-    {"from", T_FROM},       {"when", T_WHEN},
-    {"on", T_ON},           {"off", T_OFF},
-    {"true", T_TRUE},       {"false", T_FALSE},
-    {"none", T_NONE},       {"and", T_AND},
-    {"or", T_OR},           {"not", T_NOT},
-    {"load", T_LOAD},       {"bias", T_BIAS},
-    {"at", T_AT},           {"start", T_START},
+    {"use", T_USE},
+    {"config", T_CONFIG},
+    {"require", T_REQUIRE},
+    {"layer", T_LAYER},
+    {"model", T_MODEL},
+    {"quantize", T_QUANTIZE},
+    {"adapter", T_ADAPTER},
+    {"train", T_TRAIN},
+    {"data", T_DATA},
+    {"objective", T_OBJECTIVE},
+    {"metric", T_METRIC},
+    {"run", T_RUN},
+    {"graph", T_GRAPH},
+    {"variant", T_VARIANT},
+    {"template", T_TEMPLATE},
+    {"weight", T_WEIGHT},
+    {"for", T_FOR},
+    {"in", T_IN},
+    {"if", T_IF},
+    {"then", T_THEN},
+    {"else", T_ELSE},
+    {"return", T_RETURN},
+    {"as", T_AS},
+    {"from", T_FROM},
+    {"when", T_WHEN},
+    {"on", T_ON},
+    {"off", T_OFF},
+    {"true", T_TRUE},
+    {"false", T_FALSE},
+    {"none", T_NONE},
+    {"and", T_AND},
+    {"or", T_OR},
+    {"not", T_NOT},
+    {"load", T_LOAD},
+    {"bias", T_BIAS},
+    {"at", T_AT},
+    {"start", T_START},
 };
 
 const char *statement_keyword_near(const char *word) {
@@ -179,6 +198,7 @@ bool token_begins_top(int kind) {
     case T_DATA:
     case T_RUN:
     case T_GRAPH:
+    case T_TEMPLATE:
     case T_VARIANT:
         return true;
     default:

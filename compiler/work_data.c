@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "../runtime/job/job.h"
+#include "template.h"
 #include "work.h"
 
 const char *work_model_dir(const Work *w) {
@@ -15,7 +16,11 @@ int work_template(Work *w, Template *out) {
     int code = work_tokenizer(w);
     if (code != EXIT_OK || !w->tokenizer) return code;
     const char *name = spec_str(w->spec, "data.template"), *date = spec_str(w->spec, "data.date");
-    if (!template_open(out, name, NULL, work_model_dir(w), w->tokenizer, date, &w->err))
+    const TemplateDef *own;
+    bool fits = spec_template(w->spec, w->tokenizer, &own);
+    work_diagnostics(w);
+    if (!fits) return EXIT_INPUT;
+    if (!template_open(out, name, own, work_model_dir(w), w->tokenizer, date, &w->err))
         return work_fail(w);
     return EXIT_OK;
 }

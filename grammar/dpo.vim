@@ -6,7 +6,7 @@ endif
 
 " Keywords are matches, not `syntax keyword`: before `=`, after `.` and after `as` they are plain names.
 syntax match dpoStatement "\<\(use\|config\|require\|layer\|model\|quantize\|adapter\|train\)\>\(\s*=\)\@!"
-syntax match dpoStatement "\<\(objective\|metric\|data\|run\|graph\|variant\|weight\|return\)\>\(\s*=\)\@!"
+syntax match dpoStatement "\<\(objective\|metric\|data\|run\|graph\|template\|variant\|weight\|return\)\>\(\s*=\)\@!"
 syntax match dpoKeyword "\<\(for\|in\|if\|then\|else\|as\|from\|when\|and\|or\|not\|load\|bias\)\>\(\s*=\)\@!"
 syntax match dpoKeyword "\<at\s\+start\>"
 syntax match dpoConstant "\<\(true\|false\|on\|off\|none\|auto\|chosen\|rejected\|all_linear\)\>\(\s*=[^=]\)\@!"

@@ -46,7 +46,7 @@ void dpo_error(const Loc *loc, Parse *p, const char *message);
 %token <token> NAME "a name" STRING "a string" NUMBER "a number"
 %token <token> USE "use" CONFIG "config" REQUIRE "require" LAYER "layer" MODEL "model"
     QUANTIZE "quantize" ADAPTER "adapter" TRAIN "train" OBJECTIVE "objective" METRIC "metric"
-    DATA "data" RUN "run" GRAPH "graph" VARIANT "variant" WEIGHT "weight" FOR "for" IN "in" IF "if"
+    DATA "data" RUN "run" GRAPH "graph" TEMPLATE "template" VARIANT "variant" WEIGHT "weight" FOR "for" IN "in" IF "if"
     THEN "then" ELSE "else" RETURN "return" AS "as" FROM "from" WHEN "when" ON "on" LOAD "load"
     BIAS "bias" AT "at" START "start" TRUE "true" FALSE "false" OFF "off" NONE "none"
 %token <token> AND "and" OR "or" NOT "not" EQ "==" NE "!=" LE "<=" GE ">=" RANGE ".."
@@ -115,6 +115,8 @@ statement:
   | DATA block                  { $$ = AST(A_DATA, @$, .list = ast_only(p, A_DATA, $2)->list); }
   | RUN block                   { $$ = AST(A_RUN, @$, .list = ast_only(p, A_RUN, $2)->list); }
   | GRAPH block                 { $$ = AST(A_GRAPH, @$, .list = ast_only(p, A_GRAPH, $2)->list); }
+  | TEMPLATE NAME block
+        { $$ = AST(A_TEMPLATE, @$, NAMED($2, @2), .list = ast_only(p, A_TEMPLATE, $3)->list); }
   | VARIANT NAME '{' statements '}'
         { $$ = AST(A_VARIANT, @$, NAMED($2, @2), .list = $4); }
   | VARIANT NAME FROM NAME '{' statements '}'

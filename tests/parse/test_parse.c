@@ -152,7 +152,7 @@ static void keywords_are_words(void **state) {
         "objective", "data",   "metric",  "run",   "graph",  "weight",   "variant", "for",
         "in",        "if",     "then",    "else",  "return", "as",       "from",    "when",
         "on",        "off",    "true",    "false", "none",   "and",      "or",      "not",
-        "load",      "bias",   "at",      "start"};
+        "load",      "bias",   "at",      "start", "template"};
     for (size_t i = 0; i < COUNT(words); i++) {
         Arena *arena = arena_new();
         const char *w = words[i];
