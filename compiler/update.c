@@ -3,7 +3,8 @@
  * All trained tensors lie in "params", their gradients in "grads", the moments in "m" and "v", each
  * one flat f32 [nparams], seen here as a matrix of 1024 columns.  The arithmetic is torch's:
  *   g *= min(1, clip / (|g| + 1e-6)) if clip > 0;  p *= 1 - lr wd;  m = b1 m + (1 - b1) g;
- *   v = b2 v + (1 - b2) g g;  p -= lr (m c1) / (sqrt(v c2) + eps)   with c = 1 / (1 - b^t), inputs.
+ *   v = b2 v + (1 - b2) g g;  p -= lr (m c1) / (sqrt(v c2) + eps)   with c = 1 / (1 - b^t), inputs,
+ * as 1 - b is one: taken from a b2 of 0.999 in f32 it would be off by 1e-5, and every step with it.
  * Padding between tensors is zero in all of them and stays so.  Relies on graph.c.
  */
 #include "dpoc.h"
@@ -31,11 +32,6 @@ static NodeId op(const Update *w, Op o, NodeId a, NodeId b) {
     return g_op(w->g, o, a, b, 0);
 }
 
-/* 1 - x */
-static NodeId rest(const Update *w, NodeId x) {
-    return op(w, OP_sub, g_const(w->g, 1, w->scalar), x);
-}
-
 /* The clipped gradient; its norm before clipping becomes output "grad_norm". */
 static NodeId clipped(const Update *w, NodeId grad) {
     NodeId rows = op(w, OP_sum_cols, op(w, OP_mul, grad, grad), 0);
@@ -50,8 +46,9 @@ static NodeId clipped(const Update *w, NodeId grad) {
 }
 
 /* decay * x + (1 - decay) * y */
-static NodeId blend(const Update *w, NodeId decay, NodeId x, NodeId y) {
-    return op(w, OP_add, op(w, OP_mul, all(w, decay), x), op(w, OP_mul, all(w, rest(w, decay)), y));
+static NodeId blend(const Update *w, const char *decay, const char *rest, NodeId x, NodeId y) {
+    return op(w, OP_add, op(w, OP_mul, all(w, number(w, decay)), x),
+              op(w, OP_mul, all(w, number(w, rest)), y));
 }
 
 void update_build(Unit *u) {
@@ -63,9 +60,10 @@ void update_build(Unit *u) {
     NodeId m = state(&w, "m", ROLE_MOMENT), v = state(&w, "v", ROLE_MOMENT);
     NodeId grad = clipped(&w, state(&w, "grads", ROLE_GRAD));
     NodeId lr = number(&w, "lr");
-    NodeId keep = rest(&w, op(&w, OP_mul, lr, number(&w, "weight_decay")));
-    NodeId m1 = blend(&w, number(&w, "beta1"), m, grad);
-    NodeId v1 = blend(&w, number(&w, "beta2"), v, op(&w, OP_mul, grad, grad));
+    NodeId keep =
+        op(&w, OP_sub, g_const(u->g, 1, w.scalar), op(&w, OP_mul, lr, number(&w, "weight_decay")));
+    NodeId m1 = blend(&w, "beta1", "adam.rest1", m, grad);
+    NodeId v1 = blend(&w, "beta2", "adam.rest2", v, op(&w, OP_mul, grad, grad));
     NodeId mean = op(&w, OP_mul, m1, all(&w, number(&w, "adam.c1")));
     NodeId var = op(&w, OP_mul, v1, all(&w, number(&w, "adam.c2")));
     NodeId root = op(&w, OP_add, op(&w, OP_sqrt, var, 0), all(&w, number(&w, "eps")));

@@ -65,7 +65,8 @@ bool read_metrics(Exec *exec, const Plan *plan, const Pack *pack, int pairs, dou
     return true;
 }
 
-/* The scalars that program "update" reads; adam.c1 = 1 / (1 - beta1^t) and c2 alike. */
+/* The scalars that program "update" reads; adam.rest1 = 1 - beta1, adam.c1 = 1 / (1 - beta1^t), and
+ * so for beta2. */
 static bool write_update_inputs(Exec *exec, const Plan *plan, int64_t step, double lr, Err *err) {
     double b1 = plan_num(plan, "run.beta1"), b2 = plan_num(plan, "run.beta2");
     const struct {
@@ -74,6 +75,8 @@ static bool write_update_inputs(Exec *exec, const Plan *plan, int64_t step, doub
     } scalars[] = {{"lr", lr},
                    {"beta1", b1},
                    {"beta2", b2},
+                   {"adam.rest1", 1.0 - b1},
+                   {"adam.rest2", 1.0 - b2},
                    {"eps", plan_num(plan, "run.eps")},
                    {"clip", plan_num(plan, "run.clip")},
                    {"weight_decay", plan_num(plan, "run.weight_decay")},

@@ -95,6 +95,8 @@ static void set_step(Eval *e, Rates s, int t) {
     set(e, "lr", s.lr);
     set(e, "beta1", s.beta1);
     set(e, "beta2", s.beta2);
+    set(e, "adam.rest1", 1 - s.beta1);
+    set(e, "adam.rest2", 1 - s.beta2);
     set(e, "eps", s.eps);
     set(e, "weight_decay", s.weight_decay);
     set(e, "clip", s.clip);

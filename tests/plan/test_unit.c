@@ -100,8 +100,10 @@ static float *run(const Plan *plan, const Unit *u, int steps, float *grads) {
     static const struct {
         const char *name;
         float x;
-    } numbers[] = {{"lr", 1e-3f},   {"beta1", 0.9f}, {"beta2", 0.999f},       {"eps", 1e-8f},
-                   {"adam.c1", 10}, {"clip", 1},     {"weight_decay", 0.01f}, {"adam.c2", 1000}};
+    } numbers[] = {{"lr", 1e-3f},         {"beta1", 0.9f},         {"adam.rest1", 0.1f},
+                   {"beta2", 0.999f},     {"eps", 1e-8f},          {"clip", 1},
+                   {"adam.rest2", 1e-3f}, {"weight_decay", 0.01f}, {"adam.c1", 10},
+                   {"adam.c2", 1000}};
     for (size_t i = 0; i < COUNT(numbers); i++)
         write_scalar(exec, numbers[i].name, numbers[i].x, &err);
     run_program(&r, "init", plan->bound);
