@@ -24,6 +24,12 @@ typedef struct AdapterPattern {
     double value;
 } AdapterPattern;
 
+typedef struct AdapterNames { /* target_modules or exclude_modules: a list, or a pattern */
+    const char **name;
+    int n;
+    const char *pattern; /* a regular expression or "all-linear"; NULL: the list counts */
+} AdapterNames;
+
 typedef struct Adapter {
     const char *name;
     int r;
@@ -35,8 +41,11 @@ typedef struct Adapter {
     int ntargets;
     const char **embeddings; /* those of the targets that are embeddings */
     int nembeddings;
-    const char **names; /* shorter target_modules, or NULL */
-    int nnames;
+    AdapterNames chosen, excluded; /* as a file says it; of a plan: its "short" */
+    int64_t *layers;               /* layers_to_transform */
+    int nlayers;
+    const char **layers_pattern; /* names that stand before a layer's number */
+    int nlayers_pattern;
     AdapterPattern *rank, *alphas; /* rank_pattern, alpha_pattern */
     int nrank, nalphas;
 } Adapter;
@@ -56,11 +65,26 @@ Adapter *adapters_parse(Arena *arena, const char *json, int *n, Err *err);
 int adapter_rank(const Adapter *a, const char *module);
 double adapter_alpha(const Adapter *a, const char *module);
 
-/* Reads DIR/adapter_config.json.  What this program can't do (use_dora, modules_to_save, bias,
- * other peft_types, ...) is refused by name (exit 5). */
+/* Whether PEFT would adapt a module of this name: target_modules, exclude_modules,
+ * layers_to_transform. "all-linear" is taken to mean any module. */
+bool adapter_selects(const Adapter *a, const char *module);
+/* NULL, or what is wrong with the first pattern that is no regular expression (arena text). */
+const char *adapter_bad_pattern(Arena *arena, const Adapter *a);
+
+/* The directory that holds adapter_config.json: `dir`, a run's dir/adapter, dir/NAME (where PEFT
+ * keeps an adapter that has a name), or the only directory in `dir` that has one; else `dir`. */
+const char *adapter_dir(Arena *arena, const char *dir, const char *name);
+/* Reads a PEFT directory: its configuration and which modules its tensors are of (`targets`, in
+ * the order of their names; each has all its tensors, selected by the configuration, of the rank
+ * that it says).  What this program can't do (modules_to_save, bias, other peft_types, ...) is
+ * refused by name (exit 5). */
 Adapter *adapter_read(Arena *arena, const char *dir, Err *err);
-/* Whether the directory fits the description: r, alpha, rslora, targets; exit 1 naming key, both
- * values and the setting that would change ours ("pref.rank"). */
+/* A module's tensor in an opened adapter ("adapter_model"), or NULL. */
+const SafeTensor *adapter_tensor(const Adapter *a, const Checkpoint *c, const char *module,
+                                 AdapterPart part);
+/* Whether the directory fits the description: r, alpha, rslora, dora, targets; exit 1 naming key,
+ * both values and the setting that would change ours ("pref.rank").  Copies of base weights that
+ * PEFT puts beside adapted embeddings must equal those of want->base, where that is given. */
 bool adapter_check(const Adapter *want, const char *dir, Err *err);
 
 typedef struct AdapterTensor {
@@ -68,6 +92,7 @@ typedef struct AdapterTensor {
     int rank;         /* 1: a magnitude [cols], rows is 1 */
     int64_t rows, cols;
     const float *data;
+    bool transposed; /* data and start lie in memory as [cols, rows] */
     /* PiSSA: its value before training, which the base lost (W - s B0 A0), else NULL.  The file
      * then holds a plain LoRA of rank 2r and the same scale: A over A0, B beside -B0. */
     const float *start;

@@ -18,18 +18,37 @@ static json_t *pattern(const AdapterPattern *p, int n, double scale) {
     return object;
 }
 
+static json_t *strings(const char *const *s, int n) {
+    json_t *list = json_array();
+    for (int i = 0; i < n; i++) json_array_append_new(list, json_string(s[i]));
+    return list;
+}
+
+static json_t *names(const AdapterNames *names) {
+    return names->pattern ? json_string(names->pattern) : strings(names->name, names->n);
+}
+
+/* layers_to_transform and layers_pattern of an adapter that was read. */
+static void add_layers(json_t *c, const Adapter *a) {
+    json_t *layers = a->nlayers ? json_array() : json_null();
+    for (int i = 0; i < a->nlayers; i++) json_array_append_new(layers, json_integer(a->layers[i]));
+    json_object_set_new(c, "layers_to_transform", layers);
+    json_object_set_new(c, "layers_pattern",
+                        a->nlayers_pattern ? strings(a->layers_pattern, a->nlayers_pattern)
+                                           : json_null());
+}
+
 static json_t *config(const Adapter *a) {
     /* PiSSA doubles the rank; alpha / r, or alpha / sqrt r, stays what it was */
     double rank = a->pissa ? 2 : 1, alpha = a->pissa && a->rslora ? sqrt(2) : rank;
-    json_t *targets = json_array();
-    int n = a->names ? a->nnames : a->ntargets;
-    for (int i = 0; i < n; i++)
-        json_array_append_new(targets, json_string(a->names ? a->names[i] : a->targets[i]));
+    const AdapterNames whole = {.name = a->targets, .n = a->ntargets};
     json_t *c = json_object();
-    static const char *const nulls[] = {"auto_mapping",        "revision",       "modules_to_save",
-                                        "layers_to_transform", "layers_pattern", "megatron_config",
-                                        "layer_replication"};
+    static const char *const nulls[] = {"auto_mapping", "revision", "modules_to_save",
+                                        "megatron_config", "layer_replication"};
     for (size_t i = 0; i < COUNT(nulls); i++) json_object_set_new(c, nulls[i], json_null());
+    add_layers(c, a);
+    if (a->excluded.n || a->excluded.pattern)
+        json_object_set_new(c, "exclude_modules", names(&a->excluded));
     json_object_set_new(c, "base_model_name_or_path", a->base ? json_string(a->base) : json_null());
     json_object_set_new(c, "peft_type", json_string("LORA"));
     json_object_set_new(c, "task_type", json_string("CAUSAL_LM"));
@@ -37,7 +56,8 @@ static json_t *config(const Adapter *a) {
     json_object_set_new(c, "r", number(a->r * rank));
     json_object_set_new(c, "lora_alpha", number(a->alpha * alpha));
     json_object_set_new(c, "lora_dropout", json_real(a->dropout));
-    json_object_set_new(c, "target_modules", targets);
+    json_object_set_new(c, "target_modules",
+                        names(a->chosen.n || a->chosen.pattern ? &a->chosen : &whole));
     json_object_set_new(c, "fan_in_fan_out", json_false());
     json_object_set_new(c, "bias", json_string("none"));
     json_object_set_new(c, "init_lora_weights", json_true());
@@ -73,45 +93,40 @@ static bool write_card(Arena *arena, const char *dir, const Adapter *a, const ch
     return file_write(path_join(arena, dir, "README.md"), text, strlen(text), err);
 }
 
-typedef struct Put { /* where in the file a tensor's next elements go */
-    SafeWriter *writer;
-    int tensor;
-    DType dtype;
-    int64_t at; /* elements put so far */
-    Err *err;
-} Put;
-
-/* n elements times `sign`, converted piece by piece. */
-static bool put(Put *p, const float *x, int64_t n, float sign) {
-    int64_t size = dtype_bytes(p->dtype);
-    for (int64_t done = 0, m; done < n; done += m) {
-        float value[2048];
-        uint16_t half[COUNT(value)];
-        m = n - done < (int64_t)COUNT(value) ? n - done : (int64_t)COUNT(value);
-        for (int64_t k = 0; k < m; k++) value[k] = sign * x[done + k];
-        for (int64_t k = 0; k < m && size == 2; k++)
-            half[k] = p->dtype == DT_bf16 ? float_to_bf16(value[k]) : float_to_f16(value[k]);
-        const void *data = size == 2 ? (const void *)half : value;
-        if (!safe_put(p->writer, p->tensor, (p->at + done) * size, data, m * size, p->err))
-            return false;
-    }
-    p->at += n;
-    return true;
-}
-
 static bool is_b(const char *name) {
     return strstr(name, ".lora_B.") || strstr(name, ".lora_embedding_B");
 }
 
-/* Plain, or PiSSA's halves: A over A0, B beside -B0. */
-static bool put_tensor(Put *p, const AdapterTensor *t) {
-    int64_t n = t->rows * t->cols;
-    if (!t->start) return put(p, t->data, n, 1);
-    if (!is_b(t->name)) return put(p, t->data, n, 1) && put(p, t->start, n, 1);
-    for (int64_t row = 0; row < t->rows; row++)
-        if (!put(p, t->data + row * t->cols, t->cols, 1) ||
-            !put(p, t->start + row * t->cols, t->cols, -1))
-            return false;
+/* Rows and columns in the file: with PiSSA A over A0, B beside -B0. */
+static void file_shape(const AdapterTensor *t, int64_t shape[2]) {
+    bool b = is_b(t->name);
+    shape[0] = t->start && !b ? 2 * t->rows : t->rows;
+    shape[1] = t->start && b ? 2 * t->cols : t->cols;
+}
+
+static float element(const AdapterTensor *t, int64_t row, int64_t col) {
+    const float *x = row < t->rows && col < t->cols ? t->data : t->start;
+    float sign = col < t->cols ? 1 : -1;
+    row %= t->rows, col %= t->cols;
+    return sign * x[t->transposed ? col * t->rows + row : row * t->cols + col];
+}
+
+/* Tensor i of the file, converted piece by piece. */
+static bool put_tensor(SafeWriter *w, int i, const AdapterTensor *t, DType dtype, Err *err) {
+    int64_t shape[2], size = dtype_bytes(dtype);
+    file_shape(t, shape);
+    int64_t n = shape[0] * shape[1];
+    for (int64_t at = 0, m; at < n; at += m) {
+        float value[2048];
+        uint16_t half[COUNT(value)];
+        m = n - at < (int64_t)COUNT(value) ? n - at : (int64_t)COUNT(value);
+        for (int64_t k = 0; k < m; k++)
+            value[k] = element(t, (at + k) / shape[1], (at + k) % shape[1]);
+        for (int64_t k = 0; k < m && size == 2; k++)
+            half[k] = dtype == DT_bf16 ? float_to_bf16(value[k]) : float_to_f16(value[k]);
+        const void *data = size == 2 ? (const void *)half : value;
+        if (!safe_put(w, i, at * size, data, m * size, err)) return false;
+    }
     return true;
 }
 
@@ -121,18 +136,18 @@ static bool write_tensors(Arena *arena, const char *dir, const AdapterTensor *t,
     SafeTensor *out = NEW_ARRAY(arena, SafeTensor, n + 1);
     SafeType type = dtype == DT_f32 ? SAFE_F32 : dtype == DT_bf16 ? SAFE_BF16 : SAFE_F16;
     for (int i = 0; i < n; i++) {
-        int64_t rows = t[i].rank == 1 ? t[i].cols : t[i].rows, cols = t[i].cols;
-        if (t[i].start) *(is_b(t[i].name) ? &cols : &rows) *= 2;
+        int64_t shape[2];
+        file_shape(&t[i], shape);
+        bool vector = t[i].rank == 1;
         out[i] = (SafeTensor){.name = arena_printf(arena, ADAPTER_PREFIX "%s", t[i].name),
                               .type = type,
                               .rank = t[i].rank,
-                              .shape = {rows, cols}};
+                              .shape = {shape[vector], shape[1]}};
     }
     SafeWriter *w =
         safe_create(path_join(arena, dir, "adapter_model.safetensors"), out, n, metadata, err);
     for (int i = 0; w && i < n; i++) {
-        Put p = {w, i, dtype, 0, err};
-        if (put_tensor(&p, &t[i])) continue;
+        if (put_tensor(w, i, &t[i], dtype, err)) continue;
         safe_abort(w);
         return false;
     }

@@ -77,6 +77,7 @@ static bool write_adapter(const Plan *plan, const Adapter *a, const float *param
                                            .rank = b->rank,
                                            .rows = b->rows,
                                            .cols = b->cols,
+                                           .transposed = !strcmp(b->transform, "transpose"),
                                            .data = params + b->offset / (int64_t)sizeof(float)};
     }
     return n == 0 || adapter_write(dir, a, tensors, n, DT_f32, NULL, err);

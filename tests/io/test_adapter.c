@@ -4,6 +4,7 @@
 #include "tests/io/io.h"
 
 #include <jansson.h>
+#include <math.h>
 
 #define Q "model.layers.0.self_attn.q_proj"
 #define D "model.layers.1.mlp.down_proj"
@@ -35,7 +36,7 @@ static char *write_it(Arena *arena, const Adapter *a, DType dtype) {
         int64_t n = shape[i][0] * shape[i][1];
         float *x = NEW_ARRAY(arena, float, n);
         for (int64_t k = 0; k < n; k++) x[k] = value(i, k % 64);
-        t[i] = (AdapterTensor){names[i], 2, shape[i][0], shape[i][1], x, NULL};
+        t[i] = (AdapterTensor){names[i], 2, shape[i][0], shape[i][1], x, false, NULL};
     }
     Err err = {0};
     char *dir = scratch_printf("%s/run/adapter", scratch_dir());
@@ -103,8 +104,7 @@ static void config_keys(void **state) {
                                        "use_rslora"};
     Arena *arena = arena_new();
     Adapter *a = the_adapter(arena);
-    a->names = (const char *[]){"q_proj", "down_proj"};
-    a->nnames = 2;
+    a->chosen = (AdapterNames){.name = (const char *[]){"q_proj", "down_proj"}, .n = 2};
     json_t *root = json_load_file(
         scratch_printf("%s/adapter_config.json", write_it(arena, a, DT_f32)), 0, NULL);
     assert_int_equal(json_object_size(root), COUNT(keys));
@@ -127,6 +127,101 @@ static void patterns(void **state) {
     assert_int_equal(adapter_rank(&a, "model.layers.2.self_attn.k_proj"), 8);
 }
 
+/* What training holds otherwise than PEFT's files: transposed matrices; PiSSA, whose B A less the
+ * B0 A0 that the base lost is a plain LoRA of twice the rank and the same scale. */
+static void held_otherwise(void **state) {
+    static const float a[6] = {1, 2, 3, 4, 5, 6}, a0[6] = {-1, 7, 2, -3, 5, 9}; /* [2, 3] */
+    static const float bt[4] = {10, 20, 30, 40}, bt0[4] = {1, 2, 3, 4}; /* [2, 2], transposed */
+    static const char json[] =
+        "[{\"name\":\"p\",\"r\":2,\"alpha\":6,\"rslora\":true,\"pissa\":true,\"targets\":[\"x\"],"
+        "\"rank_pattern\":{},\"alpha_pattern\":{}}]";
+    Arena *arena = arena_new();
+    Err err = {0};
+    int n;
+    Adapter *p = adapters_parse(arena, json, &n, &err);
+    AdapterTensor t[2] = {{"x.lora_A.weight", 2, 2, 3, a, false, a0},
+                          {"x.lora_B.weight", 2, 2, 2, bt, true, bt0}};
+    char *dir = scratch_dir();
+    assert_true(adapter_write(dir, p, t, 2, DT_f32, NULL, &err));
+    Adapter *q = adapter_read(arena, dir, &err);
+    if (!q) fail_msg("%s", err.text);
+    assert_int_equal(q->r, 4);
+    assert_true(q->rslora && fabs(q->alpha / sqrt(4) - 6 / sqrt(2)) < 1e-14);
+    Checkpoint *c = checkpoint_open(dir, "adapter_model", &err);
+    float A[12], B[8];
+    assert_true(safe_read_f32(adapter_tensor(q, c, "x", ADAPTER_A), 0, 12, A, &err));
+    assert_true(safe_read_f32(adapter_tensor(q, c, "x", ADAPTER_B), 0, 8, B, &err));
+    for (int i = 0; i < 2; i++)
+        for (int j = 0; j < 3; j++) {
+            float want = 0, got = 0;
+            for (int k = 0; k < 2; k++) want += bt[2 * k + i] * a[3 * k + j];
+            for (int k = 0; k < 2; k++) want -= bt0[2 * k + i] * a0[3 * k + j];
+            for (int k = 0; k < 4; k++) got += B[4 * i + k] * A[3 * k + j];
+            assert_true(want == got); /* whole numbers: exact */
+        }
+    checkpoint_close(c);
+    arena_free(arena);
+}
+
+/* PEFT's rules for target_modules and what goes with it (check_target_module_exists). */
+static void selection(void **state) {
+    static const struct {
+        const char *config, *module;
+        bool selected;
+    } cases[] = {
+        {"\"target_modules\":[\"q_proj\"]", "model.layers.0.self_attn.q_proj", true},
+        {"\"target_modules\":[\"q_proj\"]", "model.layers.0.self_attn.xq_proj", false},
+        {"\"target_modules\":[\"self_attn.q_proj\"]", "model.layers.0.self_attn.q_proj", true},
+        {"\"target_modules\":[\"attn.q_proj\"]", "model.layers.0.self_attn.q_proj", false},
+        {"\"target_modules\":[\"lm_head\"]", "lm_head", true},
+        {"\"target_modules\":\".*layers\\\\.[01]\\\\..*(q|v)_proj\"", "model.layers.1.a.v_proj",
+         true},
+        {"\"target_modules\":\".*layers\\\\.[01]\\\\..*(q|v)_proj\"", "model.layers.1.a.v_projx",
+         false},
+        {"\"target_modules\":\".*layers\\\\.[01]\\\\..*(q|v)_proj\"", "model.layers.2.a.v_proj",
+         false},
+        {"\"target_modules\":\"q|.*q_proj\"", "model.layers.2.a.q_proj", true},
+        {"\"target_modules\":\"ALL-linear\"", "model.layers.2.a.v_proj", true},
+        {"\"target_modules\":null", "model.layers.2.self_attn.v_proj", true},
+        {"\"target_modules\":null", "model.layers.2.self_attn.k_proj", false},
+        {"\"target_modules\":[\"q\"],\"layers_to_transform\":2", "model.layers.2.q", true},
+        {"\"target_modules\":[\"q\"],\"layers_to_transform\":[1,12]", "model.layers.2.q", false},
+        {"\"target_modules\":[\"q\"],\"layers_to_transform\":[1,12]", "model.layers.12.x.3.q",
+         true},
+        {"\"target_modules\":[\"q\"],\"layers_to_transform\":[3]", "model.layers.12.x.3.q", false},
+        {"\"target_modules\":[\"q\"],\"layers_to_transform\":[3],\"layers_pattern\":\"x\"",
+         "model.layers.12.x.3.q", true},
+        {"\"target_modules\":[\"q\"],\"layers_to_transform\":[3],\"layers_pattern\":[\"h\","
+         "\"layers\"]",
+         "layers.3.q", true},
+        {"\"target_modules\":[\"q\"],\"layers_to_transform\":[0]", "lm.q", false},
+        {"\"target_modules\":[\"lm.q\"],\"layers_to_transform\":[0]", "lm.q", true},
+        {"\"target_modules\":[\"q\"],\"layers_to_transform\":[]", "lm.q", true},
+        {"\"target_modules\":[\"q\"],\"exclude_modules\":[\"0.q\"]", "model.layers.0.q", false},
+        {"\"target_modules\":[\"q\"],\"exclude_modules\":\".*0.*\"", "model.layers.0.q", false},
+        {"\"target_modules\":[\"q\"],\"exclude_modules\":\".*0\"", "model.layers.0.q", true},
+    };
+    Arena *arena = arena_new();
+    Adapter *a = the_adapter(arena);
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        /* one module of that name, rank 2; whether it is read says whether it is selected */
+        Err err = {0};
+        float x[4] = {1, 2, 3, 4};
+        AdapterTensor t[2] = {
+            {scratch_printf("%s.lora_A.weight", cases[i].module), 2, 2, 2, x, false, NULL},
+            {scratch_printf("%s.lora_B.weight", cases[i].module), 2, 2, 2, x, false, NULL}};
+        char *dir = scratch_printf("%s/one", scratch_dir());
+        assert_true(adapter_write(dir, a, t, 2, DT_f32, NULL, &err));
+        char *config = scratch_printf("{\"peft_type\":\"LORA\",\"r\":2,%s}", cases[i].config);
+        scratch_write(dir, "adapter_config.json", config, strlen(config));
+        Adapter *b = adapter_read(arena, dir, &err);
+        if ((b != NULL) != cases[i].selected)
+            fail_msg("%s of %s: %s", cases[i].module, config, err.text);
+        if (!b) assert_non_null(strstr(err.text, "does not select"));
+    }
+    arena_free(arena);
+}
+
 /* Rewrites one key of a written directory's config. */
 static void set_key(const char *dir, const char *key, const char *json) {
     char *path = scratch_printf("%s/adapter_config.json", dir);
@@ -143,7 +238,7 @@ static const struct {
 } refusals[] = {
     {"peft_type", "\"IA3\"", "\"IA3\"", EXIT_IO},
     {"peft_type", "null", "peft_type", EXIT_IO},
-    {"use_dora", "true", "use_dora", EXIT_IO},
+    {"use_dora", "true", "lora_magnitude_vector", EXIT_IO},
     {"modules_to_save", "[\"lm_head\"]", "modules_to_save", EXIT_IO},
     {"bias", "\"all\"", "\"bias\"", EXIT_IO},
     {"fan_in_fan_out", "true", "fan_in_fan_out", EXIT_IO},
@@ -152,6 +247,11 @@ static const struct {
     {"r", "0", "\"r\"", EXIT_IO},
     {"r", "2.5", "\"r\"", EXIT_IO},
     {"target_modules", "[1]", "target_modules", EXIT_IO},
+    {"target_modules", "[\"q_proj\"]", "down_proj", EXIT_IO},
+    {"target_modules", "\".*(proj\"", "character", EXIT_IO},
+    {"exclude_modules", "[\"down_proj\"]", "down_proj", EXIT_IO},
+    {"layers_to_transform", "\"all\"", "layers_to_transform", EXIT_IO},
+    {"rank_pattern", "{}", "rank 2", EXIT_IO},
     {"rank_pattern", "{\"x\":\"y\"}", "rank_pattern", EXIT_IO},
     {"lora_alpha", "16", "set pref.alpha=16", EXIT_INPUT},
     {"use_rslora", "true", "pref.rslora", EXIT_INPUT},
@@ -203,7 +303,9 @@ static void refused(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(round_trip), cmocka_unit_test(config_keys),
-                                       cmocka_unit_test(patterns), cmocka_unit_test(refused)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(round_trip),     cmocka_unit_test(config_keys),
+        cmocka_unit_test(held_otherwise), cmocka_unit_test(patterns),
+        cmocka_unit_test(selection),      cmocka_unit_test(refused)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
