@@ -29,7 +29,7 @@ static const Verb verbs[] = {
      "compare variants, interleaved", verb_bench, 1},
     {"verify", "verify FILE.dpo --model DIR [--device D]",
      "device results against the double-precision evaluator", verb_verify, 1},
-    {"tokens", "tokens --model DIR [--data PAIRS] [--text S]",
+    {"tokens", "tokens [FILE.dpo] --model DIR [--data PAIRS] [--text S] [--json]",
      "ids, pieces and loss mask as training sees them", verb_tokens, 1},
     {"passes", "passes", "the passes and why they stand in this order", verb_passes, 0},
     {"ops", "ops", "the op table", verb_ops, 0},

@@ -82,8 +82,9 @@ static const Flag flags[] = {
     {"temperature", 0, FLAG_NUMBER, AT(temperature), "X", "generate", "0 is greedy (default)"},
     {"top-p", 0, FLAG_SHARE, AT(top_p), "X", "generate", "nucleus sampling"},
     {"text", 0, FLAG_TEXT, AT(text), "S", "tokens", "text to tokenize"},
+    {"limit", 0, FLAG_COUNT, AT(limit), "N", "tokens", "show at most N pairs (default 3)"},
     {"check", 0, FLAG_BOOL, AT(check), NULL, "fmt", "exit 1 if the file is not formatted"},
-    {"json", 0, FLAG_BOOL, AT(json), NULL, "check plan eval generate bench settings",
+    {"json", 0, FLAG_BOOL, AT(json), NULL, "check plan eval generate bench settings tokens",
      "one JSON document on stdout"},
     {"quiet", 'q', FLAG_BOOL, AT(quiet), NULL, "*", "no progress"},
     {"log-every", 0, FLAG_COUNT, AT(log_every), "N", "train", "plain progress line every N steps"},
@@ -229,6 +230,7 @@ bool options_parse(int argc, char **argv, const Verb *verbs, int nverbs, Options
                      .max_tokens = NAN,
                      .temperature = NAN,
                      .top_p = NAN,
+                     .limit = NAN,
                      .runs = NAN};
     int i = 1;
     if (argc > 1 && argv[1][0] != '-')

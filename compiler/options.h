@@ -18,7 +18,7 @@ typedef struct Options {
     const char *model, *eval_data, *out, *device, *memory, *variant, *color, *cache_dir;
     const char *explain, *only, *dump_after, *dump_dir, *arch, *svg, *dot, *resume;
     const char *prompt, *chat, *spec, *variants, *text, *seed, *debug, *compare;
-    double threads, log_every, max_tokens, temperature, top_p, runs;
+    double threads, log_every, max_tokens, temperature, top_p, runs, limit;
     bool quiet, json, resumes, overwrite, dry_run, random_weights, help, version, check, safe;
 } Options;
 

@@ -12,6 +12,8 @@ int verb_check(const Options *o) {
     Work w;
     work_init(&w, o);
     int code = work_check(&w, NULL, o->data.n > 0);
+    Template template;
+    if (code == EXIT_OK) code = work_template(&w, &template); /* are its control tokens there? */
     if (o->json) {
         char *json = diags_json(w.diags);
         printf("%s\n", json);

@@ -1,42 +1,182 @@
 /* verbs_tokens.c: `tokens`: ids, pieces and loss mask, as training sees them. */
+#include <jansson.h>
+#include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 
+#include "../runtime/io/utf8.h"
 #include "work.h"
 
-static void print_ids(const Work *w, const char *what, const int32_t *ids, int n, bool scored) {
-    for (int i = 0; i < n; i++) {
-        const char *piece = w->tokenizer ? tokenizer_piece(w->tokenizer, ids[i]) : NULL;
-        printf("%-8s %6d  %c  %s\n", what, ids[i], scored ? '1' : '0', piece ? piece : "");
+#define SHOWN 3 /* pairs, without --limit */
+
+typedef struct
+    Sequence { /* one side of a pair: what the model reads, and from where it is scored */
+    const char *side;
+    Ids ids;
+    int64_t scored; /* ids[scored ..] are */
+} Sequence;
+
+static Sequence sequence(const Pair *p, const char *side, const int32_t *answer, int n) {
+    Sequence s = {.side = side, .scored = p->prompt};
+    for (int i = 0; i < p->prompt; i++) ids_push(&s.ids, p->ids[i]);
+    for (int i = 0; i < n; i++) ids_push(&s.ids, answer[i]);
+    return s;
+}
+
+/* ---- for people ------------------------------------------------------------------------------ */
+
+/* What a token stands for: names of control tokens as they are, other text in quotes. */
+static void print_piece(const Tokenizer *t, int32_t id) {
+    static const char escaped[] = "\n\t\r\"\\";
+    size_t len;
+    const char *bytes = t ? tokenizer_bytes(t, id, &len) : NULL;
+    if (!bytes) {
+        printf("?");
+    } else if (tokenizer_is_special(t, id)) {
+        printf("%s", tokenizer_piece(t, id));
+    } else {
+        putchar('"');
+        for (size_t i = 0, n; i < len; i += n) {
+            n = (size_t)utf8_length(bytes + i, len - i);
+            unsigned char c = (unsigned char)bytes[i];
+            const char *escape = c ? strchr(escaped, c) : NULL;
+            if (escape)
+                printf("\\%c", "ntr\"\\"[escape - escaped]);
+            else if (n == 0 || c < ' ' || c == 0x7f)
+                printf("\\x%02x", c);
+            else
+                fwrite(bytes + i, 1, n, stdout);
+            if (n == 0) n = 1;
+        }
+        putchar('"');
     }
 }
 
+/* A line a token: side, id, 1 where it is scored, piece; what is scored stands out. */
+static void print_ids(const Work *w, const char *side, const Ids *ids, int64_t from,
+                      int64_t scored) {
+    bool color = options_color(w->options, stdout);
+    for (int64_t i = from; i < ids->n; i++) {
+        const char *on = !color ? "" : i >= scored ? "\033[1;32m" : "\033[2m";
+        printf("%s%-8s %6d  %c  ", on, i < scored && scored < INT64_MAX ? "prompt" : side,
+               ids->v[i], i >= scored ? '1' : '0');
+        print_piece(w->tokenizer, ids->v[i]);
+        printf("%s\n", color ? "\033[0m" : "");
+    }
+}
+
+static void print_pair(const Work *w, const Pairs *pairs, const Pair *p, const Sequence *chosen,
+                       const Sequence *rejected) {
+    printf("# %s: prompt %d, chosen %d", pair_where(w->arena, pairs, p), p->prompt, p->chosen);
+    if (p->rejected) printf(", rejected %d", p->rejected);
+    printf("\n");
+    print_ids(w, chosen->side, &chosen->ids, 0, chosen->scored);
+    print_ids(w, rejected->side, &rejected->ids, rejected->scored, rejected->scored);
+}
+
+/* ---- for programs ---------------------------------------------------------------------------- */
+
+static json_t *ids_json(const Work *w, const Ids *ids) {
+    json_t *o = json_object(), *list = json_array(), *pieces = json_array();
+    for (int64_t i = 0; i < ids->n; i++) {
+        const char *piece = w->tokenizer ? tokenizer_piece(w->tokenizer, ids->v[i]) : NULL;
+        json_array_append_new(list, json_integer(ids->v[i]));
+        json_array_append_new(pieces, piece ? json_string(piece) : json_null());
+    }
+    json_object_set_new(o, "ids", list);
+    json_object_set_new(o, "pieces", pieces);
+    return o;
+}
+
+static json_t *sequence_json(const Work *w, const Sequence *s) {
+    json_t *o = ids_json(w, &s->ids), *mask = json_array();
+    for (int64_t i = 0; i < s->ids.n; i++)
+        json_array_append_new(mask, json_integer(i >= s->scored));
+    json_object_set_new(o, "mask", mask);
+    return o;
+}
+
+static json_t *pair_json(const Work *w, const Pairs *pairs, const Pair *p, const Sequence *chosen,
+                         const Sequence *rejected) {
+    json_t *o = json_object();
+    json_object_set_new(o, "where", json_string(pair_where(w->arena, pairs, p)));
+    json_object_set_new(o, "chosen", sequence_json(w, chosen));
+    if (p->rejected) json_object_set_new(o, "rejected", sequence_json(w, rejected));
+    return o;
+}
+
+/* ---- what is asked for ----------------------------------------------------------------------- */
+
+/* A text as it stands; with a template asked for by name, as a user's message. */
+static int show_text(Work *w, const Template *template, json_t *out) {
+    Ids ids = {0};
+    bool chat = template->named && template->kind == TEMPLATE_CHAT;
+    int code = EXIT_OK;
+    if (!w->tokenizer)
+        fail(&w->err, EXIT_IO, "%s: neither tokenizer.json nor tokenizer.model is there",
+             work_model_dir(w));
+    else
+        work_prompt(w, template, w->options->text, chat, &ids);
+    if (w->err.code)
+        code = work_fail(w);
+    else if (out)
+        json_object_set_new(out, "text", ids_json(w, &ids));
+    else
+        print_ids(w, "text", &ids, 0, INT64_MAX);
+    ids_free(&ids);
+    return code;
+}
+
+static void show_pairs(const Work *w, const Pairs *pairs, json_t *out) {
+    double limit = isnan(w->options->limit) ? SHOWN : w->options->limit;
+    int64_t n = (double)pairs->n > limit ? (int64_t)limit : pairs->n;
+    json_t *list = json_array();
+    for (int64_t i = 0; i < n; i++) {
+        const Pair *p = &pairs->pair[i];
+        Sequence chosen = sequence(p, "chosen", pair_chosen(p), p->chosen);
+        Sequence rejected = sequence(p, "rejected", pair_rejected(p), p->rejected);
+        if (out)
+            json_array_append_new(list, pair_json(w, pairs, p, &chosen, &rejected));
+        else
+            print_pair(w, pairs, p, &chosen, &rejected);
+        ids_free(&chosen.ids);
+        ids_free(&rejected.ids);
+    }
+    if (out) {
+        json_object_set_new(out, "pairs", json_integer(pairs->n));
+        json_object_set_new(out, "shown", list);
+        return;
+    }
+    json_decref(list);
+    if (n < pairs->n) fprintf(stderr, "%lld more: --limit=N shows N\n", (long long)(pairs->n - n));
+}
+
 int verb_tokens(const Options *o) {
-    if (!o->model) return work_usage("tokens needs --model DIR");
     if (!o->text && o->data.n == 0) return work_usage("tokens needs --text S or --data PAIRS");
     Work w;
     work_init(&w, o);
     Template template;
     Pairs *pairs = NULL;
     int code = work_check(&w, work_model_spec(o), false);
+    if (code == EXIT_OK && !work_model_dir(&w)) code = work_usage("tokens needs --model DIR");
     if (code == EXIT_OK) code = work_template(&w, &template);
-    if (code == EXIT_OK && o->text) {
-        Ids ids = {0};
-        if (!w.tokenizer)
-            code = work_usage("this checkpoint has no tokenizer");
-        else if (!work_prompt(&w, &template, o->text, false, &ids))
-            code = work_fail(&w);
-        print_ids(&w, "text", ids.v, (int)ids.n, false);
-        ids_free(&ids);
+    json_t *out = o->json ? json_object() : NULL;
+    if (out && w.tokenizer) {
+        const char *name = code == EXIT_OK ? template.def.name : NULL;
+        json_object_set_new(out, "tokenizer", json_string(w.tokenizer->path));
+        json_object_set_new(out, "template", name ? json_string(name) : json_null());
     }
+    if (code == EXIT_OK && o->text) code = show_text(&w, &template, out);
     if (code == EXIT_OK && o->data.n)
         code = work_read_pairs(&w, o->data.item, o->data.n, &template, &pairs);
-    for (int64_t i = 0; pairs && i < pairs->n; i++) {
-        const Pair *p = &pairs->pair[i];
-        printf("# %s\n", pair_where(w.arena, pairs, p));
-        print_ids(&w, "prompt", p->ids, p->prompt, false);
-        print_ids(&w, "chosen", pair_chosen(p), p->chosen, true);
-        print_ids(&w, "rejected", pair_rejected(p), p->rejected, true);
+    if (code == EXIT_OK && pairs) show_pairs(&w, pairs, out);
+    if (code == EXIT_OK && out) {
+        char *text = json_dumps(out, JSON_COMPACT);
+        printf("%s\n", text);
+        free(text);
     }
+    json_decref(out);
     pairs_free(pairs);
     work_close(&w);
     return code;

@@ -47,9 +47,10 @@ int work_check(Work *w, const char *file, bool needs_data) {
     const Options *o = w->options;
     if (!file) file = o->args.n > 0 ? o->args.item[0] : NULL;
     if (!file) return work_usage("name the .dpo file");
+    bool text = strcmp(o->verb, "tokens") == 0; /* of the checkpoint only the tokenizer is read */
     CheckOptions check = {
         .file = file,
-        .model = o->model,
+        .model = text ? NULL : o->model,
         .data = o->data.item,
         .ndata = o->data.n,
         .eval_data = o->eval_data,
@@ -65,7 +66,7 @@ int work_check(Work *w, const char *file, bool needs_data) {
                           strcmp(o->verb, "plan") == 0 || strcmp(o->verb, "view") == 0,
         .trains = strcmp(o->verb, "train") == 0,
         .needs_data = needs_data,
-        .needs_model = strcmp(o->verb, "check") != 0,
+        .needs_model = !text && strcmp(o->verb, "check") != 0,
     };
     w->spec = check_file(w->arena, w->diags, &check);
     work_diagnostics(w);

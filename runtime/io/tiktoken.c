@@ -43,7 +43,7 @@ static bool parse_line(const char *line, size_t len, Text *bytes, long *rank) {
 
 static bool parse_lines(Tokenizer *t, const char *text, size_t len, Err *err) {
     Bpe *b = t->bpe;
-    Text bytes = {0};
+    Text bytes = {0}, name = {0};
     long number = 0;
     bool ok = true;
     for (const char *p = text, *end = text + len, *next; ok && p < end; p = next, number++) {
@@ -57,11 +57,15 @@ static bool parse_lines(Tokenizer *t, const char *text, size_t len, Err *err) {
             break;
         }
         Entry *e = &b->entry[rank];
-        e->bytes = e->name = arena_strn(b->arena, bytes.data, bytes.len);
+        name.len = 0;
+        for (size_t i = 0; i < bytes.len; i++) alphabet_add((unsigned char)bytes.data[i], &name);
+        e->name = arena_strn(b->arena, name.data, name.len);
+        e->bytes = arena_strn(b->arena, bytes.data, bytes.len);
         e->len = (uint32_t)bytes.len;
         bpe_add_word(b, (int32_t)rank);
     }
     text_free(&bytes);
+    text_free(&name);
     return ok;
 }
 

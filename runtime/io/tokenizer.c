@@ -266,6 +266,12 @@ const char *tokenizer_piece(const Tokenizer *t, int32_t id) {
     return id >= 0 && id < t->size ? t->bpe->entry[id].name : NULL;
 }
 
+const char *tokenizer_bytes(const Tokenizer *t, int32_t id, size_t *len) {
+    const Entry *e = id >= 0 && id < t->size ? &t->bpe->entry[id] : &(Entry){0};
+    *len = e->len;
+    return e->bytes;
+}
+
 bool tokenizer_is_special(const Tokenizer *t, int32_t id) {
     return id >= 0 && id < t->size && t->bpe->entry[id].special;
 }

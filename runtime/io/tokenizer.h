@@ -49,6 +49,8 @@ void tokenizer_decode(const Tokenizer *t, const int32_t *ids, int64_t n, bool sk
 int32_t tokenizer_id(const Tokenizer *t, const char *token);
 /* One token's name as the file spells it: "Ġhello", "<|eot_id|>"; NULL when the id has none. */
 const char *tokenizer_piece(const Tokenizer *t, int32_t id);
+/* What it stands for, `len` bytes (of a character perhaps only some); NULL when the id has none. */
+const char *tokenizer_bytes(const Tokenizer *t, int32_t id, size_t *len);
 bool tokenizer_is_special(const Tokenizer *t, int32_t id);
 /* The id of an added token by its exact text, or -1. */
 int32_t tokenizer_added(const Tokenizer *t, const char *name);

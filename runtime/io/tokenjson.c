@@ -49,6 +49,13 @@ static int alphabet_byte(uint32_t code) {
     return (code >= 0x21 && code <= 0x7E) || (code >= 0xA1 && code != 0xAD) ? (int)code : -1;
 }
 
+void alphabet_add(unsigned char byte, Text *out) {
+    bool same = alphabet_byte(byte) == byte;
+    uint32_t other = byte < 0x21 ? byte : byte < 0xA1 ? byte - 0x7Fu + 33 : 67;
+    char c[4];
+    text_addn(out, c, (size_t)utf8_encode(same ? byte : 256 + other, c));
+}
+
 bool entry_bytes(const Bpe *b, const char *name, size_t len, Text *out) {
     if (!b->byte_level) {
         text_addn(out, name, len);

@@ -16,6 +16,8 @@ bool tiktoken_parse(Tokenizer *t, Err *err);
 /* Appends what an entry's name stands for; false when the byte alphabet has no such character (then
  * nothing can ever match it). */
 bool entry_bytes(const Bpe *b, const char *name, size_t len, Text *out);
+/* Appends a byte as a character of the byte alphabet. */
+void alphabet_add(unsigned char byte, Text *out);
 /* The byte of "<0xNN>", or -1. */
 int byte_token(const char *name);
 /* Adds a pre-tokenizer step that isolates the matches of a pattern. */

@@ -155,7 +155,7 @@ static void json_form(void **state) {
     assert_non_null(strstr(json, "\"name\": \"truncated\""));
     assert_int_equal(json[0], '[');
     free(json);
-    expect(f, "a.dpo:1:3: warning: say \"no\" [truncated]\n"
+    expect(f, "a.dpo:1:3: warning: say \"no\" [-Wtruncated]\n"
               "    1 | é bad\n"
               "      |   ^~~\n"
               "note: why\n");
