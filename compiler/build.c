@@ -2,8 +2,11 @@
  *
  *   train, eval   policy and reference unrolled, log-probs of the scored rows, objective, metrics,
  * outputs
+ *   score, objective   an objective that crosses pairs, cut from train (coupled.c)
  *   ref           the reference's log-probs alone
- *   logits        the policy's logits on the scored rows (generation)
+ *   prefill       the policy's logits on rows that end a prompt; keys and values go to the cache
+ *   decode        the policy's logits on one row a sequence, over the cache
+ *   before.*      the same for the policy without what is trained
  *
  * Trained tensors have the same offsets in "params" in every unit: they are laid out from the spec,
  * not from what a unit happens to touch.  Relies on layer.c, weight.c, objective.c.
@@ -11,6 +14,10 @@
 #include "front.h"
 
 #include <string.h>
+
+const char *const unit_names[NUNIT] = {"train",  "eval",           "ref",
+                                       "score",  "objective",      "prefill",
+                                       "decode", "before.prefill", "before.decode"};
 
 /* ---- a unit and its bounds ------------------------------------------------------------------- */
 
@@ -22,12 +29,15 @@ void unit_bounds(const Spec *spec, const Target *target, UnitKind kind, int64_t 
                  int64_t bound[NEXTENT]) {
     int64_t bucket = target->bucket;
     int64_t pairs = (int64_t)spec_num(spec, "run.batch");
-    bool logits = kind == UNIT_LOGITS;
     if (!tokens) tokens = round_up((int64_t)spec_num(spec, "run.tokens"), bucket);
-    if (pairs > tokens / 2) pairs = tokens / 2;
-    if (pairs < 1 || logits) pairs = 1;
-    bound[X_T] = tokens;
-    bound[X_R] = logits ? bucket : tokens;
+    if (pairs > tokens / 2 && !spec_cut(spec)) pairs = tokens / 2;
+    if (pairs < 1) pairs = 1;
+    if (unit_generates(kind)) { /* one sequence */
+        bound[X_T] = bound[X_H] = tokens;
+        bound[X_G] = bound[X_N] = 1;
+        return;
+    }
+    bound[X_T] = bound[X_R] = tokens;
     bound[X_P] = pairs;
     bound[X_N] = 2 * pairs;
     bound[X_G] = bound[X_K] = 3 * pairs + 1;
@@ -42,17 +52,18 @@ static void add_trained(Unit *u, Trained t) {
 
 static void add_adapter(Unit *u, const AdapterSpec *a) {
     for (int i = 0; a->trained && i < a->ntarget; i++) {
-        const AdapterTarget *t = &a->target[i];
-        for (int side = 0; side < 2; side++)
-            add_trained(
-                u, (Trained){.source = a->name,
-                             .tensor = intern_printf("%s.lora_%c.weight", t->tensor, "AB"[side]),
-                             .rank = 2,
-                             .rows = side ? t->rows : t->rank,
-                             .cols = side ? t->rank : t->cols,
-                             .init = side ? "zero" : t->init,
-                             .init_num = side ? 0 : t->init_num,
-                             .loc = t->loc});
+        AdapterMatrix m[3];
+        int n = adapter_matrices(&a->target[i], m);
+        for (int k = 0; k < n; k++)
+            add_trained(u, (Trained){.source = a->name,
+                                     .tensor = m[k].tensor,
+                                     .rank = m[k].rank,
+                                     .rows = m[k].rows,
+                                     .cols = m[k].cols,
+                                     .transposed = m[k].transposed,
+                                     .init = m[k].init,
+                                     .init_num = m[k].init_num,
+                                     .loc = a->target[i].loc});
     }
 }
 
@@ -103,7 +114,9 @@ Unit *unit_new(Arena *arena, const Spec *spec, const Target *target, UnitKind ki
 
 void builder_init(Builder *b, Spec *spec, Unit *u) {
     *b = (Builder){.spec = spec, .front = &spec->front, .u = u, .g = u->g, .round = u->compute};
-    b->training = u->kind == UNIT_TRAIN;
+    b->training = u->kind == UNIT_TRAIN || u->kind == UNIT_SCORE || u->kind == UNIT_OBJECTIVE;
+    bool decodes = u->kind == UNIT_DECODE || u->kind == UNIT_BEFORE_DECODE;
+    b->rows = dim_extent(decodes ? X_N : X_T);
     b->expr = (Expr){.front = &spec->front,
                      .self = b,
                      .name = layer_name,
@@ -146,9 +159,9 @@ static bool score(Builder *b, const ModelSum *sum, const char *who, Scores *out)
 static void cached_reference(Builder *b, Scores *out) {
     for (int side = 0; side < 2; side++)
         if (!side || !b->spec->one_sided)
-            out->side[side] =
-                build_input(b, side ? "pair.ref_logp_rejected" : "pair.ref_logp_chosen", DT_f32, 1,
-                            dim_extent(X_P), 0);
+            out->side[side] = builder_answer(
+                b, build_input(b, side ? "pair.ref_logp_rejected" : "pair.ref_logp_chosen", DT_f32,
+                               1, dim_extent(X_P), 0));
 }
 
 /* ---- outputs --------------------------------------------------------------------------------- */
@@ -178,18 +191,26 @@ static bool build_loss_unit(Builder *b) {
     Spec *spec = b->spec;
     Scores policy = {0}, reference = {0};
     if (!score(b, &spec->policy, "policy", &policy)) return false;
-    bool has = spec_has_reference(spec), cached = b->u->kind == UNIT_TRAIN && spec_ref_cached(spec);
+    bool has = spec_has_reference(spec), cached = b->training && spec_ref_cached(spec);
+    bool learns = b->u->kind == UNIT_TRAIN;
     if (has && cached) cached_reference(b, &reference);
     b->training = false; /* the reference has no dropout */
     if (has && !cached && !score(b, &spec->reference, "reference", &reference)) return false;
-    if (b->u->kind == UNIT_TRAIN)
+    if (learns)
         for (int i = 0; i < b->u->ntrained; i++)
             trained_leaf(b, b->u->trained[i].source, b->u->trained[i].tensor);
     if (!objective_build(b, &policy, has ? &reference : NULL)) return false;
     graph_at(b->g, origin_new(b->g->arena, spec->objective->loc, "outputs"));
-    output_pairs(b, "", &policy);
-    if (has) output_pairs(b, "ref_", &reference);
-    output_metrics(b);
+    bool cut = spec_cut(spec), alone = b->u->kind == UNIT_OBJECTIVE;
+    if (!alone) output_pairs(b, "", &policy);
+    if (!alone && has && !(cut && learns)) output_pairs(b, "ref_", &reference);
+    if (alone) coupled_objective(b);
+    if (!cut || alone)
+        output_metrics(b);
+    else if (learns)
+        coupled_backward(b);
+    else
+        coupled_scores(b);
     return true;
 }
 
@@ -201,9 +222,34 @@ static bool build_ref_unit(Builder *b) {
     return true;
 }
 
-static bool build_logits_unit(Builder *b) {
-    Head head = scored(b, &b->spec->policy, "policy");
+/* The policy as it was before training: without adapters that are trained; where none is, it may
+ * have been loaded to see what it does, so without any. */
+static ModelSum before_training(Builder *b) {
+    const Spec *spec = b->spec;
+    ModelSum sum = spec->policy;
+    bool trains = false;
+    for (int i = 0; i < sum.nuse; i++) trains |= spec->adapters[sum.use[i].adapter].trained;
+    sum.use = NEW_ARRAY(b->g->arena, AdapterUse, sum.nuse);
+    sum.nuse = sum.capuse = 0;
+    for (int i = 0; i < spec->policy.nuse; i++) {
+        AdapterUse use = spec->policy.use[i];
+        if (trains && !spec->adapters[use.adapter].trained) sum.use[sum.nuse++] = use;
+    }
+    sum.start = sum.base->trained;
+    return sum;
+}
+
+/* Logits [N,V]: of the rows that "last" names, or of all, where each is one sequence's. */
+static bool build_generating_unit(Builder *b) {
+    UnitKind kind = b->u->kind;
+    bool before = kind >= UNIT_BEFORE_PREFILL;
+    ModelSum sum = before ? before_training(b) : b->spec->policy;
+    Head head = layer_model(b, &sum, before ? "before" : "policy");
     if (!head.h || !head.w) return false;
+    builder_at(b, sum.base->model->name_loc);
+    if (kind == UNIT_PREFILL || kind == UNIT_BEFORE_PREFILL)
+        head.h =
+            g_op(b->g, OP_take, head.h, build_input(b, "last", DT_i32, 1, dim_extent(X_N), 0), 0);
     NodeId logits = g_matmul(b->g, head.h, head.w, false, true);
     if (head.scale != 1)
         logits = g_op(b->g, OP_mul, logits, g_const(b->g, head.scale, node(b->g, logits)->type), 0);
@@ -221,9 +267,9 @@ bool unit_build(Unit *u) {
     }
     builder_init(&b, (Spec *)u->spec, u);
     int errors = diags_errors(u->diags);
-    bool ok = u->kind == UNIT_REF      ? build_ref_unit(&b)
-              : u->kind == UNIT_LOGITS ? build_logits_unit(&b)
-                                       : build_loss_unit(&b);
+    bool ok = u->kind == UNIT_REF       ? build_ref_unit(&b)
+              : unit_generates(u->kind) ? build_generating_unit(&b)
+                                        : build_loss_unit(&b);
     graph_at(u->g, NULL);
     return ok && diags_errors(u->diags) == errors;
 }

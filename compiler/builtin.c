@@ -168,8 +168,7 @@ static Value embed(const Call *c) {
     if (type(c, index)->dtype != DT_i32)
         return wrong(c, "takes tokens (or positions) and a weight");
     ((Weight *)w)->embedded = true;
-    NodeId rows = weight_rows(c->b, w);
-    return tensor_value(g_cast(c->b->g, g_op(c->b->g, OP_take, rows, index, 0), c->b->round));
+    return tensor_value(lora_embed(c->b, c->ast, index, w));
 }
 
 /* bias(w): the bias declared beside a weight, 0 without one. */
@@ -180,6 +179,26 @@ static Value bias(const Call *c) {
 }
 
 /* ---- attention ------------------------------------------------------------------------------- */
+
+/* Keys or values of all rows so far: those of this run are appended to state `name`. */
+static NodeId cached(const Call *c, const char *name, NodeId x) {
+    Builder *b = c->b;
+    Type t = *type(c, x);
+    t.dim[0] = dim_extent(X_H);
+    NodeId state = g_state(b->g, name, PHASE_MICRO, ROLE_CACHE, type_of(t.dtype, t.rank, t.dim));
+    return g_op(b->g, OP_append, state, x, build_input(b, "cache.row", DT_i32, 1, b->rows, 0));
+}
+
+/* Puts the KV cache of this call in the place of its k and v.  Every unit of a plan unrolls the
+ * same layers, so the same numbers are the same buffers. */
+static bool cache(const Call *c, NodeId *k, NodeId *v) {
+    int number = c->b->caches++;
+    if (type(c, *k)->rank == 3 && type(c, *k) == type(c, *v)) { /* else attend says what is wrong */
+        *k = cached(c, intern_printf("cache.%d.k", number), *k);
+        *v = cached(c, intern_printf("cache.%d.v", number), *v);
+    }
+    return *k && *v;
+}
 
 static Value attend(const Call *c) {
     Builder *b = c->b;
@@ -193,6 +212,7 @@ static Value attend(const Call *c) {
     if (c->arg[4].kind != V_NONE && !whole(c, 4, 0, &attr.i0))
         return wrong(c, "window must be a whole number or none");
     in[3] = build_input(b, "segs", DT_i32, 2, dim_extent(X_G), 6);
+    if (unit_generates(b->u->kind) && !cache(c, &in[1], &in[2])) return value_bad();
     return tensor_value(graph_add(b->g, OP_attend, in, 4, &attr, NULL, 0, NULL));
 }
 
@@ -275,7 +295,7 @@ static Value rope(const Call *c) {
     const Type *angles = type_mat(DT_f32, t->dim[0], t->dim[2]);
     NodeId freq = frequencies(c, type_cols(t)), side[2];
     if (!freq) return value_bad();
-    NodeId pos = g_cast(g, build_input(c->b, "pos", DT_i32, 1, dim_extent(X_T), 0), DT_f32);
+    NodeId pos = g_cast(g, build_input(c->b, "pos", DT_i32, 1, c->b->rows, 0), DT_f32);
     NodeId angle =
         g_op(g, OP_mul, g_bcast(g, pos, angles, true), g_bcast(g, freq, angles, false), 0);
     double scale = 1;

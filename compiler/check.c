@@ -356,7 +356,7 @@ static void check_objective(Spec *spec) {
 static void check_units(Spec *spec) {
     bool library = !spec->objective;
     for (int kind = 0; kind < NUNIT; kind++) {
-        bool wanted = library ? kind == UNIT_LOGITS : kind == UNIT_TRAIN;
+        bool wanted = library ? kind == UNIT_PREFILL : kind == UNIT_TRAIN;
         if (!wanted || diags_errors(spec->front.diags)) continue;
         Arena *arena = arena_new();
         Unit *u = unit_new(arena, spec, target_by_name("cpu"), (UnitKind)kind);
@@ -446,7 +446,6 @@ static Spec *check_with(const Front *parsed, const CheckOptions *options) {
     bool library = !has_bind(spec, "policy") && !spec->objective;
     if (library && (options->model || options->needs_model)) library_policy(spec);
     read_settings(spec);
-    adapters_range(spec);
     check_data(spec);
     templates_check(spec);
     check_model_parts(spec);
@@ -546,6 +545,10 @@ bool spec_one_sided(const Spec *spec) {
 
 bool spec_coupled(const Spec *spec) {
     return spec->coupled;
+}
+
+bool spec_cut(const Spec *spec) {
+    return spec->coupled && !spec->coupled_tokens;
 }
 
 bool spec_ref_cached(const Spec *spec) {

@@ -11,8 +11,6 @@
 
 #include <string.h>
 
-static const char *const unit_names[NUNIT] = {"train", "eval", "ref", "logits"};
-
 static const char *keep(Plan *plan, const char *text) {
     return text ? arena_str(plan->arena, text) : NULL;
 }
@@ -97,6 +95,8 @@ static void keep_unit(Plan *plan, const Unit *u) {
     }
     if (u->kind == UNIT_TRAIN || !plan->flops_micro)
         plan->flops_micro = graph_flops(u->g, PHASE_MICRO, u->bound);
+    else if (u->kind == UNIT_SCORE)
+        plan->flops_micro += graph_flops(u->g, PHASE_MICRO, u->bound);
 }
 
 static void count_parameters(Plan *plan) {
@@ -120,11 +120,30 @@ typedef struct Attempt { /* one compilation of everything */
     Hash128 hash;
 } Attempt;
 
+/* What was asked for in the place of what unit_bounds has.  The rows of a decode are the first of
+ * a prefill's, so there are at least as many. */
+static void generate_bounds(const GenerateBounds *asked, int64_t bound[NEXTENT]) {
+    if (asked->rows) bound[X_T] = asked->rows;
+    if (asked->cache) bound[X_H] = asked->cache;
+    if (asked->sequences) bound[X_N] = bound[X_G] = asked->sequences;
+    if (bound[X_T] < bound[X_N]) bound[X_T] = bound[X_N];
+}
+
+/* What is asked for, and what it takes: an objective that is cut off has programs of its own. */
+static bool wanted(const Attempt *a, UnitKind kind) {
+    const bool *want = a->options->want;
+    bool cut = spec_cut(a->spec);
+    return want[kind] || (cut && kind == UNIT_SCORE && want[UNIT_TRAIN]) ||
+           (cut && kind == UNIT_OBJECTIVE && (want[UNIT_TRAIN] || want[UNIT_EVAL]));
+}
+
 /* Units of one plan share buffers, so they share bounds: the greatest. */
 static void common_bounds(const Attempt *a, int64_t bound[NEXTENT]) {
     for (UnitKind kind = UNIT_TRAIN; kind < NUNIT; kind++) {
         int64_t one[NEXTENT] = {0};
-        if (a->options->want[kind]) unit_bounds(a->spec, a->options->target, kind, a->tokens, one);
+        if (!wanted(a, kind)) continue;
+        unit_bounds(a->spec, a->options->target, kind, a->tokens, one);
+        if (unit_generates(kind)) generate_bounds(&a->options->generate, one);
         for (int e = 0; e < NEXTENT; e++)
             if (one[e] > bound[e]) bound[e] = one[e];
     }
@@ -158,11 +177,12 @@ static Plan *attempt(Attempt *a) {
     plan->bucket = target->bucket;
     plan->budget_bytes = a->options->budget;
     plan->prelude = keep(plan, emit_prelude(target));
+    plan->coupled = spec_coupled(a->spec);
     common_bounds(a, plan->bound);
     keep_settings(plan, a->spec);
     a->hash = hash_settings(plan, (Hash128){0, 0});
     for (UnitKind kind = UNIT_TRAIN; kind < NUNIT; kind++)
-        if (a->options->want[kind] && !compile_unit(a, plan, kind)) {
+        if (wanted(a, kind) && !compile_unit(a, plan, kind)) {
             plan_free(plan);
             return NULL;
         }
@@ -240,7 +260,8 @@ static int64_t search_tokens(Attempt *a, int64_t tokens) {
 Plan *compile_spec(const Spec *spec, const CompileOptions *options) {
     Attempt a = {.spec = spec, .options = options, .dump = options->dump};
     Plan *plan = attempt(&a), *fits;
-    if (!plan || plan->fits) return plan;
+    bool trains = options->want[UNIT_TRAIN] || options->want[UNIT_EVAL] || options->want[UNIT_REF];
+    if (!plan || plan->fits || !trains) return plan;
     a.dump = (DumpOptions){0};
     int64_t kept = a.kept, over = plan->arena_bytes - plan->budget_bytes;
     if (!(fits = search_keep(&a, kept, over)) && options->target->cuda) {

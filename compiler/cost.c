@@ -105,6 +105,10 @@ double node_bytes(const Graph *g, NodeId id, const int64_t extent[NEXTENT]) {
     if (kind == KIND_LEAF || (kind == KIND_VIEW && n->op != OP_part)) return 0;
     double bytes = count_of(n->type, extent) * dtype_bytes(n->type->dtype);
     if (n->op == OP_part) return bytes;
+    if (n->op == OP_append) { /* rows read and written, not the cache */
+        const Type *x = node(g, n->in[1])->type;
+        return 2 * count_of(x, extent) * dtype_bytes(x->dtype);
+    }
     for (int i = 0; i < n->nin; i++) {
         const Type *t = node(g, n->in[i])->type;
         bytes += count_of(t, extent) * dtype_bytes(t->dtype);

@@ -15,6 +15,9 @@
  *   put            p: x, index, y                      n: M, R
  *       defines COLS LD_X LD_Y, on CUDA ALIGN
  *       y[m] = sum of x[r] with index[r] == m, r ascending, starting from 0 (f32)
+ *   append         p: x, index, cache                  n: T, M
+ *       defines T_X COLS LD_X, on CUDA ALIGN
+ *       cache[index[t]] = x[t] where index[t] is one of the M rows; any type (bits are moved)
  *   sort           p: x, [y], [source i32]             n: P
  *       ascending, stable, NaN last; y[i] = x[source[i]]
  *   attend         p: q, k, v, segs, out, [lse]        n: T, M, G
@@ -174,6 +177,27 @@ static void lower_put(Emit *e, NodeId id) {
     lower_rows(e, id, "put");
 }
 
+static void lower_append(Emit *e, NodeId id) {
+    const Node *n = node(e->u->g, id);
+    const Node *x = operand(e, id, 1);
+    const int64_t cols = row_elements(x->type);
+    const Arg from = emit_arg(e, n->in[1]), to = emit_arg(e, id);
+    Instance in = instance(e, "append", cols < ROW_THREADS ? (int)(ROW_THREADS / cols) : 1, 1,
+                           ROW_THREADS);
+    define_type(&in, "T_X", x->type->dtype);
+    define_int(&in, "COLS", cols);
+    define_ld(&in, "LD_X", n->in[1]);
+    if (e->u->target->cuda)
+        define_int(&in, "ALIGN",
+                   emit_align(&from) < emit_align(&to) ? emit_align(&from) : emit_align(&to));
+    Step *s = kernel_step(e, instance_end(&in), 3, 2);
+    s->args[0] = from;
+    s->args[1] = emit_arg(e, n->in[2]);
+    s->args[2] = to;
+    s->dims[0] = x->type->dim[0];
+    s->dims[1] = n->type->dim[0];
+}
+
 static void lower_sort(Emit *e, NodeId id) {
     const Node *n = node(e->u->g, id);
     Instance in = instance(e, "sort", 1 << 30, 1, 256);
@@ -195,6 +219,7 @@ static int64_t scratch_none(const Unit *u, const Group *group) {
 const CustomInfo *custom_info(Op op) {
     static const CustomInfo take = {scratch_none, lower_take}, put = {scratch_none, lower_put},
                             sort = {scratch_none, lower_sort},
+                            append = {scratch_none, lower_append},
                             attend = {scratch_none, lower_attend},
                             attend_bwd = {scratch_attend_bwd, lower_attend_bwd},
                             logprob = {scratch_head, lower_linear_logprob},
@@ -207,6 +232,8 @@ const CustomInfo *custom_info(Op op) {
         return &put;
     case OP_sort:
         return &sort;
+    case OP_append:
+        return &append;
     case OP_attend:
         return &attend;
     case OP_attend_bwd:

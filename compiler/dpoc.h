@@ -38,6 +38,9 @@ Loc loc_join(Loc a, Loc b);
 void diag(Diags *diags, Severity severity, Loc loc, const char *format, ...) PRINTF(4, 5);
 /* A warning with a name that -W can silence: "truncated". */
 void diag_warn(Diags *diags, const char *name, Loc loc, const char *format, ...) PRINTF(4, 5);
+/* Warnings of that name are not recorded from now on; whether that is so. */
+void diags_silence(Diags *diags, const char *name);
+bool diags_silenced(const Diags *diags, const char *name);
 /* An error in a file that is read (data, config.json, checkpoint, adapter), not in what was
  * written. */
 void diag_file(Diags *diags, Loc loc, const char *format, ...) PRINTF(3, 4);
@@ -257,17 +260,36 @@ Graph *grad_graph(Grad *G);
  * 1/pairs).
  * out[i] = 0 where no path exists. */
 void grad_of(Graph *g, NodeId loss, NodeId seed, const NodeId *leaf, int n, NodeId *out);
+/* Marks what lies on a path from a leaf that gradients take; `wanted` has g->n elements. */
+void grad_paths(const Graph *g, const NodeId *leaf, int n, bool *wanted);
 
 /* =================================== the unit: what passes read and extend ==================== */
 
-typedef enum UnitKind { UNIT_TRAIN, UNIT_EVAL, UNIT_REF, UNIT_LOGITS, NUNIT } UnitKind;
-/* Programs they fill: train -> init step micro update; the others -> init, and "eval", "ref",
- * "logits". */
+typedef enum UnitKind {
+    UNIT_TRAIN,
+    UNIT_EVAL,
+    UNIT_REF,
+    UNIT_SCORE,          /* of an objective that is cut off (coupled.c): what it takes of pairs */
+    UNIT_OBJECTIVE,      /* the objective itself, on all pairs of a step */
+    UNIT_PREFILL,        /* the policy over pieces of prompts, into the KV cache */
+    UNIT_DECODE,         /* the policy over one row a sequence */
+    UNIT_BEFORE_PREFILL, /* the same for the policy without what is trained */
+    UNIT_BEFORE_DECODE,
+    NUNIT
+} UnitKind;
+/* Programs they fill: train -> init step micro update; the others -> init, and the one of their
+ * name. */
+extern const char *const unit_names[NUNIT]; /* "train", "eval", .. "before.decode": build.c */
+static inline bool unit_generates(UnitKind kind) {
+    return kind >= UNIT_PREFILL;
+}
 
 typedef struct WeightInfo { /* a frozen tensor of a checkpoint */
     const char *source, *tensor, *alias;
     int rank;
     int64_t rows, cols;
+    bool transposed;    /* lies in memory as [cols, rows] */
+    bool exact;         /* in f32 whatever the compute type */
     const char *format; /* NULL, or "nf4" "fp4" "int8": how it is kept */
     int64_t block;
     bool nested;
@@ -281,7 +303,8 @@ typedef struct Trained {
     const char *alias;
     int rank;
     int64_t rows, cols, offset;
-    const char *init; /* "kaiming", "zero", "gaussian" or NULL (must be in the source) */
+    bool transposed;  /* lies in memory as [cols, rows] */
+    const char *init; /* Bind.init */
     double init_num;
     NodeId leaf; /* the step-phase slot node in the unit's graph as built */
     Loc loc;
@@ -343,7 +366,7 @@ typedef struct Unit {
     Trained *trained;
     int ntrained, captrained;
     int64_t nparams; /* elements of the flat state, a multiple of 1024 */
-    NodeId loss;     /* scalar: sum over the micro-batch; 0 in UNIT_REF, UNIT_LOGITS */
+    NodeId loss;     /* scalar: sum over the micro-batch; 0 in those without one */
     NodeId seed;     /* scalar input: 1 / denominator of the loss */
     Metric *metrics;
     int nmetrics, capmetrics;
@@ -463,11 +486,17 @@ bool plan_finish(Plan *plan, const Target *target);
 const char *plan_leaf_name(const Node *n); /* name of the buffer that a leaf lies in (interned) */
 /* Everything: units of the wanted kinds, passes, remat under the budget, plan, emit.  NULL after
  * diagnostics. */
+typedef struct GenerateBounds { /* of the units that generate; 0: as unit_bounds has it */
+    int64_t rows;               /* of one run of "prefill" */
+    int64_t sequences;          /* answered at once */
+    int64_t cache;              /* rows of the KV cache, for all sequences together */
+} GenerateBounds;
 typedef struct CompileOptions {
     const Target *target;
     int64_t budget; /* bytes for the arena; 0: no limit */
     bool safe;      /* plain kernels only */
     bool want[NUNIT];
+    GenerateBounds generate;
     DumpOptions dump;
 } CompileOptions;
 Plan *compile_spec(const Spec *spec, const CompileOptions *options);

@@ -17,6 +17,7 @@ void eval_leaf(Eval *e, NodeId id);
 void eval_view(Eval *e, NodeId id);
 void eval_part(Eval *e, NodeId id);
 void eval_effect(Eval *e, NodeId id);
+void eval_append(Eval *e, NodeId id);
 
 static double *zeros(int64_t n) {
     double *x = calloc((size_t)(n > 0 ? n : 1), sizeof *x);
@@ -233,4 +234,19 @@ void eval_effect(Eval *e, NodeId id) {
         s->values[at] = e->mode == EVAL_ROUNDING ? rounded(sum, n->type->dtype) : sum;
         y[i] = s->values[at];
     }
+}
+
+/* The only reader of its state, so it can write it at once. */
+void eval_append(Eval *e, NodeId id) {
+    EvalStore *s = &e->stores[e->store[eval_node(e, id)->in[0]]];
+    const double *x = eval_in(e, id, 1), *index = eval_in(e, id, 2);
+    const int64_t rows = eval_dim(e, eval_type_in(e, id, 2)->dim[0]);
+    const int64_t cols = eval_row(e, eval_node(e, id)->type), count = eval_count(e, id);
+    double *y = eval_out(e, id);
+    for (int64_t t = 0; t < rows; t++) {
+        const int64_t at = (int64_t)index[t] * cols;
+        if (at >= 0 && at + cols <= count)
+            memcpy(s->values + at, x + t * cols, sizeof *x * (size_t)cols);
+    }
+    memcpy(y, s->values, sizeof *y * (size_t)count);
 }

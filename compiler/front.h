@@ -207,6 +207,7 @@ extern const int setting_count;
 
 typedef struct SettingValue {
     Setting s;
+    const SettingDef *def; /* its row; NULL: any number (an objective's parameter) */
     bool given;
     Loc loc;
 } SettingValue;
@@ -225,6 +226,7 @@ SettingValue *settings_add(Settings *s, const char *path, double num, const char
  * `dir`. */
 bool settings_set(Settings *s, Front *f, const char *path, const Ast *value, Loc key,
                   const char *dir);
+bool word_in(const char *words, const char *word); /* one of words, separated by spaces */
 /* A block `data { .. }`: every bind under the prefix "data". */
 void settings_block(Settings *s, Front *f, const Ast *block, const char *dir);
 
@@ -256,7 +258,8 @@ struct Spec {
     int nparams, capparams;
     const char **columns;
     int ncolumns, capcolumns;
-    bool one_sided, coupled, asks_reference;
+    bool one_sided, asks_reference;
+    bool coupled, coupled_tokens; /* a value of a pair, of a token, depends on other pairs */
     DType compute;
     Source *sources;
     int nsources, capsources;
@@ -267,7 +270,6 @@ struct Spec {
 
 /* ---- adapters and quantization: adapter.c, quantize.c, select.c ------------------------------ */
 void adapters_declare(Spec *spec); /* names, and their numbers as settings: before --set */
-void adapters_range(Spec *spec);   /* what --set made of them */
 void adapters_options(Spec *spec); /* --adapter, once it is known what is trained */
 void adapters_resolve(Spec *spec, const Base *base); /* targets, once the weights are known */
 char *adapters_json(const Spec *spec);
@@ -342,6 +344,8 @@ typedef struct Builder { /* a unit under construction */
     bool collect;        /* learning the weights: adapters and formats unknown yet */
     bool training;       /* dropout is on */
     DType round;         /* every assignment rounds to it */
+    Dim rows;            /* of tokens */
+    int caches;          /* KV caches made so far: a pair for every call of attend */
     Expr expr;           /* of layers */
     Frame *frame;
     Slot *slots[64];
@@ -349,6 +353,8 @@ typedef struct Builder { /* a unit under construction */
     NodeId params; /* the flat state */
     NodeId *sums;  /* by metric: the micro-batch's sum */
     int nsums, capsums;
+    NodeId *answer; /* [P]: what the objective takes of each pair's answers */
+    int nanswer, capanswer;
 } Builder;
 
 void builder_init(Builder *b, Spec *spec, Unit *u);
@@ -392,8 +398,16 @@ NodeId build_input(Builder *b, const char *name, DType dtype, int rank, Dim rows
 NodeId weight_node(Builder *b, const Weight *w, bool bias); /* in the compute type */
 NodeId weight_rows(Builder *b, const Weight *w);            /* to take rows of: f32 if trained */
 NodeId trained_leaf(Builder *b, const char *source, const char *tensor);
+/* A tensor of a checkpoint: info's source, tensor, shape; quantization as there. */
+NodeId weight_frozen(Builder *b, const WeightInfo *info);
+/* Whether this is the first time that `what` is asked of (interned) `name` in this unit. */
+bool build_once(Builder *b, const char *what, const char *name);
+
+/* ---- lora.c ---------------------------------------------------------------------------------- */
 NodeId lora_linear(Builder *b, const Ast *at, NodeId x, const Weight *w); /* [T,out], f32 */
-NodeId lora_head(Builder *b, const Ast *at, const Weight *w);
+/* Rows `index` of an embedding: [T,features] in the compute type. */
+NodeId lora_embed(Builder *b, const Ast *at, NodeId index, const Weight *w);
+NodeId lora_head(Builder *b, const Ast *at, const Weight *w); /* [vocabulary,in], compute type */
 
 /* ---- objective.c ----------------------------------------------------------------------------- */
 typedef struct Scores {                                   /* of one model on the scored rows */
@@ -402,7 +416,14 @@ typedef struct Scores {                                   /* of one model on the
 } Scores;
 /* Builds loss and metrics of the unit; false after diagnostics. `reference` may be empty. */
 bool objective_build(Builder *b, const Scores *policy, const Scores *reference);
-/* Sum over each sequence's rows, then the sequences of one side: [R] -> [P]. */
+/* Sum over each sequence's rows, then the sequences of one side: [R] -> [P]; an `answer`. */
 NodeId sum_sequences(Builder *b, NodeId rows, int side);
+/* Notes a value [P] that comes from the model: in the same order in every unit. */
+NodeId builder_answer(Builder *b, NodeId pairs);
+
+/* ---- coupled.c: the parts of an objective that is cut off ------------------------------------ */
+void coupled_scores(Builder *b);    /* program "score", and "eval": leaves `answer` in "scores" */
+void coupled_objective(Builder *b); /* program "objective": "scores" -> metrics, "slopes" */
+void coupled_backward(Builder *b);  /* programs "step" and "micro": a loss made of "slopes" */
 
 #endif

@@ -19,6 +19,7 @@ void infer_matmul(Infer *i);
 void infer_take(Infer *i);
 void infer_put(Infer *i);
 void infer_sort(Infer *i);
+void infer_append(Infer *i);
 void infer_attend(Infer *i);
 void infer_attend_bwd(Infer *i);
 void infer_linear_logprob(Infer *i);
@@ -305,6 +306,18 @@ void infer_put(Infer *i) {
     Dim dim[MAX_RANK];
     for (int k = 0; k < x->rank; k++) dim[k] = k ? x->dim[k] : i->attr->dim;
     result(i, DT_f32, x->rank, dim);
+}
+
+void infer_append(Infer *i) {
+    const Type *cache = i->in[0], *x = i->in[1];
+    const Node *leaf = node(i->g, i->id[0]);
+    if (leaf->op != OP_state || leaf->attr.i1 != ROLE_CACHE) wrong(i, "operand 1 is no cache");
+    if (i->message || !want(i, 2, DT_i32, 1)) return;
+    bool fits = x->rank > 0 && x->rank == cache->rank && x->dtype == cache->dtype &&
+                dim_equal(x->dim[0], i->in[2]->dim[0]);
+    for (int k = 1; k < x->rank && fits; k++) fits = dim_equal(x->dim[k], cache->dim[k]);
+    if (!fits) wrong(i, "rows as the cache has them are needed, and a row number for each");
+    result(i, cache->dtype, cache->rank, cache->dim);
 }
 
 void infer_sort(Infer *i) {

@@ -220,7 +220,7 @@ Value layer_name(Expr *e, const Ast *ast) {
     if (!v && b->sum) v = config_name(b->front, b->sum->base, b->frame->module, ast->text);
     if (v) return *v;
     if (!strcmp(ast->text, "positions") && b->sum)
-        return tensor_value(build_input(b, "pos", DT_i32, 1, dim_extent(X_T), 0));
+        return tensor_value(build_input(b, "pos", DT_i32, 1, b->rows, 0));
     return unknown_name(b, ast);
 }
 
@@ -519,7 +519,7 @@ Head layer_model(Builder *b, const ModelSum *sum, const char *who) {
         return head;
     }
     builder_at(b, model->loc);
-    Value tokens = tensor_value(build_input(b, "tokens", DT_i32, 1, dim_extent(X_T), 0));
+    Value tokens = tensor_value(build_input(b, "tokens", DT_i32, 1, b->rows, 0));
     record_set(b->front->arena, &f.names, model->params->text, tokens);
     int errors = diags_errors(b->front->diags);
     run_block(b, model->a ? model->a->list : NULL);

@@ -405,7 +405,7 @@ void models_weights(Spec *spec) {
         if (!base->config) continue;
         int errors = diags_errors(spec->front.diags);
         Arena *arena = arena_new();
-        Unit *u = unit_new(arena, spec, target_by_name("cpu"), UNIT_LOGITS);
+        Unit *u = unit_new(arena, spec, target_by_name("cpu"), UNIT_PREFILL);
         Builder b;
         builder_init(&b, spec, u);
         b.collect = true;

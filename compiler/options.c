@@ -72,7 +72,9 @@ static const Flag flags[] = {
     {"only", 0, FLAG_TEXT, AT(only), "PASS", "view",
      "run one pass on a file.ir and print the graph"},
     {"dot", 0, FLAG_TEXT, AT(dot), "FILE", "view", "the graph for graphviz"},
-    {"prompt", 0, FLAG_TEXT, AT(prompt), "TEXT", "generate", "text to continue"},
+    {"prompt", 0, FLAG_TEXT, AT(prompt), "TEXT", "generate", "text to continue (-: from stdin)"},
+    {"prompts", 0, FLAG_TEXT, AT(prompts), "FILE", "generate",
+     "many prompts, as training reads them: text lines, JSON Lines"},
     {"chat", 0, FLAG_TEXT, AT(chat), "FILE", "generate",
      "JSON list of messages, or a file of prompts"},
     {"spec", 0, FLAG_TEXT, AT(spec), "FILE.dpo", "generate tokens",
@@ -81,11 +83,20 @@ static const Flag flags[] = {
      "at most so many new tokens (default 128)"},
     {"temperature", 0, FLAG_NUMBER, AT(temperature), "X", "generate", "0 is greedy (default)"},
     {"top-p", 0, FLAG_SHARE, AT(top_p), "X", "generate", "nucleus sampling"},
+    {"top-k", 0, FLAG_COUNT, AT(top_k), "N", "generate", "from the N most probable tokens"},
+    {"model-sampling", 0, FLAG_BOOL, AT(model_sampling), NULL, "generate",
+     "temperature, top-p, top-k as generation_config.json has them"},
+    {"at-once", 0, FLAG_COUNT, AT(at_once), "N", "generate",
+     "prompts answered together (default 8, on CUDA 32)"},
+    {"before", 0, FLAG_BOOL, AT(before), NULL, "generate",
+     "also what is answered without the adapter, side by side"},
     {"text", 0, FLAG_TEXT, AT(text), "S", "tokens", "text to tokenize"},
     {"limit", 0, FLAG_COUNT, AT(limit), "N", "tokens", "show at most N pairs (default 3)"},
     {"check", 0, FLAG_BOOL, AT(check), NULL, "fmt", "exit 1 if the file is not formatted"},
     {"json", 0, FLAG_BOOL, AT(json), NULL, "check plan eval generate bench settings tokens",
      "one JSON document on stdout"},
+    {"warn", 'W', FLAG_LIST, AT(warn), "no-NAME", RUNS,
+     "silences the warnings that end in [-WNAME]"},
     {"quiet", 'q', FLAG_BOOL, AT(quiet), NULL, "*", "no progress"},
     {"log-every", 0, FLAG_COUNT, AT(log_every), "N", "train", "plain progress line every N steps"},
     {"color", 0, FLAG_TEXT, AT(color), "auto|always|never", "*", "colour of diagnostics"},
@@ -216,11 +227,18 @@ static bool options_agree(const Options *o) {
     if (!known) fprintf(stderr, "dpoc: --color is auto, always or never, not '%s'\n", o->color);
     if (o->resumes && o->overwrite)
         fprintf(stderr, "dpoc: --resume and --overwrite exclude each other\n");
+    bool silenced = true;
+    for (int i = 0; i < o->warn.n; i++) {
+        if (strncmp(o->warn.item[i], "no-", 3) == 0) continue;
+        fprintf(stderr, "dpoc: -W%s: all warnings are on; -Wno-NAME silences those of a name\n",
+                o->warn.item[i]);
+        silenced = false;
+    }
     bool many = o->threads > 1024;
     if (many) fprintf(stderr, "dpoc: --threads=%g: at most 1024\n", o->threads);
     bool mixed = o->json && o->dump_after && !o->dump_dir;
     if (mixed) fprintf(stderr, "dpoc: --dump-after with --json needs --dump-dir=DIR\n");
-    return known && !many && !mixed && !(o->resumes && o->overwrite);
+    return known && silenced && !many && !mixed && !(o->resumes && o->overwrite);
 }
 
 bool options_parse(int argc, char **argv, const Verb *verbs, int nverbs, Options *out) {
@@ -230,6 +248,8 @@ bool options_parse(int argc, char **argv, const Verb *verbs, int nverbs, Options
                      .max_tokens = NAN,
                      .temperature = NAN,
                      .top_p = NAN,
+                     .top_k = NAN,
+                     .at_once = NAN,
                      .limit = NAN,
                      .runs = NAN};
     int i = 1;

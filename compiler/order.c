@@ -197,7 +197,7 @@ static void find_values(Order *o) {
     for (int i = 0; i < o->n; i++)
         for (int k = 0; k < group(o, i)->nouts; k++) {
             NodeId out = group(o, i)->outs[k];
-            if (is_effect(g, out) || crosses[out]) continue;
+            if (is_effect(g, out) || crosses[out] || node(g, out)->op == OP_append) continue;
             NodeId base = stored_in(o, group(o, i), out);
             if (base != out) {
                 o->value[out] = o->value[base];

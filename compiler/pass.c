@@ -110,7 +110,6 @@ void unit_print_groups(const Unit *u, Text *out) {
 
 /* To DIR/UNIT.NN-PASS.ir, or standard output. */
 static bool dump_after(const Unit *u, int row, const DumpOptions *dump) {
-    static const char *const units[NUNIT] = {"train", "eval", "ref", "logits"};
     Text text = {0};
     graph_print(u->g, &text);
     unit_print_groups(u, &text);
@@ -118,12 +117,13 @@ static bool dump_after(const Unit *u, int row, const DumpOptions *dump) {
     bool ok = true;
     if (dump->dir) {
         Err err = {0};
-        const char *file = arena_printf(u->arena, "%s.%02d-%s.ir", units[u->kind], row + 1, name);
+        const char *file =
+            arena_printf(u->arena, "%s.%02d-%s.ir", unit_names[u->kind], row + 1, name);
         ok = dir_make(dump->dir, &err) &&
              file_write(path_join(u->arena, dump->dir, file), text.data, text.len, &err);
         if (!ok) diag_file(u->diags, (Loc){0}, "%s", err.text);
     } else {
-        printf("# %s after %s\n%s", units[u->kind], name, text.data);
+        printf("# %s after %s\n%s", unit_names[u->kind], name, text.data);
     }
     text_free(&text);
     return ok;

@@ -20,8 +20,7 @@ static int program_index(Plan *plan, const char *name) {
 }
 
 static const char *program_name(UnitKind kind, Phase phase) {
-    static const char *const names[NUNIT] = {NULL, "eval", "ref", "logits"};
-    return phase == PHASE_INIT || kind == UNIT_TRAIN ? phase_names[phase] : names[kind];
+    return phase == PHASE_INIT || kind == UNIT_TRAIN ? phase_names[phase] : unit_names[kind];
 }
 
 static int buf_add(Plan *plan, const char *name, Role role, const Type *type, const char *where) {
@@ -61,7 +60,9 @@ static void bind_weight(Plan *plan, Unit *u, const Node *n, int buf) {
                  .cols = w->cols,
                  .ld = w->cols,
                  .rank = w->rank,
-                 .transform = part ? intern_printf("%s.%s", w->format, part + 1) : "copy",
+                 .transform = part            ? intern_printf("%s.%s", w->format, part + 1)
+                              : w->transposed ? "transpose"
+                                              : "copy",
                  .num = part ? (double)w->block : 0,
                  .nested = part && w->nested,
                  .quantizer = part && u->target->cuda && w->block % 2 == 0
@@ -83,7 +84,7 @@ static void bind_trained(Plan *plan, const Unit *u, int buf) {
                      .cols = t->cols,
                      .ld = t->cols,
                      .rank = t->rank,
-                     .transform = "copy",
+                     .transform = t->transposed ? "transpose" : "copy",
                      .init = t->init,
                      .init_num = t->init_num,
                      .save = true,
@@ -187,8 +188,7 @@ static int value_buf(Planner *p, NodeId id) {
         int buf = buf_named(plan, name);
         if (buf >= 0) return buf;
     } else {
-        static const char *const units[NUNIT] = {"train", "eval", "ref", "logits"};
-        name = intern_printf("%s%%%d", units[u->kind], id);
+        name = intern_printf("%s%%%d", unit_names[u->kind], id);
     }
     return buf_add(plan, name, value_role(n), n->type, where_of(u, id));
 }

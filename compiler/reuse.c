@@ -3,7 +3,7 @@
  * In a kernel over rows a stored value may lie where a loaded one lay, if the kernel is the last
  * reader and reads every element exactly where it writes: no gather, no half rotation, no other
  * view of it.  Then load and store share one argument, so the generators see that it is
- * overwritten. Relies on the order of groups being final and on place.c.  Promises: no result
+ * overwritten.  An append lies where its cache does.  Relies on the order of groups being final and on place.c.  Promises: no result
  * changes a bit.
  */
 #include "kern.h"
@@ -92,6 +92,8 @@ void reuse_storage(Unit *u, NodeId *over) {
     for (int i = 0; i < g->n; i++) r.last[i] = r.owner[i] = -1;
     for (int i = 0; i < u->ngroups; i++) {
         const Group *group = &u->groups[i];
+        const Node *first = node(g, group->nodes[0]);
+        if (first->op == OP_append) over[group->nodes[0]] = place_of(g, first->in[0]).base;
         for (int k = 0; k < group->nins; k++) r.last[place_of(g, group->ins[k]).base] = i;
         for (int k = 0; k < group->nouts; k++) r.owner[group->outs[k]] = i;
     }

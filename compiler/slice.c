@@ -3,8 +3,8 @@
  * take(f(x), row) is f(take(x, row)) when row r of f needs only row r of its operands.  So the
  * gather of scored rows moves up through maps, reductions over columns, products (left operand),
  * broadcasts and reshapes that keep rows, as long as nothing else reads the values it passes; it
- * stops at attention, where rows meet, and at values that all rows need. Only the input "row" is
- * moved: its numbers are never -1, for which take gives zeros while f of zeros need not be zero.
+ * stops at attention, where rows meet, and at values that all rows need. Only the inputs "row" and
+ * "last" (rows that a prompt ends in) are moved: its numbers are never -1, for which take gives zeros while f of zeros need not be zero.
  * Relies on graph.c.  Promises: the same values, fewer rows.
  */
 #include "dpoc.h"
@@ -16,7 +16,7 @@ typedef struct Slice {
     const Graph *from;
     Graph *to;
     Dim rows;       /* of the values before the gather */
-    NodeId index;   /* "row" in `from` */
+    NodeId index;   /* "row" or "last" in `from` */
     bool *seed;     /* take(.., row) */
     bool *sliced;   /* computed for scored rows only */
     NodeId *map;    /* whole values in `to` */
@@ -59,7 +59,9 @@ static bool spread(const Slice *s, NodeId id) {
 static bool find_seeds(Slice *s, const bool *live) {
     for (NodeId id = 1; id < s->from->n && !s->index; id++) {
         const Node *n = node(s->from, id);
-        if (live[id] && n->op == OP_input && !strcmp(n->attr.name, "row")) s->index = id;
+        bool row = n->op == OP_input &&
+                   (!strcmp(n->attr.name, "row") || !strcmp(n->attr.name, "last"));
+        if (live[id] && row) s->index = id;
     }
     bool any = false;
     for (NodeId id = 1; id < s->from->n && s->index; id++) {

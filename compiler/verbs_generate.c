@@ -1,151 +1,277 @@
-/* verbs_generate.c: `generate`: answers to prompts. */
+/* verbs_generate.c: `generate`: answers to prompts, with --before also those without the adapter.
+ *
+ * One plan, made for these prompts: a cache for as many as are answered at once.  One prompt is
+ * streamed; of several, each is printed when it and all before it are done. */
 #include <jansson.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "../runtime/job/job.h"
-#include "work.h"
+#include "prompts.h"
 
-static void add_stop(int32_t *stop, int *n, int max, int32_t id) {
-    if (id >= 0 && *n < max) stop[(*n)++] = id;
+enum { SIDES = 2 }; /* after, before */
+
+typedef struct Printer { /* what is shown while answers grow */
+    GenerateWatch watch;
+    Work *w;
+    const Prompts *prompts;
+    Answer *answer[SIDES]; /* [1] NULL: no --before */
+    AnswerText stream;     /* of the only answer */
+    bool streams;
+    int shown;
+} Printer;
+
+/* ---- settings -------------------------------------------------------------------------------- */
+
+static json_t *generation_config(const Work *w) {
+    const char *dir = work_model_dir(w);
+    return dir ? json_load_file(path_join(w->arena, dir, "generation_config.json"), 0, NULL) : NULL;
 }
 
-/* eos of the tokenizer and of generation_config.json (a number or a list). */
-static int stop_tokens(const Work *w, int32_t *stop, int max) {
+static void add_stop(int32_t *stop, int *n, int max, int64_t id) {
+    if (id >= 0 && id <= INT32_MAX && *n < max) stop[(*n)++] = (int32_t)id;
+}
+
+/* eos of the tokenizer and of generation_config.json (a number or a list), the template's end. */
+static int stop_tokens(const Work *w, const Template *t, int32_t *stop, int max) {
     int n = 0;
     add_stop(stop, &n, max, w->tokenizer->eos);
-    json_t *config =
-        json_load_file(path_join(w->arena, work_model_dir(w), "generation_config.json"), 0, NULL);
-    json_t *eos = json_object_get(config, "eos_token_id");
-    if (json_is_integer(eos)) add_stop(stop, &n, max, (int32_t)json_integer_value(eos));
+    if (t->kind == TEMPLATE_CHAT) add_stop(stop, &n, max, template_stop(t));
+    json_t *config = generation_config(w), *eos = json_object_get(config, "eos_token_id");
+    if (json_is_integer(eos)) add_stop(stop, &n, max, json_integer_value(eos));
     for (size_t i = 0; json_is_array(eos) && i < json_array_size(eos); i++)
-        add_stop(stop, &n, max, (int32_t)json_integer_value(json_array_get(eos, i)));
+        add_stop(stop, &n, max, json_integer_value(json_array_get(eos, i)));
     json_decref(config);
     return n;
 }
 
-/* Continues `ids`, which stand for `text`. */
-static bool answer_ids(Work *w, const char *text, Ids *ids) {
-    const Options *o = w->options;
-    int32_t stop[64];
-    int64_t prompt = ids->n;
-    GenerateJob job = {.exec = w->exec,
-                       .plan = w->plan,
-                       .tokenizer = w->tokenizer,
-                       .max_tokens = isnan(o->max_tokens) ? 128 : (int64_t)o->max_tokens,
-                       .temperature = isnan(o->temperature) ? 0 : o->temperature,
-                       .top_p = isnan(o->top_p) ? 1 : o->top_p,
-                       .seed = work_seed(w),
-                       .stop = stop,
-                       .nstop = stop_tokens(w, stop, COUNT(stop)),
-                       .stream = o->json ? NULL : stdout};
-    bool ok = generate(&job, ids, &w->err);
-    if (ok && o->json) {
-        Text out = {0}, line = {0};
-        tokenizer_decode(w->tokenizer, ids->v + prompt, ids->n - prompt, true, &out);
-        text_add(&line, "{\"prompt\":");
-        json_escape(&line, text);
-        text_add(&line, ",\"answer\":");
-        json_escape(&line, out.data ? out.data : "");
-        text_add(&line, ",\"prompt_tokens\":%lld,\"answer_tokens\":%lld}\n", (long long)prompt,
-                 (long long)(ids->n - prompt));
-        fputs(line.data, stdout);
-        text_free(&out);
-        text_free(&line);
-    } else if (ok) {
-        fputc('\n', stdout);
-    }
-    return ok;
+/* A flag, else what generation_config.json says where that was asked for, else `value`. */
+static double number(double flag, const json_t *config, const char *key, double value) {
+    const json_t *its = json_object_get(config, key);
+    if (!isnan(flag)) return flag;
+    return json_is_number(its) ? json_number_value(its) : value;
 }
 
-static int answer(Work *w, const Template *t, const char *text, bool chat, bool echo) {
-    Ids ids = {0};
-    if (echo && !w->options->json) fputs(text, stdout);
-    bool ok = work_prompt(w, t, text, chat, &ids) && answer_ids(w, text, &ids);
-    ids_free(&ids);
+static Sampling sampling_of(const Work *w) {
+    const Options *o = w->options;
+    json_t *config = o->model_sampling ? generation_config(w) : NULL;
+    bool greedy = !config || json_is_false(json_object_get(config, "do_sample"));
+    Sampling s = {.temperature = number(o->temperature, config, "temperature", greedy ? 0 : 1),
+                  .top_k = (int64_t)number(o->top_k, config, "top_k", 0),
+                  .top_p = number(o->top_p, config, "top_p", 1),
+                  .seed = work_seed(w)};
+    if (greedy && isnan(o->temperature)) s.temperature = 0;
+    if (o->model_sampling && !o->quiet) {
+        fprintf(stderr, "sampling: temperature %g, top-p %g, top-k ", s.temperature, s.top_p);
+        fprintf(stderr, s.top_k ? "%lld\n" : "off\n", (long long)s.top_k);
+    }
+    json_decref(config);
+    return s;
+}
+
+/* ---- what is printed ------------------------------------------------------------------------- */
+
+static char *text_of(const Printer *p, const Answer *a) {
+    AnswerText text = {.tokenizer = p->w->tokenizer};
+    answer_text(&text, a, true);
+    char *kept = arena_str(p->w->arena, text.text.data ? text.text.data : "");
+    answer_text_free(&text);
+    return kept;
+}
+
+static void add_side(Text *line, const char *prefix, const char *text, const Answer *a) {
+    text_add(line, ",\"%s\":", *prefix ? "before" : "answer");
+    json_escape(line, text);
+    if (!*prefix) text_add(line, ",\"prompt_tokens\":%lld", (long long)a->nprompt);
+    text_add(line, ",\"%s%s\":%lld,\"%send\":\"%s\"", prefix, *prefix ? "tokens" : "answer_tokens",
+             (long long)a->ids.n, prefix, answer_ends[a->end]);
+}
+
+static void print_json(const Printer *p, int i) {
+    Text line = {0};
+    text_add(&line, "{\"prompt\":");
+    json_escape(&line, p->prompts->prompt[i].text);
+    add_side(&line, "", text_of(p, &p->answer[0][i]), &p->answer[0][i]);
+    if (p->answer[1]) add_side(&line, "before_", text_of(p, &p->answer[1][i]), &p->answer[1][i]);
+    text_add(&line, "}\n");
+    fputs(line.data, stdout);
+    text_free(&line);
+}
+
+static void print_text(const Printer *p, int i) {
+    if (p->prompts->n > 1 || p->answer[1]) printf("> %s\n", p->prompts->prompt[i].text);
+    if (p->answer[1]) printf("before: %s\nafter:  ", text_of(p, &p->answer[1][i]));
+    printf("%s\n%s", text_of(p, &p->answer[0][i]), i + 1 < p->prompts->n ? "\n" : "");
+}
+
+/* Answers that are done, in order, up to the first that is not. */
+static void print_done(Printer *p) {
+    for (; p->shown < p->prompts->n; p->shown++) {
+        if (p->answer[0][p->shown].end == ANSWER_OPEN) return;
+        (p->w->options->json ? print_json : print_text)(p, p->shown);
+        fflush(stdout);
+    }
+}
+
+static void print_token(GenerateWatch *self, const Answer *answer) {
+    Printer *p = (Printer *)self;
+    if (!p->streams) {
+        if (answer->end != ANSWER_OPEN) print_done(p);
+        return;
+    }
+    const size_t from = answer_text(&p->stream, answer, answer->end != ANSWER_OPEN);
+    if (p->stream.text.len > from)
+        fwrite(p->stream.text.data + from, 1, p->stream.text.len - from, stdout);
+    if (answer->end != ANSWER_OPEN) fputc('\n', stdout);
+    fflush(stdout);
+}
+
+static void print_stats(const Work *w, const GenerateStats *s) {
+    if (w->options->quiet) return;
+    const double decoded = (double)s->tokens;
+    fprintf(stderr, "%lld prompt tokens, %.0f a second; %lld new ones, %.1f a second",
+            (long long)s->prompt_tokens, (double)s->prompt_tokens / fmax(s->prefill_seconds, 1e-9),
+            (long long)s->tokens, decoded / fmax(s->prefill_seconds + s->decode_seconds, 1e-9));
+    if (s->runs) fprintf(stderr, " (%.1f ms a step)", 1e3 * s->decode_seconds / (double)s->runs);
+    fputc('\n', stderr);
+}
+
+/* ---- the run --------------------------------------------------------------------------------- */
+
+static int64_t max_tokens(const Work *w) {
+    return isnan(w->options->max_tokens) ? 128 : (int64_t)w->options->max_tokens;
+}
+
+/* Memory for these prompts: a cache for so many at once, prompts in pieces of so many rows. */
+static GenerateBounds bounds_of(const Work *w, const Prompts *prompts, int64_t at_once,
+                                int64_t piece) {
+    int64_t longest = 1, all = 0;
+    for (int i = 0; i < prompts->n; i++) {
+        const int64_t n = prompts->prompt[i].ids.n;
+        longest = n > longest ? n : longest;
+        all += n;
+    }
+    GenerateBounds b = {.sequences = at_once < prompts->n ? at_once : prompts->n, .rows = 16};
+    b.cache = b.sequences * generate_rows(longest, max_tokens(w));
+    while (b.rows < all && b.rows < piece) b.rows *= 2;
+    return b;
+}
+
+/* Fewer at once, then shorter pieces, until the plan fits. */
+static int compile(Work *w, const Prompts *prompts) {
+    const bool cuda = w->device->arch > 0;
+    int64_t at_once = isnan(w->options->at_once) ? (cuda ? 32 : 8) : (int64_t)w->options->at_once;
+    int64_t piece = cuda ? 2048 : 512;
+    bool want[NUNIT] = {[UNIT_PREFILL] = true, [UNIT_DECODE] = true};
+    want[UNIT_BEFORE_PREFILL] = want[UNIT_BEFORE_DECODE] = w->options->before;
+    for (;;) {
+        w->generate = bounds_of(w, prompts, at_once, piece);
+        int code = work_compile(w, NULL, want);
+        if (code != EXIT_OK || w->plan->fits || (w->generate.sequences == 1 && piece <= 64))
+            return code;
+        if (w->generate.sequences > 1)
+            at_once = w->generate.sequences / 2;
+        else
+            piece /= 2;
+        plan_free(w->plan);
+        w->plan = NULL;
+    }
+}
+
+static void print_start(const Work *w) {
+    if (w->options->quiet || w->options->json) return;
+    char cache[32], peak[32];
+    int64_t bytes = 0;
+    for (int i = 0; i < w->plan->nbufs; i++)
+        if (w->plan->bufs[i].role == ROLE_CACHE) bytes += w->plan->bufs[i].bytes;
+    format_bytes(cache, (double)bytes);
+    format_bytes(peak, (double)w->plan->arena_bytes);
+    fprintf(stderr, "%s of memory, %s of it a KV cache of %lld rows (%lld at once)\n", peak, cache,
+            (long long)w->plan->bound[X_H], (long long)w->generate.sequences);
+}
+
+static Answer *answers_new(Work *w, const Prompts *prompts) {
+    Answer *a = NEW_ARRAY(w->arena, Answer, prompts->n);
+    for (int i = 0; i < prompts->n; i++)
+        a[i] = (Answer){.prompt = prompts->prompt[i].ids.v,
+                        .nprompt = prompts->prompt[i].ids.n,
+                        .key = (uint64_t)i};
+    return a;
+}
+
+static int answer(Work *w, const Template *t, const Prompts *prompts) {
+    const Options *o = w->options;
+    int32_t stop[64];
+    GenerateStats stats = {0};
+    Printer p = {.watch = {print_token}, .w = w, .prompts = prompts};
+    p.stream.tokenizer = w->tokenizer;
+    p.streams = prompts->n == 1 && !o->json && !o->before;
+    GenerateJob job = {.exec = w->exec,
+                       .plan = w->plan,
+                       .sampling = sampling_of(w),
+                       .max_tokens = max_tokens(w),
+                       .stop = stop,
+                       .nstop = stop_tokens(w, t, stop, COUNT(stop))};
+    stop_watch();
+    bool ok = true;
+    for (int side = SIDES - 1; ok && side >= 0; side--) {
+        if (side && !o->before) continue;
+        p.answer[side] = answers_new(w, prompts);
+        job.before = side;
+        job.watch = side ? NULL : &p.watch;
+        ok = generate(&job, p.answer[side], prompts->n, &stats, &w->err);
+    }
+    if (ok && p.streams && stop_signal()) fputc('\n', stdout);
+    if (ok) print_stats(w, &stats);
+    answer_text_free(&p.stream);
+    for (int side = 0; side < SIDES; side++)
+        for (int i = 0; p.answer[side] && i < prompts->n; i++) ids_free(&p.answer[side][i].ids);
+    if (ok && stop_signal()) return 128 + stop_signal();
     return ok ? EXIT_OK : work_fail(w);
 }
 
-/* A conversation: [{"role": .., "content": ..}, ..]. */
-static bool answer_messages(Work *w, const Template *t, const char *path, const json_t *list) {
-    int n = (int)json_array_size(list);
-    if (t->kind == TEMPLATE_NONE)
-        return fail(&w->err, EXIT_USAGE, "%s is a conversation: name a data.template", path);
-    if (n == 0) return fail(&w->err, EXIT_IO, "%s: no message", path);
-    Message *m = NEW_ARRAY(w->arena, Message, n);
-    for (int i = 0; i < n; i++) {
-        const json_t *one = json_array_get(list, (size_t)i);
-        m[i].role = json_string_value(json_object_get(one, "role"));
-        m[i].content = json_string_value(json_object_get(one, "content"));
-        if (!m[i].role || !m[i].content)
-            return fail(&w->err, EXIT_IO, "%s: message %d wants \"role\" and \"content\"", path,
-                        i + 1);
-        m[i].len = strlen(m[i].content);
-    }
-    Ids ids = {0};
-    bool ok =
-        template_encode(t, m, n, true, &ids, &w->err) && answer_ids(w, m[n - 1].content, &ids);
-    ids_free(&ids);
-    return ok;
+static char *read_stdin(void) {
+    Text text = {0};
+    char block[4096];
+    for (size_t n; (n = fread(block, 1, sizeof block, stdin)) > 0;) text_addn(&text, block, n);
+    text_addn(&text, "", 0);
+    return text.data;
 }
 
-/* One line of a file of prompts: text, or {"prompt": ..}. */
-static int answer_line(Work *w, const Template *t, const char *path, int number, const char *line,
-                       bool chat) {
-    json_error_t e;
-    json_t *o = *line == '{' ? json_loads(line, 0, &e) : NULL;
-    const char *prompt = *line == '{' ? json_string_value(json_object_get(o, "prompt")) : line;
-    int code = EXIT_OK;
-    if (prompt) {
-        code = answer(w, t, prompt, chat, false);
-    } else {
-        fail(&w->err, EXIT_IO, "%s:%d: %s", path, number, o ? "no text \"prompt\"" : e.text);
-        code = work_fail(w);
+static int read_prompts(Work *w, const Template *t, Prompts *prompts) {
+    const Options *o = w->options;
+    bool ok = true;
+    if (o->prompt) {
+        char *text = strcmp(o->prompt, "-") ? NULL : read_stdin();
+        ok = prompts_text(w, t, text ? text : o->prompt, prompts);
+        free(text);
     }
-    json_decref(o);
-    return code;
-}
-
-/* --chat FILE: a conversation, or one prompt a line. */
-static int answer_file(Work *w, const Template *t, const char *path, bool chat) {
-    size_t len;
-    char *text = file_read(path, &len, &w->err);
-    if (!text) return work_fail(w);
-    int code = EXIT_OK, number = 1;
-    json_error_t e;
-    json_t *list = text[strspn(text, " \t\r\n")] == '[' ? json_loads(text, 0, &e) : NULL;
-    if (list) {
-        if (!answer_messages(w, t, path, list)) code = work_fail(w);
-    } else {
-        for (char *line = text, *end; *line && code == EXIT_OK; line = end, number++) {
-            end = line + strcspn(line, "\n");
-            if (*end) *end++ = 0;
-            if (*line) code = answer_line(w, t, path, number, line, chat);
-        }
-    }
-    json_decref(list);
-    free(text);
-    return code;
+    if (ok && o->chat) ok = prompts_file(w, t, o->chat, true, prompts);
+    if (ok && o->prompts) ok = prompts_file(w, t, o->prompts, false, prompts);
+    return ok ? EXIT_OK : work_fail(w);
 }
 
 int verb_generate(const Options *o) {
     if (!o->model && !o->spec) return work_usage("generate needs --model DIR");
-    if (!o->prompt && !o->chat) return work_usage("generate needs --prompt TEXT or --chat FILE");
+    if (!o->prompt && !o->chat && !o->prompts)
+        return work_usage("generate needs --prompt TEXT, --prompts FILE or --chat FILE");
     Work w;
     work_init(&w, o);
     Template template;
-    static const bool want[NUNIT] = {[UNIT_LOGITS] = true};
+    Prompts prompts = {0};
     int code = work_check(&w, work_model_spec(o), false);
     if (code == EXIT_OK) code = work_template(&w, &template);
     if (code == EXIT_OK && !w.tokenizer) code = work_usage("this checkpoint has no tokenizer");
+    if (code == EXIT_OK) code = read_prompts(&w, &template, &prompts);
     if (code == EXIT_OK) code = work_device(&w, NULL);
-    if (code == EXIT_OK) code = work_compile(&w, NULL, want);
+    if (code == EXIT_OK) code = compile(&w, &prompts);
+    if (code == EXIT_OK) print_start(&w);
     if (code == EXIT_OK) code = work_open(&w);
-    bool chat =
-        code == EXIT_OK && template.kind != TEMPLATE_NONE && template.kind != TEMPLATE_PLAIN;
-    if (code == EXIT_OK && o->prompt) code = answer(&w, &template, o->prompt, false, true);
-    if (code == EXIT_OK && o->chat) code = answer_file(&w, &template, o->chat, chat);
+    if (code == EXIT_OK && o->prompt && !o->json && prompts.n == 1 && !o->before)
+        fputs(prompts.prompt[0].text, stdout);
+    if (code == EXIT_OK) code = answer(&w, &template, &prompts);
+    prompts_free(&prompts);
     work_close(&w);
     return code;
 }

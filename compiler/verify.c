@@ -75,6 +75,21 @@ static const char *check_leaves(const Graph *g, Arena *arena) {
     return NULL;
 }
 
+/* A cache is written while others of its phase run, so an append alone may read it, and once. */
+static const char *check_caches(const Graph *g, Arena *arena) {
+    NodeId *append = NEW_ARRAY(arena, NodeId, g->n);
+    for (NodeId id = 1; id < g->n; id++)
+        for (int k = 0; k < g->node[id].nin; k++) {
+            NodeId in = g->node[id].in[k];
+            if (g->node[in].op != OP_state || g->node[in].attr.i1 != ROLE_CACHE) continue;
+            if (g->node[id].op != OP_append || append[in])
+                return arena_printf(arena, "%%%d reads the cache '%s' beside what appends to it",
+                                    id, g->node[in].attr.name);
+            append[in] = id;
+        }
+    return NULL;
+}
+
 /* ---- effects --------------------------------------------------------------------------------- */
 
 typedef struct Written { /* elements begin .. begin+count of a state */
@@ -137,5 +152,6 @@ const char *graph_verify(const Graph *g, Arena *arena) {
                                 g->node[id].op < NOP ? op_info[g->node[id].op].name : "?", message);
     }
     const char *message = check_leaves(g, arena);
+    if (!message) message = check_caches(g, arena);
     return message ? message : check_effects(g, arena);
 }

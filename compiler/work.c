@@ -12,6 +12,8 @@ void work_init(Work *w, const Options *options) {
     *w = (Work){.options = options};
     w->arena = arena_new();
     w->diags = diags_new(w->arena);
+    for (int i = 0; i < options->warn.n; i++)
+        diags_silence(w->diags, options->warn.item[i] + strlen("no-"));
 }
 
 void work_close(Work *w) {
@@ -161,7 +163,7 @@ int work_compile(Work *w, const char *arch, const bool want[NUNIT]) {
     if (!target) return no_target(w, arch);
     if (o->dump_after && !pass_known(o->dump_after)) return EXIT_USAGE;
     CompileOptions compile = {
-        .target = target, .safe = o->safe, .dump = {o->dump_after, o->dump_dir, false}};
+        .target = target, .safe = o->safe, .generate = w->generate, .dump = {o->dump_after, o->dump_dir, false}};
     int code = arena_budget(w, target, &compile.budget);
     if (code != EXIT_OK) return code;
     memcpy(compile.want, want, sizeof compile.want);

@@ -20,6 +20,7 @@ typedef struct Work {
     Device *device;
     Exec *exec;
     Tokenizer *tokenizer; /* NULL where the checkpoint has none */
+    GenerateBounds generate; /* of plans that generate: before work_compile */
     Err err;
 } Work;
 
@@ -45,7 +46,10 @@ int work_template(Work *w, Template *out);
 /* Files one after the other, as the settings of `data` ask; warnings are printed. */
 int work_read_pairs(Work *w, const char *const *paths, int n, const Template *template,
                     Pairs **out);
-void work_summary(const Work *w, const char *what, const Pairs *p); /* one line on stderr */
+/* What was read and by which rules, on stderr; the same as a JSON object (arena text), `eval` or
+ * NULL. */
+void work_summary(const Work *w, const char *what, const Pairs *p);
+char *work_data_json(const Work *w, const Pairs *train, const Pairs *eval);
 /* The files of data.train, with their summary; work_pairs opens the template itself. */
 int work_train_pairs(Work *w, const Template *template, Pairs **out);
 int work_pairs(Work *w, Pairs **out);

@@ -1,141 +1,247 @@
-/* generate.c: text from program "logits", one token at a time.
+/* generate.c: answers to prompts, many at once, over the KV cache.
  *
- * The whole sequence is one segment and only its last row is scored; without a KV cache each new
- * token
- * recomputes the sequence.  Greedy when the temperature is 0; otherwise nucleus sampling,
- * counter-based
- * by (seed, position), so an answer can be repeated. */
-#include <math.h>
+ * The cache is cut into one place for each sequence of the plan.  A prompt waits for a free place;
+ * its rows go through program "prefill" in pieces, together with those of other prompts, and the
+ * last one's logits give its first token.  From then on program "decode" takes one row of every
+ * answer that goes on.  Each answer is one segment of own keys: all rows of its place so far.
+ *
+ * Numbers of rows are rounded up to powers of two, so that a device prepares few sizes; rows that
+ * only fill up are in no segment, and their keys are dropped.
+ * Relies on exec.h, sample.c. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "job.h"
 
-typedef struct Logit {
-    float value;
-    int32_t id;
-} Logit;
+const char *const answer_ends[NANSWER] = {"interrupted", "stop", "length"};
 
-static int by_value(const void *a, const void *b) {
-    const Logit *x = a, *y = b;
-    if (x->value != y->value) return x->value < y->value ? 1 : -1;
-    return x->id < y->id ? -1 : x->id > y->id;
+enum { LEAST_ROWS = 16 }; /* of a piece */
+
+typedef struct Place {   /* in the cache */
+    Answer *answer;      /* NULL: free */
+    int64_t begin, rows; /* of the cache, filled so far */
+} Place;
+
+typedef struct Inputs { /* of one run */
+    int64_t rows, ends; /* token rows; sequences whose logits are wanted */
+    int32_t *token, *pos, *row, *segs, *last;
+    Place **at; /* whose logits row i has */
+} Inputs;
+
+typedef struct Generation {
+    const GenerateJob *job;
+    const char *prefill, *decode;
+    Answer *answer;
+    int64_t n, next; /* answers; the first without a place */
+    Place *place;
+    int64_t places, room; /* rows of each: as many as the longest answer needs */
+    int64_t vocab;
+    Inputs in;
+    float *logits;
+    Logit *work;
+    GenerateStats stats;
+} Generation;
+
+/* ---- one run --------------------------------------------------------------------------------- */
+
+static int64_t round_up(int64_t n, int64_t least, int64_t most) {
+    int64_t to = least;
+    while (to < n) to *= 2;
+    return to < most ? to : most;
 }
 
-static int32_t argmax(const float *logits, int64_t n) {
-    int64_t best = 0;
-    for (int64_t i = 1; i < n; i++)
-        if (logits[i] > logits[best]) best = i;
-    return (int32_t)best;
+static void begin_run(Generation *g) {
+    g->in.rows = g->in.ends = 0;
+    memset(g->in.segs, 0, sizeof(int32_t) * 6 * (size_t)g->places);
 }
 
-/* A token from the smallest set whose probability reaches top_p, at `temperature`; u in [0, 1). */
-static int32_t sample(const float *logits, int64_t n, double temperature, double top_p, double u,
-                      Logit *work) {
-    for (int64_t i = 0; i < n; i++) work[i] = (Logit){logits[i], (int32_t)i};
-    qsort(work, (size_t)n, sizeof *work, by_value);
-    double total = 0, kept = 0;
-    for (int64_t i = 0; i < n; i++) total += exp((work[i].value - work[0].value) / temperature);
-    int64_t last = 0;
-    for (; last < n; last++) {
-        kept += exp((work[last].value - work[0].value) / temperature);
-        if (kept >= top_p * total) break;
+static int32_t token_at(const Answer *a, int64_t i) {
+    return i < a->nprompt ? a->prompt[i] : a->ids.v[i - a->nprompt];
+}
+
+/* The next n rows of a place: segment number `seg` of the run. */
+static void add_rows(Generation *g, Place *p, int64_t seg, int64_t n) {
+    Inputs *in = &g->in;
+    int32_t *s = in->segs + 6 * seg;
+    s[0] = (int32_t)in->rows;
+    s[1] = (int32_t)n;
+    s[4] = (int32_t)p->begin;
+    s[5] = (int32_t)(p->rows + n);
+    for (int64_t i = 0; i < n; i++, in->rows++) {
+        in->token[in->rows] = token_at(p->answer, p->rows + i);
+        in->pos[in->rows] = (int32_t)(p->rows + i);
+        in->row[in->rows] = (int32_t)(p->begin + p->rows + i);
     }
-    double at = u * kept, sum = 0;
-    for (int64_t i = 0; i <= last && i < n; i++) {
-        sum += exp((work[i].value - work[0].value) / temperature);
-        if (sum > at) return work[i].id;
-    }
-    return work[last < n ? last : n - 1].id;
+    p->rows += n;
+    if (p->rows < p->answer->nprompt) return;
+    in->last[in->ends] = (int32_t)(in->rows - 1);
+    in->at[in->ends++] = p;
 }
 
-/* The inputs of one sequence as pack_step would make them for a prompt whose next token is
- * wanted. */
-static bool run_logits(const GenerateJob *job, const Ids *ids, float *logits, int64_t vocab,
-                       Err *err) {
-    const Plan *plan = job->plan;
-    int64_t n = ids->n, bucket = plan->bucket, rows = (n + bucket - 1) / bucket * bucket;
-    Arena *arena = arena_new();
-    int32_t *tokens = NEW_ARRAY(arena, int32_t, rows), *pos = NEW_ARRAY(arena, int32_t, rows);
-    int32_t *row = NEW_ARRAY(arena, int32_t, bucket), *none = NEW_ARRAY(arena, int32_t, bucket);
-    memcpy(tokens, ids->v, sizeof(int32_t) * (size_t)n);
-    for (int64_t i = 0; i < rows; i++) pos[i] = (int32_t)(i < n ? i : i - n);
-    for (int64_t i = 0; i < bucket; i++) none[i] = -1;
-    row[0] = (int32_t)(n - 1);
-    int32_t fill = (int32_t)(rows - n), own = (int32_t)n;
-    int32_t segs[12] = {0, own, 0, 0, 0, own, own, fill, 0, 0, own, fill};
-    int32_t ranges[8] = {0, own, 0, 1, own, fill, 1, 1};
-    int64_t parts = fill > 0 ? 2 : 1;
-    Micro micro = {
-        .extent = {
-            [X_T] = rows, [X_R] = bucket, [X_G] = parts, [X_K] = parts, [X_N] = 1, [X_P] = 1}};
-    PackInput inputs[] = {
-        {"tokens", tokens, sizeof(int32_t) * (size_t)rows},
-        {"pos", pos, sizeof(int32_t) * (size_t)rows},
-        {"row", row, sizeof(int32_t) * (size_t)bucket},
-        {"target", none, sizeof(int32_t) * (size_t)bucket},
-        {"segs", segs, sizeof(int32_t) * 6 * (size_t)parts},
-        {"ranges", ranges, sizeof(int32_t) * 4 * (size_t)parts},
-    };
-    micro.input = inputs;
-    micro.ninput = COUNT(inputs);
-    bool ok = run_micro(job->exec, plan, "logits", &micro, err) &&
-              exec_read(job->exec, "logits", logits, sizeof(float) * (size_t)vocab, err);
-    arena_free(arena);
+/* Fills up to `rows` rows and `ends` sequences, runs, and reads the logits that are wanted. */
+static bool run(Generation *g, bool decode, int64_t rows, int64_t ends, Err *err) {
+    Inputs *in = &g->in;
+    Exec *exec = g->job->exec;
+    for (int64_t i = in->rows; i < rows; i++) {
+        in->token[i] = in->pos[i] = 0;
+        in->row[i] = -1;
+    }
+    for (int64_t i = in->ends; i < ends; i++) in->last[i] = 0;
+    const size_t size = sizeof(int32_t);
+    int64_t extent[NEXTENT] = {[X_N] = ends, [X_G] = decode ? ends : g->places};
+    extent[X_H] = g->job->plan->bound[X_H];
+    if (!decode) extent[X_T] = rows;
+    bool ok = exec_write(exec, "tokens", in->token, size * (size_t)rows, err) &&
+              exec_write(exec, "pos", in->pos, size * (size_t)rows, err) &&
+              exec_write(exec, "cache.row", in->row, size * (size_t)rows, err) &&
+              exec_write(exec, "segs", in->segs, size * 6 * (size_t)extent[X_G], err) &&
+              (decode || exec_write(exec, "last", in->last, size * (size_t)ends, err)) &&
+              exec_run(exec, decode ? g->decode : g->prefill, extent, err);
+    const size_t bytes = sizeof(float) * (size_t)(in->ends * g->vocab);
+    return ok && (!bytes || exec_read(exec, "logits", g->logits, bytes, err));
+}
+
+/* ---- answers --------------------------------------------------------------------------------- */
+
+static AnswerEnd end_of(const GenerateJob *job, const Answer *a) {
+    for (int i = 0; i < job->nstop; i++)
+        if (job->stop[i] == a->ids.v[a->ids.n - 1]) return ANSWER_STOP;
+    return a->ids.n >= job->max_tokens ? ANSWER_LENGTH : ANSWER_OPEN;
+}
+
+/* A token for each row of logits; the places of answers that end are free. */
+static bool take_tokens(Generation *g, Err *err) {
+    const GenerateJob *job = g->job;
+    for (int64_t i = 0; i < g->in.ends; i++) {
+        Place *p = g->in.at[i];
+        Answer *a = p->answer;
+        int32_t id = sample_token(&job->sampling, g->logits + i * g->vocab, g->vocab, a->key,
+                                  (uint64_t)a->ids.n, g->work);
+        if (id < 0)
+            return fail(err, EXIT_NUMERIC, "no logit is a number behind token %lld of prompt %lld",
+                        (long long)(p->rows - 1), (long long)(a - g->answer + 1));
+        ids_push(&a->ids, id);
+        a->end = end_of(job, a);
+        if (a->end != ANSWER_OPEN) p->answer = NULL;
+        if (job->watch) job->watch->token(job->watch, a);
+        g->stats.tokens++;
+    }
+    return true;
+}
+
+static void give_places(Generation *g) {
+    for (int64_t i = 0; i < g->places && g->next < g->n; i++) {
+        if (g->place[i].answer) continue;
+        g->place[i].answer = &g->answer[g->next++];
+        g->place[i].rows = 0;
+    }
+}
+
+/* One piece of the prompts that are not in the cache yet; *more: it was not the last. */
+static bool prefill(Generation *g, bool *more, Err *err) {
+    const int64_t bound = g->job->plan->bound[X_T];
+    const double begin = now_seconds();
+    *more = false;
+    begin_run(g);
+    for (int64_t i = 0; i < g->places; i++) {
+        Place *p = &g->place[i];
+        if (!p->answer || p->rows >= p->answer->nprompt) continue;
+        const int64_t left = p->answer->nprompt - p->rows, free = bound - g->in.rows;
+        if (free > 0) add_rows(g, p, i, left < free ? left : free);
+        *more |= left > free;
+    }
+    if (!g->in.rows) return true;
+    g->stats.prompt_tokens += g->in.rows;
+    bool ok = run(g, false, round_up(g->in.rows, LEAST_ROWS, bound),
+                  round_up(g->in.ends, 1, g->places), err) &&
+              take_tokens(g, err);
+    g->stats.prefill_seconds += now_seconds() - begin;
     return ok;
 }
 
-static bool is_stop(const GenerateJob *job, int32_t id) {
-    for (int i = 0; i < job->nstop; i++)
-        if (job->stop[i] == id) return true;
-    return false;
+/* The next token of every answer in the cache; *any: there are some. */
+static bool decode(Generation *g, bool *any, Err *err) {
+    const double begin = now_seconds();
+    begin_run(g);
+    for (int64_t i = 0; i < g->places; i++)
+        if (g->place[i].answer) add_rows(g, &g->place[i], g->in.rows, 1);
+    *any = g->in.rows > 0;
+    if (!*any) return true;
+    const int64_t rows = round_up(g->in.rows, 1, g->places);
+    bool ok = run(g, true, rows, rows, err) && take_tokens(g, err);
+    g->stats.decode_seconds += now_seconds() - begin;
+    g->stats.runs++;
+    return ok;
 }
 
-void answer_text(const Tokenizer *t, const Ids *ids, int64_t begin, Text *out) {
-    Text all = {0}, prompt = {0};
-    tokenizer_decode(t, ids->v, ids->n, true, &all);
-    tokenizer_decode(t, ids->v, begin, true, &prompt);
-    if (all.len > prompt.len) text_addn(out, all.data + prompt.len, all.len - prompt.len);
-    text_free(&all);
-    text_free(&prompt);
-}
+/* ---- the whole ------------------------------------------------------------------------------- */
 
-/* Prints what the newest id adds to the answer; holds back an unfinished character. */
-static void stream_new(const GenerateJob *job, const Ids *ids, int64_t begin, size_t *shown) {
-    if (!job->stream || !job->tokenizer) return;
-    Text text = {0};
-    answer_text(job->tokenizer, ids, begin, &text);
-    size_t len = text.len;
-    if (len >= 3 && memcmp(text.data + len - 3, "\xef\xbf\xbd", 3) == 0) len -= 3;
-    if (len > *shown) {
-        fwrite(text.data + *shown, 1, len - *shown, job->stream);
-        *shown = len;
+/* Finds the room of a place. */
+static bool check(Generation *g, Err *err) {
+    const int64_t rows = g->job->plan->bound[X_H];
+    for (int64_t i = 0; i < g->n; i++) {
+        const Answer *a = &g->answer[i];
+        const int64_t need = generate_rows(a->nprompt, g->job->max_tokens);
+        if (a->nprompt < 1)
+            return fail(err, EXIT_INPUT, "prompt %lld is empty: there is nothing to continue",
+                        (long long)i + 1);
+        if (need > rows)
+            return fail(err, EXIT_IO,
+                        "prompt %lld has %lld tokens: with %lld of an answer it needs %lld rows of "
+                        "the KV cache, which has %lld",
+                        (long long)i + 1, (long long)a->nprompt, (long long)g->job->max_tokens,
+                        (long long)need, (long long)rows);
+        if (need > g->room) g->room = need;
+        for (int64_t k = 0; k < a->nprompt; k++)
+            if (a->prompt[k] < 0 || (g->job->plan->vocab && a->prompt[k] >= g->job->plan->vocab))
+                return fail(err, EXIT_IO, "prompt %lld: token %d is not one of the model's %lld",
+                            (long long)i + 1, a->prompt[k], (long long)g->job->plan->vocab);
     }
-    fflush(job->stream);
-    text_free(&text);
+    return true;
 }
 
-bool generate(const GenerateJob *job, Ids *ids, Err *err) {
-    int buf = plan_buf(job->plan, "logits");
-    if (buf < 0 || ids->n < 1) return fail(err, EXIT_INPUT, "an empty prompt cannot be continued");
-    int64_t vocab = job->plan->bufs[buf].shape[1].c, begin = ids->n;
-    float *logits = malloc(sizeof(float) * (size_t)vocab);
-    Logit *work = malloc(sizeof(Logit) * (size_t)vocab);
-    size_t shown = 0;
-    bool ok = write_setting_inputs(job->exec, job->plan, err) &&
-              write_seed(job->exec, job->plan, 0, 0, err);
-    for (int64_t i = 0; ok && i < job->max_tokens && ids->n <= job->plan->bound[X_T]; i++) {
-        ok = run_logits(job, ids, logits, vocab, err);
-        if (!ok) break;
-        double u = (double)(mix64(job->seed, (uint64_t)ids->n, 1) >> 11) / 9007199254740992.0;
-        int32_t id = job->temperature > 0
-                         ? sample(logits, vocab, job->temperature, job->top_p, u, work)
-                         : argmax(logits, vocab);
-        ids_push(ids, id);
-        if (is_stop(job, id)) break;
-        stream_new(job, ids, begin, &shown);
+static void set_up(Generation *g, Arena *arena) {
+    const Plan *plan = g->job->plan;
+    const int64_t *bound = plan->bound, rows = bound[X_T] > bound[X_N] ? bound[X_T] : bound[X_N];
+    g->prefill = g->job->before ? "before.prefill" : "prefill";
+    g->decode = g->job->before ? "before.decode" : "decode";
+    g->places = bound[X_N] < bound[X_G] ? bound[X_N] : bound[X_G];
+    if (g->places > bound[X_H] / g->room) g->places = bound[X_H] / g->room;
+    g->place = NEW_ARRAY(arena, Place, g->places);
+    for (int64_t i = 0; i < g->places; i++) g->place[i].begin = i * g->room;
+    g->in.token = NEW_ARRAY(arena, int32_t, rows);
+    g->in.pos = NEW_ARRAY(arena, int32_t, rows);
+    g->in.row = NEW_ARRAY(arena, int32_t, rows);
+    g->in.last = NEW_ARRAY(arena, int32_t, g->places);
+    g->in.segs = NEW_ARRAY(arena, int32_t, 6 * g->places);
+    g->in.at = NEW_ARRAY(arena, Place *, g->places);
+    g->vocab = plan->bufs[plan_buf(plan, "logits")].shape[1].c;
+    g->logits = NEW_ARRAY(arena, float, g->places * g->vocab);
+    g->work = NEW_ARRAY(arena, Logit, g->vocab);
+}
+
+bool generate(const GenerateJob *job, Answer *answer, int64_t n, GenerateStats *stats, Err *err) {
+    if (!plan_program(job->plan, job->before ? "before.decode" : "decode"))
+        return fail(err, EXIT_BUG, "bug: the plan generates nothing");
+    if (n < 1 || job->max_tokens < 1) return true;
+    Arena *arena = arena_new();
+    Generation g = {.job = job, .answer = answer, .n = n};
+    bool ok = check(&g, err), any = ok;
+    if (ok) set_up(&g, arena);
+    while (ok && any && !stop_signal()) {
+        bool more = true;
+        give_places(&g);
+        while (ok && more && !stop_signal()) ok = prefill(&g, &more, err);
+        if (ok && !stop_signal()) ok = decode(&g, &any, err);
+        any |= g.next < n;
     }
-    free(work);
-    free(logits);
+    if (stats) {
+        stats->prompt_tokens += g.stats.prompt_tokens;
+        stats->tokens += g.stats.tokens;
+        stats->runs += g.stats.runs;
+        stats->prefill_seconds += g.stats.prefill_seconds;
+        stats->decode_seconds += g.stats.decode_seconds;
+    }
+    arena_free(arena);
     return ok;
 }

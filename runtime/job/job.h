@@ -22,11 +22,23 @@ bool write_setting_inputs(Exec *exec, const Plan *plan, Err *err);
 bool write_scalar(Exec *exec, const Plan *plan, const char *name, double value,
                   Err *err); /* f32, if there */
 bool write_seed(Exec *exec, const Plan *plan, uint64_t seed, int64_t step, Err *err);
-/* One optimizer step: programs "step", "micro" for each micro-batch, "update" with rate lr. */
+/* One optimizer step: programs "step", "micro" for each micro-batch, "update" with rate lr.  Where
+ * the plan has a program "objective" it stands before "micro", after "score" for each. */
 bool run_step(Exec *exec, const Plan *plan, const Pack *pack, uint64_t seed, int64_t step,
               double lr, Err *err);
-/* The logged value of each of plan->metrics: sum times its denominator's input as `pack` defines
- * it. */
+/* An objective that needs a step to be one micro-batch has that: false, and how to get it. */
+bool pack_one_step(const Plan *plan, const Pack *pack, int64_t pairs, Err *err);
+/* Sums of plan->metrics over one or several steps' pairs, and what they are divided by. */
+#define MAX_METRICS 256
+typedef struct MetricSums {
+    double sum[MAX_METRICS]; /* of a value that is a step's mean already: times the step's pairs */
+    double pairs, chosen, rejected; /* pairs, and tokens of their answers */
+} MetricSums;
+/* Adds what the programs left in "metrics" for the pairs of `pack`. */
+bool add_metrics(Exec *exec, const Plan *plan, const Pack *pack, int64_t pairs, MetricSums *s,
+                 Err *err);
+void metric_values(const Plan *plan, const MetricSums *s, double *values);
+/* The logged values of one step. */
 bool read_metrics(Exec *exec, const Plan *plan, const Pack *pack, int pairs, double *values,
                   Err *err);
 /* n pairs of random ids and unequal lengths that fit the plan, for bench and verify; pairs_free. */
@@ -64,7 +76,6 @@ typedef struct TrainJob {
     const char *run_dir;
     const char *resume; /* checkpoint to go on from; NULL: newest if `resumes` */
     bool resumes, dry_run, quiet;
-    bool coupled;      /* the objective crosses pairs: a step must be one micro-batch */
     int64_t log_every; /* 0: about 20 lines a run */
     uint64_t seed;
     const char *spec_path, *spec_text; /* the .dpo file, kept in the run */
@@ -96,23 +107,81 @@ bool load_checkpoint(const TrainJob *job, const char *dir, TrainState *state, Er
 /* Keeps the newest `keep` checkpoints (0: all). */
 void prune_checkpoints(const char *run_dir, int64_t keep);
 
-/* ---- generate.c ------------------------------------------------------------------------------ */
+/* ---- sample.c: the next token of a row of logits --------------------------------------------- */
+typedef struct Sampling {
+    double temperature; /* 0: greedy, the lowest of equal ids; the rest is not looked at */
+    int64_t top_k;      /* the most probable only; 0: all */
+    double top_p;       /* of these, the fewest whose share reaches it; 0 or 1: all */
+    uint64_t seed;
+} Sampling;
+typedef struct Logit {
+    float value;
+    int32_t id;
+} Logit;
+/* -1: no logit is a number.  A draw is keyed by (seed, key, position) alone, so an answer can be
+ * repeated whatever is generated beside it.  `work`: room for n. */
+int32_t sample_token(const Sampling *s, const float *logits, int64_t n, uint64_t key,
+                     uint64_t position, Logit *work);
+
+/* ---- generate.c: answers to prompts, many at once, over the KV cache ------------------------- */
+typedef enum AnswerEnd {
+    ANSWER_OPEN,   /* it goes on; at the end: interrupted by a signal */
+    ANSWER_STOP,   /* a stop token: the last of ids */
+    ANSWER_LENGTH, /* max_tokens */
+    NANSWER
+} AnswerEnd;
+extern const char *const answer_ends[NANSWER]; /* "interrupted", "stop", "length" */
+
+typedef struct Answer {
+    const int32_t *prompt; /* at least one id */
+    int64_t nprompt;
+    uint64_t key;   /* of its draws: the number of the prompt */
+    Ids ids;        /* the answer's; ids_free is the caller's */
+    AnswerEnd end;
+} Answer;
+
+typedef struct GenerateWatch { /* told after each token of any answer; end says whether the last */
+    void (*token)(struct GenerateWatch *self, const Answer *answer);
+} GenerateWatch;
+
 typedef struct GenerateJob {
     Exec *exec;
-    const Plan *plan; /* with program "logits" */
-    Tokenizer *tokenizer;
+    const Plan *plan; /* with programs "prefill" and "decode", in generating or training plans */
+    bool before;      /* programs "before.prefill" and "before.decode" instead */
+    Sampling sampling;
     int64_t max_tokens;
-    double temperature, top_p;
-    uint64_t seed;
     const int32_t *stop; /* token ids that end an answer */
     int nstop;
-    FILE *stream; /* pieces as they come; NULL: none */
+    GenerateWatch *watch; /* or NULL */
 } GenerateJob;
-/* Appends new ids to `ids` (the prompt); the last one may be a stop token. */
-bool generate(const GenerateJob *job, Ids *ids, Err *err);
-/* The text that ids from `begin` on add to what stands before them (a decoder may treat the
- * beginning of a text in its own way, so the answer alone would lose its first space). */
-void answer_text(const Tokenizer *t, const Ids *ids, int64_t begin, Text *out);
+
+typedef struct GenerateStats { /* added to */
+    int64_t prompt_tokens, tokens, runs; /* runs of "decode" */
+    double prefill_seconds, decode_seconds;
+} GenerateStats;
+
+/* Rows of the KV cache that one sequence needs. */
+static inline int64_t generate_rows(int64_t prompt, int64_t max_tokens) {
+    return prompt + max_tokens;
+}
+/* Answers all of answer[0..n): as many at once as the plan has sequences (bound N) and the cache
+ * has room for, each with as many of its rows (bound H) as the longest needs (exit 5, with the
+ * numbers, where that is more than there are).  Prompts go through the cache in pieces of up to
+ * bound T rows.  What one answer is does not depend on the others, but for rounding.  Stops early,
+ * with answers left open, at a signal (stop.c).  `stats` may be NULL. */
+bool generate(const GenerateJob *job, Answer *answer, int64_t n, GenerateStats *stats, Err *err);
+
+/* ---- answer.c: an answer as text, while it grows ---------------------------------------------- */
+typedef struct AnswerText {
+    const Tokenizer *tokenizer;
+    Text text;     /* what is certain so far: never the beginning of a character alone */
+    int64_t done;  /* ids, those of the prompt counted, that are in the text or before it */
+} AnswerText;
+/* Takes in what is new; returns the new text's place in a->text (its length: nothing new).  A
+ * decoder may treat the beginning of a text in its own way, so the last of the prompt is decoded
+ * along.  `last`: nothing follows, unfinished characters become U+FFFD. */
+size_t answer_text(AnswerText *a, const Answer *answer, bool last);
+void answer_text_free(AnswerText *a);
 
 /* ---- stop.c: Ctrl-C ends after the current step ---------------------------------------------- */
 void stop_watch(void); /* installs handlers for SIGINT and SIGTERM; a second signal ends at once */

@@ -213,7 +213,7 @@ static void a_file_of_layers_is_a_policy(void **state) {
     Diags *diags = diags_new(arena);
     Spec *spec = check_file(arena, diags, &o);
     assert_non_null(spec);
-    Unit *u = unit_new(arena, spec, target_by_name("cpu"), UNIT_LOGITS);
+    Unit *u = unit_new(arena, spec, target_by_name("cpu"), UNIT_PREFILL);
     assert_true(unit_build(u));
     assert_int_equal(u->nweights, 21 + 28);
     assert_int_equal(u->ntrained, 0);

@@ -133,14 +133,14 @@ static void parameters_lie_apart(void **state) {
     (void)state;
     Arena *arena = arena_new();
     Spec *spec = checked(arena, "models/dpo-lora.dpo", CASES "/gqa", NULL, 0);
-    Unit *u = built(arena, spec, UNIT_TRAIN), *logits = built(arena, spec, UNIT_LOGITS);
+    Unit *u = built(arena, spec, UNIT_TRAIN), *decode = built(arena, spec, UNIT_DECODE);
     int64_t end = 0;
     for (int i = 0; i < u->ntrained; i++) {
         const Trained *t = &u->trained[i];
         assert_int_equal(t->offset % 16, 0);
         assert_true(t->offset >= end && t->leaf);
         end = t->offset + t->rows * t->cols;
-        assert_int_equal(t->offset, logits->trained[i].offset);
+        assert_int_equal(t->offset, decode->trained[i].offset);
         assert_string_equal(t->init, i % 2 ? "zero" : "kaiming");
     }
     assert_int_equal(u->nparams % 1024, 0);

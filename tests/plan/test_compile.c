@@ -49,8 +49,8 @@ static void units_share_weights(void **unused) {
         for (int k = 0; k < i; k++)
             assert_true(strcmp(plan->binds[i].tensor, plan->binds[k].tensor) ||
                         strcmp(plan->binds[i].source, plan->binds[k].source));
-    static const char *const programs[] = {"init", "step", "micro", "update",
-                                           "eval", "ref",  "logits"};
+    static const char *const programs[] = {"init", "step", "micro",   "update",
+                                           "eval", "ref",  "prefill", "decode"};
     for (size_t i = 0; i < COUNT(programs); i++) assert_non_null(plan_program(plan, programs[i]));
     assert_int_equal(plan->vocab, VOCAB);
     plan_free(plan);
