@@ -91,6 +91,11 @@ bool selector_ok(Spec *spec, const Ast *selector) {
     return false;
 }
 
+/* A matrix that linear() multiplies with, or whose rows embed() takes. */
+static bool adaptable(const Weight *w) {
+    return w->linear || w->embedded;
+}
+
 bool selects(const Ast *selector, const Weight *w) {
     if (selector->kind == A_STR) return select_match(selector->text, w->tensor);
     return w->linear && !w->head && !w->embedded;
@@ -129,41 +134,62 @@ static const Key lora_keys[] = {
     {"rank", V_NUM, 1, 65536, true},     {"alpha", V_NUM, 0, 1e6, false},
     {"dropout", V_NUM, 0, 0.999, false}, {"shared_dropout", V_BOOL, 0, 1, false},
     {"rslora", V_BOOL, 0, 1, false},     {"dora", V_BOOL, 0, 1, false},
-    {"init", V_STR, 0, 0, false},
+    {"init", V_STR, 0, 0, false},        {"bias", V_STR, 0, 0, false},
 };
+static const char lora_inits[] = "kaiming gaussian pissa";
 
 static bool lora_arguments(Spec *spec, const Ast *call, Record *out) {
     static const char *const methods[] = {"lora"};
+    Diags *d = spec->front.diags;
     if (strcmp(call->text, "lora") != 0) {
         diag_unknown(&spec->front, call->name_loc, "kind of adapter", call->text, methods, 1);
         return false;
     }
     if (!adapter_arguments(spec, call, lora_keys, COUNT(lora_keys), out)) return false;
-    if (num_of(out, "dora", 0) != 0) {
-        diag(spec->front.diags, DIAG_ERROR, call->loc, "dora is not built yet");
+    const Value *init = record_get(out, "init"), *bias = record_get(out, "bias");
+    if (bias && strcmp(bias->str, "none") != 0) {
+        diag(d, DIAG_ERROR, call->loc,
+             "bias = \"%s\" is not built: an adapter changes matrices only", bias->str);
+        diag(d, DIAG_HELP, call->loc,
+             "trained biases change the base itself, so the reference would need its own copy; "
+             "leave `bias` out");
         return false;
     }
-    const Value *init = record_get(out, "init");
-    if (!init || !strcmp(init->str, "kaiming") || !strcmp(init->str, "gaussian")) return true;
-    diag(spec->front.diags, DIAG_ERROR, call->loc,
-         "init is \"kaiming\" or \"gaussian\", not \"%s\"", init->str);
+    if (!init || word_in(lora_inits, init->str)) return true;
+    diag(d, DIAG_ERROR, call->loc, "init is \"kaiming\", \"gaussian\" or \"pissa\", not \"%s\"",
+         init->str);
     return false;
 }
 
-/* Numbers that --set may change; an adapter's clauses share them once they are set. */
-static const char *const adapter_params[] = {"rank", "alpha", "dropout"};
+/* What --set may change; an adapter's clauses share it once it is set.  `alpha` follows `rank`. */
+static const SettingDef adapter_params[] = {
+    {"rank", SET_INT, 8, NULL, 1, 65536, NULL, NULL},
+    {"alpha", SET_NUM, 8, NULL, 0, 1e6, NULL, NULL},
+    {"dropout", SET_NUM, 0, NULL, 0, 0.999, NULL, NULL},
+    {"rslora", SET_BOOL, 0, NULL, 0, 1, NULL, NULL},
+    {"dora", SET_BOOL, 0, NULL, 0, 1, NULL, NULL},
+    {"shared_dropout", SET_BOOL, 0, NULL, 0, 1, NULL, NULL},
+    {"init", SET_WORD, 0, "kaiming", 0, 0, lora_inits, NULL},
+};
 
 static void adapter_settings(Spec *spec, const char *name, const Record *args, Loc loc) {
     for (size_t i = 0; i < COUNT(adapter_params); i++) {
-        const char *p = adapter_params[i];
-        double x = num_of(args, p, !strcmp(p, "rank") ? 8 : 0);
-        if (!strcmp(p, "alpha")) x = num_of(args, p, num_of(args, "rank", 8));
-        settings_add(spec->settings, intern_printf("%s.%s", name, p), x, NULL, loc)->given = false;
+        SettingDef *def = NEW(spec->front.arena, SettingDef);
+        *def = adapter_params[i];
+        double otherwise = !strcmp(def->path, "alpha") ? num_of(args, "rank", def->num) : def->num;
+        double x = num_of(args, def->path, otherwise);
+        const Value *word = def->str ? record_get(args, def->path) : NULL;
+        def->path = intern_printf("%s.%s", name, def->path);
+        SettingValue *v =
+            settings_add(spec->settings, def->path, x, word ? word->str : def->str, loc);
+        v->def = def;
+        v->given = false;
     }
 }
 
 static const char *load_path(const Spec *spec, const Ast *clause, const Module *home) {
-    return tidy_path(spec->front.arena, home->dir, clause->text);
+    return adapter_dir(spec->front.arena, tidy_path(spec->front.arena, home->dir, clause->text),
+                       NULL);
 }
 
 void adapters_declare(Spec *spec) {
@@ -198,47 +224,59 @@ static const Ast *adapter_statement(const Spec *spec, const char *name) {
     return NULL;
 }
 
-/* A clause's number, or the one that was --set for the whole adapter. */
+/* What a clause says, or what was --set for the whole adapter. */
 static double param(const Spec *spec, const AdapterSpec *a, const Record *args, const char *name,
                     double otherwise) {
     const char *path = intern_printf("%s.%s", a->name, name);
     return spec_given(spec, path) ? spec_num(spec, path) : num_of(args, name, otherwise);
 }
 
+static const char *init_of(const Spec *spec, const AdapterSpec *a, const Record *args) {
+    const char *path = intern_printf("%s.init", a->name);
+    const Value *init = record_get(args, "init");
+    if (spec_given(spec, path)) return spec_str(spec, path);
+    return init ? init->str : "kaiming";
+}
+
+/* An embedding's rows are looked up: B A is transposed, and nothing is dropped of an index. */
+static AdapterTarget target_at(const Weight *w, Loc loc) {
+    bool rows = w->embedded && !w->linear;
+    return (AdapterTarget){.tensor = w->tensor,
+                           .rows = w->shape[rows],
+                           .cols = w->shape[!rows],
+                           .embedding = rows,
+                           .init = "kaiming",
+                           .loc = loc};
+}
+
 static AdapterTarget target_of(const Spec *spec, const AdapterSpec *a, const Ast *clause,
                                const Weight *w) {
     Record args = {0};
     lora_arguments((Spec *)spec, clause->a, &args);
+    AdapterTarget t = target_at(w, clause->loc);
     double rank = param(spec, a, &args, "rank", 8);
-    const Value *init = record_get(&args, "init");
-    return (AdapterTarget){.tensor = w->tensor,
-                           .rows = w->shape[0],
-                           .cols = w->shape[1],
-                           .rank = (int64_t)rank,
-                           .alpha = param(spec, a, &args, "alpha", rank),
-                           .dropout = param(spec, a, &args, "dropout", 0),
-                           .rslora = param(spec, a, &args, "rslora", 0) != 0,
-                           .shared_dropout = param(spec, a, &args, "shared_dropout", 0) != 0,
-                           .init = init ? init->str : "kaiming",
-                           .init_num = 0.02,
-                           .loc = clause->loc};
+    t.rank = (int64_t)rank;
+    t.alpha = param(spec, a, &args, "alpha", rank);
+    t.dropout = param(spec, a, &args, "dropout", 0);
+    t.rslora = param(spec, a, &args, "rslora", 0) != 0;
+    t.dora = param(spec, a, &args, "dora", 0) != 0;
+    t.shared_dropout = param(spec, a, &args, "shared_dropout", 0) != 0;
+    t.init = init_of(spec, a, &args);
+    return t;
 }
 
-static void params_in_range(Spec *spec, const AdapterSpec *a) {
-    for (size_t i = 0; i < COUNT(lora_keys); i++) {
-        const Key *k = &lora_keys[i];
-        const char *path = intern_printf("%s.%s", a->name, k->name);
-        if (!spec_given(spec, path)) continue;
-        double x = spec_num(spec, path);
-        if (x >= k->min && x <= k->max && (!k->whole || x == (double)(int64_t)x)) continue;
-        diag(spec->front.diags, DIAG_ERROR, spec_loc(spec, path),
-             "%s is %.10g; it must be %s between %.10g and %.10g", path, x,
-             k->whole ? "a whole number" : "a number", k->min, k->max);
+/* PEFT has one switch for all weights of an adapter. */
+static void one_kind(Spec *spec, const AdapterSpec *a) {
+    Diags *d = spec->front.diags;
+    for (int i = 1; i < a->ntarget; i++) {
+        const AdapterTarget *t = &a->target[i], *first = a->target;
+        bool pissa = !strcmp(t->init, "pissa") != !strcmp(first->init, "pissa");
+        if (t->dora == first->dora && !pissa) continue;
+        diag(d, DIAG_ERROR, t->loc, "%s is the same for all clauses of an adapter",
+             pissa ? "init = \"pissa\"" : "dora");
+        diag(d, DIAG_HELP, t->loc, "make two adapters of them: policy = base + one + other");
+        return;
     }
-}
-
-void adapters_range(Spec *spec) {
-    for (int i = 0; i < spec->nadapters; i++) params_in_range(spec, &spec->adapters[i]);
 }
 
 static void select_targets(Spec *spec, AdapterSpec *a, const Ast *statement, const Base *base) {
@@ -248,7 +286,7 @@ static void select_targets(Spec *spec, AdapterSpec *a, const Ast *statement, con
         const Ast *last = NULL;
         int k = 0;
         for (const Ast *c = statement->list; c; c = c->next, k++) {
-            if (!c->a || !w->linear || !selects(c->b, w)) continue;
+            if (!c->a || !adaptable(w) || !selects(c->b, w)) continue;
             last = c;
             if (k < 256) used[k] = true;
         }
@@ -258,7 +296,9 @@ static void select_targets(Spec *spec, AdapterSpec *a, const Ast *statement, con
     }
     int k = 0;
     for (const Ast *c = statement->list; c; c = c->next, k++)
-        if (c->a && k < 256 && !used[k]) nothing_matched(spec, c->b, base, "that linear() uses");
+        if (c->a && k < 256 && !used[k])
+            nothing_matched(spec, c->b, base, "that linear() or embed() uses");
+    one_kind(spec, a);
 }
 
 /* What its directory says: broken files, or settings that do not agree with them. */
@@ -280,18 +320,16 @@ static void loaded_targets(Spec *spec, AdapterSpec *a, const Base *base) {
     }
     for (int i = 0; i < base->nweight; i++) {
         const Weight *w = base->weight[i];
-        if (!w->linear ||
-            !checkpoint_find(c, intern_printf(ADAPTER_PREFIX "%s.lora_A.weight", w->tensor), NULL))
-            continue;
-        AdapterTarget t = {.tensor = w->tensor,
-                           .rows = w->shape[0],
-                           .cols = w->shape[1],
-                           .rank = adapter_rank(peft, w->tensor),
-                           .alpha = adapter_alpha(peft, w->tensor),
-                           .dropout = peft->dropout,
-                           .rslora = peft->rslora,
-                           .init = "kaiming",
-                           .loc = a->loc};
+        if (!adaptable(w)) continue;
+        AdapterTarget t = target_at(w, a->loc);
+        t.rank = adapter_rank(peft, w->tensor);
+        t.alpha = adapter_alpha(peft, w->tensor);
+        t.dropout = peft->dropout;
+        t.rslora = peft->rslora;
+        t.dora = peft->dora;
+        AdapterMatrix m[3];
+        adapter_matrices(&t, m);
+        if (!checkpoint_find(c, intern_printf(ADAPTER_PREFIX "%s", m[0].tensor), NULL)) continue;
         PUSH(spec->front.arena, a->target, a->ntarget, a->captarget, t);
     }
     checkpoint_close(c);
@@ -316,7 +354,7 @@ static void option_adapter(Spec *spec, const char *option) {
         candidates++;
     }
     if (candidates == 1) {
-        only->load = dir;
+        only->load = adapter_dir(spec->front.arena, dir, only->name);
         return;
     }
     Diags *d = spec->front.diags;
@@ -334,8 +372,11 @@ static void check_loaded(Spec *spec, const AdapterSpec *a) {
     Err err = {0};
     int n = 0;
     Adapter *all = adapters_parse(spec->front.arena, adapters_json(spec), &n, &err);
-    for (int i = 0; all && i < n; i++)
-        if (!strcmp(all[i].name, a->name)) adapter_check(&all[i], a->load, &err);
+    for (int i = 0; all && i < n; i++) {
+        if (strcmp(all[i].name, a->name) != 0) continue;
+        all[i].base = spec->policy.base ? spec->policy.base->dir : NULL;
+        adapter_check(&all[i], a->load, &err);
+    }
     if (err.code) adapter_error(spec, a, &err);
 }
 
@@ -346,12 +387,18 @@ void adapters_options(Spec *spec) {
 /* The settings say what the adapter came out as: `alpha` follows `rank`, a loaded one follows its
  * file. */
 static void settings_follow(Spec *spec, const AdapterSpec *a) {
+    const AdapterTarget *t = a->target;
     if (!a->ntarget) return;
-    const double value[] = {(double)a->target->rank, a->target->alpha, a->target->dropout};
+    const double value[] = {(double)t->rank, t->alpha, t->dropout,
+                            t->rslora,       t->dora,  t->shared_dropout};
     for (size_t i = 0; i < COUNT(adapter_params); i++) {
-        SettingValue *v =
-            settings_find(spec->settings, intern_printf("%s.%s", a->name, adapter_params[i]));
-        if (v) v->s.num = value[i];
+        const char *path = intern_printf("%s.%s", a->name, adapter_params[i].path);
+        SettingValue *v = settings_find(spec->settings, path);
+        if (!v) continue; /* an adapter that no statement names */
+        if (i < COUNT(value))
+            v->s.num = value[i];
+        else
+            v->s.str = t->init;
     }
 }
 
@@ -408,21 +455,33 @@ static json_t *short_names(const AdapterSpec *a, const Base *base) {
     return NULL;
 }
 
+/* alpha as files have it: PEFT has one use_rslora for all of an adapter. */
+static double file_alpha(const AdapterTarget *t, bool rslora) {
+    return rslora == t->rslora ? t->alpha : adapter_scale(t) * (double)t->rank;
+}
+
 static json_t *adapter_json(const AdapterSpec *a, const Base *base) {
     const AdapterTarget *first = a->ntarget ? a->target : NULL;
     json_t *targets = json_array(), *ranks = json_object(), *alphas = json_object();
+    json_t *embeddings = json_array();
+    bool rslora = a->ntarget > 0;
+    for (int i = 0; i < a->ntarget; i++) rslora &= a->target[i].rslora;
+    double alpha = first ? file_alpha(first, rslora) : 1;
     for (int i = 0; i < a->ntarget; i++) {
         const AdapterTarget *t = &a->target[i];
         json_array_append_new(targets, json_string(t->tensor));
+        if (t->embedding) json_array_append_new(embeddings, json_string(t->tensor));
         if (t->rank != first->rank) json_object_set_new(ranks, t->tensor, json_integer(t->rank));
-        if (t->alpha != first->alpha) json_object_set_new(alphas, t->tensor, json_real(t->alpha));
+        double other = file_alpha(t, rslora);
+        if (other != alpha) json_object_set_new(alphas, t->tensor, json_real(other));
     }
-    return json_pack("{s:s, s:I, s:f, s:f, s:b, s:s, s:o, s:o, s:o, s:b, s:o*}", "name", a->name,
-                     "r", (json_int_t)(first ? first->rank : 1), "alpha",
-                     first ? first->alpha : 1.0, "dropout", first ? first->dropout : 0.0, "rslora",
-                     first && first->rslora, "init", first ? first->init : "kaiming", "targets",
-                     targets, "rank_pattern", ranks, "alpha_pattern", alphas, "trained", a->trained,
-                     "short", short_names(a, base));
+    return json_pack("{s:s, s:I, s:f, s:f, s:b, s:s, s:o, s:o, s:b, s:b, s:o, s:o, s:b, s:o*}",
+                     "name", a->name, "r", (json_int_t)(first ? first->rank : 1), "alpha", alpha,
+                     "dropout", first ? first->dropout : 0.0, "rslora", rslora, "init",
+                     first ? first->init : "kaiming", "targets", targets, "embeddings", embeddings,
+                     "dora", first && first->dora, "pissa",
+                     first && !a->load && !strcmp(first->init, "pissa"), "rank_pattern", ranks,
+                     "alpha_pattern", alphas, "trained", a->trained, "short", short_names(a, base));
 }
 
 char *adapters_json(const Spec *spec) {

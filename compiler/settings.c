@@ -25,18 +25,15 @@ static const struct {
     double gib;
 } cards[] = {{"a100_40g", 39.4}, {"a100_80g", 79.1}, {"h100_80g", 79.1}, {"h200_141g", 139.8}};
 
-static const SettingDef *def_find(const char *path) {
-    for (int i = 0; i < setting_count; i++)
-        if (!strcmp(setting_defs[i].path, path)) return &setting_defs[i];
-    return NULL;
-}
-
 Settings *settings_new(Arena *arena) {
     Settings *s = NEW(arena, Settings);
     s->arena = arena;
-    for (int i = 0; i < setting_count; i++)
-        settings_add(s, setting_defs[i].path, setting_defs[i].num, setting_defs[i].str, (Loc){0})
-            ->given = false;
+    for (int i = 0; i < setting_count; i++) {
+        const SettingDef *d = &setting_defs[i];
+        SettingValue *v = settings_add(s, d->path, d->num, d->str, (Loc){0});
+        v->def = d;
+        v->given = false;
+    }
     return s;
 }
 
@@ -47,14 +44,14 @@ SettingValue *settings_find(const Settings *s, const char *path) {
 }
 
 SettingValue *settings_add(Settings *s, const char *path, double num, const char *str, Loc loc) {
-    SettingValue v = {{intern(path), num, intern(str)}, true, loc};
+    SettingValue v = {.s = {intern(path), num, intern(str)}, .given = true, .loc = loc};
     PUSH(s->arena, s->value, s->n, s->cap, v);
     return &s->value[s->n - 1];
 }
 
 /* ---- checking a value ------------------------------------------------------------------------ */
 
-static bool word_in(const char *words, const char *word) {
+bool word_in(const char *words, const char *word) {
     size_t n = strlen(word);
     for (const char *w = words; w && *w; w += strcspn(w, " "), w += *w == ' ')
         if (strcspn(w, " ") == n && !strncmp(w, word, n)) return true;
@@ -238,10 +235,9 @@ bool settings_set(Settings *s, Front *f, const char *path, const Ast *value, Loc
         unknown_key(s, f, path, key);
         return false;
     }
-    const SettingDef *d = def_find(path);
     SettingDef param = {v->s.path, SET_NUM, 0, NULL, -1e300, 1e300, NULL, NULL};
     SettingValue set = *v;
-    if (!set_value(s, f, d ? d : &param, value, dir, &set)) return false;
+    if (!set_value(s, f, v->def ? v->def : &param, value, dir, &set)) return false;
     set.given = true;
     set.loc = value->loc;
     *v = set;

@@ -65,16 +65,27 @@ const char *spec_text(const Spec *spec);      /* of the main file, wherever it w
 const char *spec_base_path(const Spec *spec); /* directory of `base`; NULL when none was named */
 
 typedef struct AdapterTarget { /* one adapted weight */
-    const char
-        *tensor; /* "model.layers.0.self_attn.q_proj": A is tensor.lora_A.weight [rank, cols] */
-    int64_t rows, cols; /* of the adapted weight: out, in */
+    const char *tensor;            /* "model.layers.0.self_attn.q_proj" */
+    int64_t rows, cols;            /* of B A: out, in (an embedding: features, vocabulary) */
     int64_t rank;
     double alpha, dropout;
-    bool rslora, shared_dropout;
-    const char *init; /* of A: "kaiming" or "gaussian"; B starts at zero */
-    double init_num;  /* gaussian: standard deviation */
+    bool rslora, shared_dropout, dora;
+    bool embedding;   /* its rows are looked up, not multiplied */
+    const char *init; /* "kaiming", "gaussian" or "pissa" */
     Loc loc;          /* the clause */
 } AdapterTarget;
+
+typedef struct AdapterMatrix { /* one tensor of an adapted weight */
+    const char *tensor;        /* "....q_proj.lora_A.weight" */
+    int rank;
+    int64_t rows, cols; /* as PEFT's files have it */
+    bool transposed;    /* lies in memory as [cols, rows] */
+    const char *init;   /* how a fresh one is made: Bind.init */
+    double init_num;
+} AdapterMatrix;
+/* A [rank, in], B [out, rank] and, with dora, the magnitude [out]; returns how many. */
+int adapter_matrices(const AdapterTarget *t, AdapterMatrix out[3]);
+double adapter_scale(const AdapterTarget *t); /* alpha / rank; rslora: alpha / sqrt rank */
 
 typedef struct AdapterSpec {
     const char *name, *load; /* load: PEFT directory to start from, or NULL */

@@ -30,13 +30,43 @@ static bool copy_rows(Binder *b, const Bind *bind, const Feed *feed) {
     return true;
 }
 
+/* Element i of a column, of f32, bf16 or f16. */
+static void put_element(char *to, int64_t at, const char *from, int64_t i, int size) {
+    memcpy(to + at * size, from + i * size, (size_t)size);
+}
+
+/* The buffer holds [cols, rows]: panels of columns, each turned here. */
+static bool copy_transposed(Binder *b, const Bind *bind, const Feed *feed) {
+    const Buf *buf = &b->plan->bufs[bind->buf];
+    int size = dtype_bytes(buf->dtype);
+    int64_t width = b->piece / bind->rows > 0 ? b->piece / bind->rows : 1;
+    char *panel = malloc((size_t)(width * bind->rows * size));
+    char *row = malloc((size_t)(width * size));
+    bool ok = (panel && row) || fail(b->err, EXIT_MEMORY, "out of memory");
+    for (int64_t at = 0; ok && at < bind->cols; at += width) {
+        int64_t n = bind->cols - at < width ? bind->cols - at : width;
+        for (int64_t r = 0; ok && r < bind->rows; r++) {
+            ok = feed_read(b, feed, r * bind->cols + at, n, 1, buf->dtype, row);
+            for (int64_t c = 0; ok && c < n; c++)
+                put_element(panel, c * bind->rows + r, row, c, size);
+        }
+        ok = ok && b->dev->ops->write(b->dev, buf->offset + bind->offset + at * bind->rows * size,
+                                      panel, n * bind->rows * size, b->err);
+    }
+    free(panel);
+    free(row);
+    return ok;
+}
+
 static bool bind_copy(Binder *b, const Bind *bind) {
     DType to = b->plan->bufs[bind->buf].dtype;
     Feed feed;
     if (to != DT_f32 && to != DT_bf16 && to != DT_f16)
         return fail(b->err, EXIT_BUG, "bug: \"%s\" is bound to a %s buffer", bind->tensor,
                     dtype_name(to));
-    bool ok = feed_open(b, bind, &feed) && copy_rows(b, bind, &feed);
+    bool turned = !strcmp(bind->transform, "transpose");
+    bool ok = feed_open(b, bind, &feed) &&
+              (turned ? copy_transposed(b, bind, &feed) : copy_rows(b, bind, &feed));
     feed_close(&feed);
     return ok;
 }

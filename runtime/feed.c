@@ -89,7 +89,8 @@ static bool feed_fresh(const Binder *b, int s, const Bind *bind, Feed *feed) {
     bool bias = n > 5 && !strcmp(bind->tensor + n - 5, ".bias");
     feed_key(bind, feed->key);
     if (bind->init) {
-        bool zero = !strcmp(bind->init, "zero"), gaussian = !strcmp(bind->init, "gaussian");
+        bool zero = !strcmp(bind->init, "zero") || !strcmp(bind->init, "computed");
+        bool gaussian = !strcmp(bind->init, "gaussian");
         feed->fresh = zero ? FRESH_ZERO : gaussian ? FRESH_GAUSSIAN : FRESH_UNIFORM;
         feed->num = gaussian ? bind->init_num : 1 / sqrt((double)bind->cols);
         return true;

@@ -103,15 +103,15 @@ typedef struct Bind {
     int64_t rows, cols; /* the tensor's shape as a matrix (vectors: 1 row) */
     int64_t ld;         /* elements between rows in the buffer; == cols when dense */
     int rank;           /* rank in the checkpoint: 1 or 2 */
-    /* "copy" (with conversion to the buffer's dtype), "scale", or a quantized format with the part
-     * this buffer holds: "nf4.codes", "nf4.absmax", ... (quantize.h lists formats and parts), or
+    /* "copy" (with conversion to the buffer's dtype), "scale", "transpose" (the buffer holds
+     * [cols, rows], dense), or a quantized format with the part this buffer holds: "nf4.codes", "nf4.absmax", ... (quantize.h lists formats and parts), or
      * "table": the constants `values` */
     const char *transform;
     double num;    /* transform's number: scale, or quantization block size */
     bool nested;   /* double quantization */
     int quantizer; /* 1 + index of the kernel that quantizes on the device; 0: the host does */
     /* NULL: must be in the source.  Else how a fresh one is made when no file is given: "zero",
-     * "kaiming" (uniform +-1/sqrt(cols)), "gaussian" */
+     * "kaiming" (uniform +-1/sqrt(cols)), "gaussian", "computed" (program "init" writes it) */
     const char *init;
     double init_num;     /* gaussian: standard deviation */
     bool save;           /* is written back (trained) */

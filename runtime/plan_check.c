@@ -133,7 +133,7 @@ static void check_overlap(Check *c) {
 
 static bool bind_quantized(const Bind *b) {
     return strcmp(b->transform, "copy") && strcmp(b->transform, "scale") &&
-           strcmp(b->transform, "table");
+           strcmp(b->transform, "transpose") && strcmp(b->transform, "table");
 }
 
 /* Bytes a bind fills, counted from its offset. */
@@ -203,7 +203,7 @@ static void check_bind(Check *c, const Bind *b) {
         bad(c, "\"%s\" does not fit into \"%s\" at offset %lld", b->tensor, buf->name,
             (long long)b->offset);
     if (b->init && strcmp(b->init, "zero") && strcmp(b->init, "kaiming") &&
-        strcmp(b->init, "gaussian"))
+        strcmp(b->init, "gaussian") && strcmp(b->init, "computed"))
         bad(c, "\"%s\": unknown init \"%s\"", b->tensor, b->init);
     if ((b->save || b->init) && bind_quantized(b))
         bad(c, "\"%s\": a quantized tensor is neither trained nor fresh", b->tensor);

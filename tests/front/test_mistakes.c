@@ -108,7 +108,7 @@ static const Mistake in_good[] = {
     {"on all_linear", "on \"layers[5..9].*\"", "\"layers[5..9].*\"", "matches no weight", NULL},
     {"on all_linear", "on \"layers[9..5].*\"", "\"layers[9..5].*\"", "the range is empty", NULL},
     {"on all_linear", "on \"{q,k_proj\"", "\"{q,k_proj\"", "'}' is missing", NULL},
-    {"on all_linear", "on \"norm\"", "\"norm\"", "matches no weight that linear() uses",
+    {"on all_linear", "on \"norm\"", "\"norm\"", "matches no weight that linear() or embed() uses",
      "model.norm"},
     {"on all_linear", "on all_linear, load \"nowhere\"", "pref", "adapter_config.json", NULL},
     {"alpha = 8) on all_linear", "dropout = 0.1) on \"lm_head\"",
