@@ -29,7 +29,9 @@ struct Diags {
     Diag *diag;
     int ndiag, capdiag;
     int errors, file_errors;
-    bool repeated; /* the last one was said before: its notes are dropped too */
+    bool repeated; /* the last one was said before or is silenced: its notes are dropped too */
+    const char **silent; /* names of warnings */
+    int nsilent, capsilent;
 };
 
 enum { MOST_ERRORS = 20, MOST_KEPT = 500, TAB = 8, WIDEST = 160 };
@@ -182,11 +184,21 @@ static bool said_before(const Diags *diags, const Diag *d) {
     return false;
 }
 
+void diags_silence(Diags *diags, const char *name) {
+    PUSH(diags->arena, diags->silent, diags->nsilent, diags->capsilent, intern(name));
+}
+
+bool diags_silenced(const Diags *diags, const char *name) {
+    for (int i = 0; i < diags->nsilent; i++)
+        if (name && strcmp(diags->silent[i], name) == 0) return true;
+    return false;
+}
+
 static void record(Diags *diags, Diag d, const char *format, va_list args) {
     bool primary = d.severity <= DIAG_WARNING;
     if (!primary && diags->repeated) return;
     d.text = clean(diags->arena, arena_vprintf(diags->arena, format, args));
-    if (primary) diags->repeated = said_before(diags, &d);
+    if (primary) diags->repeated = said_before(diags, &d) || diags_silenced(diags, d.name);
     if (diags->repeated) return;
     diags->errors += d.severity == DIAG_ERROR;
     diags->file_errors += d.in_file;
@@ -307,7 +319,7 @@ static void add_diag(const Diags *diags, const Diag *d, const Diag *main, Text *
         text_add(out, "%s%s:%d:%d:%s ", bold, source->name, line, col, off);
     }
     text_add(out, "%s%s:%s %s", on, severity_name[d->severity], off, d->text);
-    if (d->name) text_add(out, " [%s]", d->name);
+    if (d->name) text_add(out, " [-W%s]", d->name);
     text_add(out, "\n");
     if (source) add_snippet(source, d->loc, out, color ? "\33[1;32m" : "", off);
 }

@@ -1,4 +1,5 @@
 /* verbs_plan.c: the verbs that say what would run: check, plan, compile. */
+#include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -8,14 +9,47 @@
 #include "report.h"
 #include "work.h"
 
+/* Reads what `data` names, where the checkpoint that it is read for is named too: a summary, and as
+ * JSON. */
+static int check_data(Work *w, const Template *template, const char **json) {
+    int n;
+    Pairs *train = NULL, *eval = NULL;
+    spec_data(w->spec, &n);
+    if (n == 0 || !work_model_dir(w)) return EXIT_OK;
+    const char *path = spec_str(w->spec, "data.eval");
+    int code = work_train_pairs(w, template, &train);
+    if (code == EXIT_OK && path) code = work_read_pairs(w, &path, 1, template, &eval);
+    if (eval) work_summary(w, "eval pairs", eval);
+    if (code == EXIT_OK) *json = work_data_json(w, train, eval);
+    pairs_free(train);
+    pairs_free(eval);
+    return code;
+}
+
+/* The diagnostics as a list; what was read of data is one more, a note with its summary. */
+static char *check_json(const Diags *diags, const char *data) {
+    char *text = diags_json(diags);
+    if (!data) return text;
+    json_t *all = json_loads(text, 0, NULL);
+    free(text);
+    json_array_append_new(all, json_pack("{s:s, s:s, s:s, s:[], s:o}", "severity", "note", "name",
+                                         "data", "message", "what was read", "notes", "data",
+                                         json_loads(data, 0, NULL)));
+    text = json_dumps(all, JSON_INDENT(1));
+    json_decref(all);
+    return text;
+}
+
 int verb_check(const Options *o) {
     Work w;
     work_init(&w, o);
     int code = work_check(&w, NULL, o->data.n > 0);
     Template template;
     if (code == EXIT_OK) code = work_template(&w, &template); /* are its control tokens there? */
+    const char *data = NULL;
+    if (code == EXIT_OK) code = check_data(&w, &template, &data);
     if (o->json) {
-        char *json = diags_json(w.diags);
+        char *json = check_json(w.diags, data);
         printf("%s\n", json);
         free(json);
     } else if (code == EXIT_OK && !o->quiet) {

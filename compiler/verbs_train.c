@@ -11,7 +11,7 @@ static char *hash_pairs(Arena *arena, const Pairs *p) {
     Hash128 h = {0};
     for (int64_t i = 0; i < p->n; i++) {
         const Pair *x = &p->pair[i];
-        int32_t sizes[3] = {x->prompt, x->chosen, x->rejected};
+        int32_t sizes[] = {x->prompt, x->chosen, x->rejected, x->context[0], x->context[1]};
         h = hash_bytes(sizes, sizeof sizes, h);
         h = hash_bytes(x->ids, sizeof(int32_t) * (size_t)(x->prompt + x->chosen + x->rejected), h);
     }
@@ -39,8 +39,24 @@ static int open_eval_set(Work *w, const Template *template, Pairs *pairs, Pairs 
         job->train = train;
         job->eval = eval;
         job->eval_pairs = pairs;
+        if (!w->options->quiet)
+            fprintf(stderr, "eval pairs: %lld of these, never trained on\n",
+                    (long long)job->neval);
     }
     return EXIT_OK;
+}
+
+/* Each file's part of an epoch. */
+static void print_mixture(const DataFile *files, int n, const int32_t *item, int64_t total,
+                          const int32_t *file) {
+    fprintf(stderr, "an epoch: %lld pairs", (long long)total);
+    for (int f = 0; f < n; f++) {
+        int64_t count = 0;
+        for (int64_t i = 0; i < total; i++) count += file[item[i]] == f;
+        fprintf(stderr, "%s %.1f %% of %s (weight %g)", f ? "," : ":",
+                100 * (double)count / (double)total, files[f].path, files[f].weight);
+    }
+    fputc('\n', stderr);
 }
 
 /* Files with weights: their pairs appear more or less often in an epoch. */
@@ -49,11 +65,14 @@ static void mix_files(Work *w, const Pairs *pairs, TrainJob *job) {
     const DataFile *files = spec_data(w->spec, &n);
     double *weight = NEW_ARRAY(w->arena, double, n + 1);
     for (int i = 0; i < n; i++) mixed += (weight[i] = files[i].weight) != 1;
-    if (!mixed) return;
+    if (!mixed && n < 2) return;
     int32_t *file = NEW_ARRAY(w->arena, int32_t, pairs->n), *out;
     for (int64_t i = 0; i < pairs->n; i++) file[i] = pairs->pair[i].file;
     int64_t all = job->train ? job->ntrain : pairs->n;
-    job->ntrain = epoch_mix(w->arena, job->train, all, file, weight, job->seed, &out);
+    int64_t total = epoch_mix(w->arena, job->train, all, file, weight, job->seed, &out);
+    if (!w->options->quiet) print_mixture(files, n, out, total, file);
+    if (!mixed) return;
+    job->ntrain = total;
     job->train = out;
     Hash128 hash = hash_bytes(weight, sizeof *weight * (size_t)n, (Hash128){0, 0});
     char hex[33];
@@ -112,7 +131,6 @@ static int train_on(Work *w, Pairs *pairs, const Template *template) {
         .resumes = o->resumes,
         .dry_run = o->dry_run,
         .quiet = o->quiet,
-        .coupled = spec_coupled(w->spec),
         .log_every = isnan(o->log_every) ? 0 : (int64_t)o->log_every,
         .seed = work_seed(w),
         .spec_path = o->args.item[0],
@@ -123,6 +141,7 @@ static int train_on(Work *w, Pairs *pairs, const Template *template) {
     Pairs *extra = NULL;
     int code = open_eval_set(w, template, pairs, &extra, &job);
     mix_files(w, pairs, &job);
+    job.data = work_data_json(w, pairs, extra);
     if (code == EXIT_OK && extra) code = work_fit(w, extra);
     if (code == EXIT_OK)
         code = run_dir_open(o->out, o->resumes, o->overwrite, &w->err) == EXIT_OK ? EXIT_OK

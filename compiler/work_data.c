@@ -1,7 +1,8 @@
 /* work_data.c: what verbs read: template, pairs as tokens, prompts.  See work.h. */
-#include <math.h>
+#include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h> /* isatty */
 
 #include "../runtime/job/job.h"
 #include "template.h"
@@ -25,49 +26,138 @@ int work_template(Work *w, Template *out) {
     return EXIT_OK;
 }
 
-int work_read_pairs(Work *w, const char *const *paths, int n, const Template *template,
-                    Pairs **out) {
-    const Spec *s = w->spec;
-    const char *truncation = spec_str(s, "data.truncation");
-    PairsOptions options = {
+/* Rules that go together: what data.like names. */
+typedef struct Like {
+    const char *name;
+    PairsBos bos;
+    PairsEos eos;
+    PairsBoundary boundary;
+    PairsTruncate truncate;
+    int max_prompt, max_length;
+} Like;
+
+static const Like likes[] = {
+    {"dpoc", BOS_ONCE, EOS_STRINGS, BOUNDARY_COMMON, TRUNCATE_KEEP_START, 0, 1024},
+    {"trl_1", BOS_TOKENIZER, EOS_STRINGS, BOUNDARY_COMMON, TRUNCATE_KEEP_START, 0, 1024},
+    {"trl_0_24", BOS_NONE, EOS_ALWAYS, BOUNDARY_APART, TRUNCATE_KEEP_END, 512, 1024},
+    {"trl_0_9", BOS_ALWAYS, EOS_MISSING, BOUNDARY_REPAIR, TRUNCATE_PROMPT_FIRST, 128, 512},
+};
+
+static const Like *like_of(const Spec *s) {
+    const char *name = spec_str(s, "data.like");
+    for (size_t i = 0; i < COUNT(likes); i++)
+        if (strcmp(likes[i].name, name) == 0) return &likes[i];
+    return &likes[0];
+}
+
+/* The place of a setting's word among `names`; what `like` says where it is auto. */
+static int rule(const Spec *s, const char *path, const char *const *names, int like) {
+    const char *word = spec_str(s, path);
+    for (int i = 0; names[i]; i++)
+        if (strcmp(names[i], word) == 0) return i;
+    return like;
+}
+
+static int limit(const Spec *s, const char *path, int like) {
+    return spec_given(s, path) ? (int)spec_num(s, path) : like;
+}
+
+static PairsOptions pairs_options(const Spec *s) {
+    const Like *like = like_of(s);
+    PairsOptions o = {
         .sft = spec_one_sided(s),
-        .max_prompt = (int)spec_num(s, "data.max_prompt"),
-        .max_length = (int)spec_num(s, "data.max_length"),
-        .truncate = truncation && strcmp(truncation, "keep_end") == 0 ? TRUNCATE_KEEP_END
-                                                                      : TRUNCATE_KEEP_START,
+        .max_prompt = limit(s, "data.max_prompt", like->max_prompt),
+        .max_answer = (int)spec_num(s, "data.max_answer"),
+        .max_length = limit(s, "data.max_length", like->max_length),
+        .dialect = spec_str(s, "data.dialect"),
         .limit = (int64_t)spec_num(s, "data.limit"),
         .prompt_key = spec_str(s, "data.columns.prompt"),
         .chosen_key = spec_str(s, "data.columns.chosen"),
         .rejected_key = spec_str(s, "data.columns.rejected"),
+        .system_key = spec_str(s, "data.columns.system"),
     };
-    options.columns = spec_columns(s, &options.ncolumns);
+    o.bos = (PairsBos)rule(s, "data.bos", pairs_bos_names, like->bos);
+    o.eos = (PairsEos)rule(s, "data.eos", pairs_eos_names, like->eos);
+    o.boundary = (PairsBoundary)rule(s, "data.boundary", pairs_boundary_names, like->boundary);
+    o.truncate = (PairsTruncate)rule(s, "data.truncation", pairs_truncate_names, like->truncate);
+    o.columns = spec_columns(s, &o.ncolumns);
+    return o;
+}
+
+static void print_warnings(const Work *w, const Pairs *p) {
+    for (int i = 0; i < p->nwarnings; i++) {
+        const PairsWarning *x = &p->warning[i];
+        if (diags_silenced(w->diags, x->name)) continue;
+        for (int k = 0; k < x->nline; k++)
+            fprintf(stderr, "warning: %s [-W%s]\n", x->line[k], x->name);
+        if (x->count > x->nline)
+            fprintf(stderr, "warning: ... and %lld more like the last [-W%s]\n",
+                    (long long)(x->count - x->nline), x->name);
+    }
+}
+
+typedef struct ReadWatch {
+    PairsWatch watch;
+    double started, said;
+    bool tty;
+} ReadWatch;
+
+/* Redrawn twice a second on a terminal; into a pipe a line every ten seconds. */
+static void show_reading(PairsWatch *watch, const char *path, int64_t records, double bytes,
+                         double share) {
+    ReadWatch *r = (ReadWatch *)watch;
+    double now = now_seconds(), spent = now - r->started;
+    if (spent < 2 || (!r->tty && now - r->said < 10)) return;
+    r->said = now;
+    fprintf(stderr, "%sreading %s: %.0f %%, %lld records, %.1f MB/s%s", r->tty ? "\r\033[K" : "",
+            path, share * 100, (long long)records, bytes / spent * 1e-6, r->tty ? "" : "\n");
+    fflush(stderr);
+}
+
+int work_read_pairs(Work *w, const char *const *paths, int n, const Template *template,
+                    Pairs **out) {
+    PairsOptions options = pairs_options(w->spec);
+    double now = now_seconds();
+    ReadWatch watch = {{show_reading}, now, now - 8, isatty(STDERR_FILENO)};
+    if (!w->options->quiet && !w->options->json) options.watch = &watch.watch;
     *out = pairs_read(paths, n, &options, template, &w->err);
+    if (watch.tty && watch.said > now) fputs("\r\033[K", stderr);
     if (!*out) return work_fail(w);
-    for (int i = 0; i < (*out)->nwarnings; i++)
-        fprintf(stderr, "warning: %s\n", (*out)->warnings[i]);
+    print_warnings(w, *out);
     return EXIT_OK;
+}
+
+/* How text became tokens, where it was text. */
+static void print_rules(const Work *w) {
+    PairsOptions o = pairs_options(w->spec);
+    fprintf(stderr, "  as %s: bos %s, eos %s, boundary %s, %s", spec_str(w->spec, "data.like"),
+            pairs_bos_names[o.bos], pairs_eos_names[o.eos], pairs_boundary_names[o.boundary],
+            pairs_truncate_names[o.truncate]);
+    if (o.max_prompt) fprintf(stderr, ", max_prompt %d", o.max_prompt);
+    if (o.max_answer) fprintf(stderr, ", max_answer %d", o.max_answer);
+    if (o.max_length) fprintf(stderr, ", max_length %d", o.max_length);
+    fputc('\n', stderr);
 }
 
 void work_summary(const Work *w, const char *what, const Pairs *p) {
     if (w->options->quiet || w->options->json) return;
-    int64_t tokens = 0, longest = 0;
-    for (int64_t i = 0; i < p->n; i++) {
-        const Pair *x = &p->pair[i];
-        int64_t chosen = x->prompt + x->chosen,
-                rejected = x->rejected ? x->prompt + x->rejected : 0;
-        tokens += chosen + rejected;
-        longest = longest > chosen ? longest : chosen;
-        longest = longest > rejected ? longest : rejected;
-    }
-    fprintf(stderr, "%s: %lld %s of %lld read, %lld tokens, longest sequence %lld", what,
-            (long long)p->n, spec_one_sided(w->spec) ? "examples" : "pairs",
-            (long long)p->counts.read, (long long)tokens, (long long)longest);
-    if (p->counts.cut) fprintf(stderr, ", %lld cut", (long long)p->counts.cut);
-    if (p->counts.too_long)
-        fprintf(stderr, ", %lld left out (prompt too long)", (long long)p->counts.too_long);
-    if (p->counts.identical)
-        fprintf(stderr, ", %lld with equal answers", (long long)p->counts.identical);
-    fputc('\n', stderr);
+    pairs_summary_text(p, what, stderr);
+    print_rules(w);
+}
+
+char *work_data_json(const Work *w, const Pairs *train, const Pairs *eval) {
+    PairsOptions o = pairs_options(w->spec);
+    json_t *root = json_pack("{s:{s:s, s:s, s:s, s:s, s:s, s:i, s:i, s:i}, s:o}", "rules", "like",
+                             spec_str(w->spec, "data.like"), "bos", pairs_bos_names[o.bos], "eos",
+                             pairs_eos_names[o.eos], "boundary", pairs_boundary_names[o.boundary],
+                             "truncation", pairs_truncate_names[o.truncate], "max_prompt",
+                             o.max_prompt, "max_answer", o.max_answer, "max_length", o.max_length,
+                             "train", pairs_summary_json(train));
+    if (eval) json_object_set_new(root, "eval", pairs_summary_json(eval));
+    char *text = json_dumps(root, JSON_INDENT(1)), *copy = arena_str(w->arena, text ? text : "{}");
+    free(text);
+    json_decref(root);
+    return copy;
 }
 
 int work_train_pairs(Work *w, const Template *template, Pairs **out) {

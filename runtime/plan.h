@@ -213,6 +213,9 @@ typedef struct Plan {
     int64_t arena_bytes;  /* == plan --json's peak_bytes */
     int64_t budget_bytes; /* 0: none given */
     bool fits;
+    /* the objective crosses pairs: a step is programs "score" (each micro-batch), "objective", then
+     * "micro"; without a program "objective" it must be one micro-batch */
+    bool coupled;
     /* when it does not fit: the arena with everything recomputed that helps, */
     int64_t smallest_bytes;
     int64_t fit_tokens; /* and the largest run.tokens that would fit; 0: none */

@@ -401,6 +401,7 @@ static bool read_plan(Reader *r, json_t *json) {
            read_bound(&o, p) && get_i64(&o, "bucket", &p->bucket) &&
            get_i64(&o, "arena_bytes", &p->arena_bytes) &&
            opt_i64(&o, "budget_bytes", &p->budget_bytes) && opt_bool(&o, "fits", &p->fits) &&
+           opt_bool(&o, "coupled", &p->coupled) &&
            opt_num(&o, "parameters_total", &p->parameters_total) &&
            opt_num(&o, "parameters_trainable", &p->parameters_trainable) &&
            opt_num(&o, "flops_micro", &p->flops_micro) && opt_str(&o, "base_path", &p->base_path) &&

@@ -234,6 +234,7 @@ char *plan_to_json(const Plan *p) {
     add(&out, "arena_bytes", json_integer(p->arena_bytes));
     add(&out, "budget_bytes", json_integer(p->budget_bytes));
     add(&out, "fits", json_boolean(p->fits));
+    if (p->coupled) add(&out, "coupled", json_true());
     add(&out, "parameters_total", json_real(p->parameters_total));
     add(&out, "parameters_trainable", json_real(p->parameters_trainable));
     add(&out, "flops_micro", json_real(p->flops_micro));

@@ -6,7 +6,26 @@
 #include "dialect.h"
 #include "utf8.h"
 
+#include <stdlib.h> /* strtoul */
 #include <string.h> /* strcmp */
+
+const char *const dialect_names[NDIALECT] = {
+    [DIALECT_IDS] = "token ids",
+    [DIALECT_TRL] = "TRL strings",
+    [DIALECT_TRL_IMPLICIT] = "TRL strings with the prompt in both",
+    [DIALECT_TRL_CHAT] = "TRL conversations",
+    [DIALECT_TRL_CHAT_IMPLICIT] = "TRL conversations with the prompt in both",
+    [DIALECT_TRL_MIXED] = "string prompt with conversations",
+    [DIALECT_ORCA] = "Orca",
+    [DIALECT_ALPACA] = "Alpaca",
+    [DIALECT_HH] = "HH transcripts",
+    [DIALECT_SHAREGPT] = "ShareGPT",
+    [DIALECT_V1] = "LLaMA-Factory v1",
+    [DIALECT_OPENAI] = "OpenAI",
+    [DIALECT_COMPLETION] = "prompt and completion",
+    [DIALECT_MESSAGES] = "messages",
+    [DIALECT_TEXT] = "text",
+};
 
 typedef struct Reading {
     Arena *arena;
@@ -15,6 +34,7 @@ typedef struct Reading {
     const Template *template;
     Example *out;
     const char **why;
+    bool named; /* options->dialect says what it is */
 } Reading;
 
 static Verdict say(const Reading *r, Verdict verdict, const char *format, ...) PRINTF(3, 4);
@@ -24,6 +44,20 @@ static Verdict say(const Reading *r, Verdict verdict, const char *format, ...) {
     *r->why = arena_vprintf(r->arena, format, args);
     va_end(args);
     return verdict;
+}
+
+/* The value of a key, or of a path of keys and list places: `input.messages.0.content`. */
+static const json_t *lookup(const json_t *record, const char *path) {
+    const json_t *v = json_object_get(record, path);
+    const char *dot = strchr(path, '.');
+    if (v || !dot) return v;
+    char key[128];
+    for (v = record; v && *path; path = *dot ? dot + 1 : dot) {
+        dot = path + strcspn(path, ".");
+        snprintf(key, sizeof key, "%.*s", (int)(dot - path), path);
+        v = json_is_array(v) ? json_array_get(v, strtoul(key, NULL, 10)) : json_object_get(v, key);
+    }
+    return v;
 }
 
 /* ---- messages -------------------------------------------------------------------------------- */
@@ -86,7 +120,7 @@ static bool same_message(const Message *a, const Message *b) {
            memcmp(a->content, b->content, a->len) == 0;
 }
 
-static void one_turn(const Reading *r, int part, const char *role, Span text) {
+static void one_turn(const Reading *r, int part, const char *role, TextSpan text) {
     Turns *t = &r->out->turns[part];
     t->m = NEW_ARRAY(r->arena, Message, 1);
     t->m[0] = (Message){role, text.s, text.len};
@@ -182,29 +216,39 @@ static Verdict read_sharegpt(const Reading *r) {
     return GOOD;
 }
 
-static Span span_of(const json_t *v) {
-    return (Span){json_string_value(v), json_string_length(v)};
+static TextSpan span_of(const json_t *v) {
+    return (TextSpan){json_string_value(v), json_string_length(v)};
 }
 
-static Verdict read_orca(const Reading *r) {
+/* Turns of a system message, where there is one, and a user's. */
+static void ask(const Reading *r, TextSpan system, TextSpan question) {
+    Turns *prompt = &r->out->turns[PROMPT];
+    prompt->m = NEW_ARRAY(r->arena, Message, 2);
+    if (system.len) prompt->m[prompt->n++] = (Message){"system", system.s, system.len};
+    prompt->m[prompt->n++] = (Message){"user", question.s, question.len};
+}
+
+/* Orca's {system, question, ..} and, with `instruction` for the question, Alpaca's, whose `input`
+ * follows the instruction on a line of its own. */
+static Verdict read_question(const Reading *r, const char *key) {
     const json_t *system = json_object_get(r->record, "system");
-    const json_t *question = json_object_get(r->record, "question");
+    const json_t *question = json_object_get(r->record, key);
     const json_t *chosen = json_object_get(r->record, "chosen");
     const json_t *rejected = json_object_get(r->record, "rejected");
-    if (!json_is_string(question)) return say(r, MALFORMED, "\"question\" is not a string");
+    const json_t *input = json_object_get(r->record, "input");
+    if (!json_is_string(question)) return say(r, MALFORMED, "\"%s\" is not a string", key);
     if (!json_is_string(chosen)) return say(r, MALFORMED, "\"chosen\" is not a string");
     if (!json_is_string(rejected) && !(r->options->sft && !rejected))
         return say(r, MALFORMED, "\"rejected\" is not a string");
     if (system && !json_is_null(system) && !json_is_string(system))
         return say(r, MALFORMED, "\"system\" is not a string");
+    TextSpan asked = span_of(question);
+    if (r->out->dialect == DIALECT_ALPACA && json_string_length(input)) {
+        char *both = arena_printf(r->arena, "%s\n%s", asked.s, json_string_value(input));
+        asked = (TextSpan){both, strlen(both)};
+    }
     r->out->kind = EXAMPLE_CHAT;
-    Turns *prompt = &r->out->turns[PROMPT];
-    prompt->m = NEW_ARRAY(r->arena, Message, 2);
-    if (json_string_length(system))
-        prompt->m[prompt->n++] =
-            (Message){"system", json_string_value(system), json_string_length(system)};
-    prompt->m[prompt->n++] =
-        (Message){"user", json_string_value(question), json_string_length(question)};
+    ask(r, span_of(system), asked);
     one_turn(r, CHOSEN, "assistant", span_of(chosen));
     if (rejected) one_turn(r, REJECTED, "assistant", span_of(rejected));
     return GOOD;
@@ -216,7 +260,7 @@ static Verdict read_orca(const Reading *r) {
 #define ASSISTANT "\n\nAssistant:"
 
 /* Where the last "\n\nAssistant:" ends, or NULL. */
-static const char *last_answer(Span t) {
+static const char *last_answer(TextSpan t) {
     const char *found = NULL, *end = t.s + t.len;
     for (const char *p = t.s; (p = memmem(p, (size_t)(end - p), ASSISTANT, sizeof ASSISTANT - 1));)
         found = p += sizeof ASSISTANT - 1;
@@ -224,7 +268,7 @@ static const char *last_answer(Span t) {
 }
 
 /* The transcript as messages. */
-static Turns transcript(const Reading *r, Span t) {
+static Turns transcript(const Reading *r, TextSpan t) {
     Turns turns = {0};
     int cap = 0;
     const char *end = t.s + t.len;
@@ -244,18 +288,21 @@ static Turns transcript(const Reading *r, Span t) {
 }
 
 /* What follows the last "Assistant:", without the space in between. */
-static Span answer(const char *from, Span transcript) {
+static TextSpan answer(const char *from, TextSpan transcript) {
     const char *end = transcript.s + transcript.len;
     if (from < end && *from == ' ') from++;
-    return (Span){from, (size_t)(end - from)};
+    return (TextSpan){from, (size_t)(end - from)};
 }
 
-static bool is_transcript(Span t) {
+static bool is_transcript(TextSpan t) {
     return t.len > sizeof HUMAN && strncmp(t.s, HUMAN, sizeof HUMAN - 1) == 0;
 }
 
-static Verdict read_hh(const Reading *r, Span chosen, Span rejected) {
+static Verdict read_hh(const Reading *r, TextSpan chosen, TextSpan rejected) {
     Example *e = r->out;
+    e->dialect = DIALECT_HH;
+    if (!chosen.s || (!rejected.s && !r->options->sft))
+        return say(r, MALFORMED, "\"chosen\" and \"rejected\" are not both transcripts");
     const char *c = last_answer(chosen), *j = rejected.s ? last_answer(rejected) : NULL;
     if (!c || (rejected.s && !j))
         return say(r, MALFORMED, "a transcript has no \"\\n\\nAssistant:\"");
@@ -266,12 +313,12 @@ static Verdict read_hh(const Reading *r, Span chosen, Span rejected) {
                   ? EXAMPLE_TEXT
                   : EXAMPLE_CHAT;
     if (e->kind == EXAMPLE_TEXT) {
-        e->text[PROMPT] = (Span){chosen.s, n};
-        e->text[CHOSEN] = (Span){c, chosen.len - n};
-        if (j) e->text[REJECTED] = (Span){j, rejected.len - n};
+        e->text[PROMPT] = (TextSpan){chosen.s, n};
+        e->text[CHOSEN] = (TextSpan){c, chosen.len - n};
+        if (j) e->text[REJECTED] = (TextSpan){j, rejected.len - n};
         return GOOD;
     }
-    e->turns[PROMPT] = transcript(r, (Span){chosen.s, n - (sizeof ASSISTANT - 1)});
+    e->turns[PROMPT] = transcript(r, (TextSpan){chosen.s, n - (sizeof ASSISTANT - 1)});
     one_turn(r, CHOSEN, "assistant", answer(c, chosen));
     if (j) one_turn(r, REJECTED, "assistant", answer(j, rejected));
     return GOOD;
@@ -279,20 +326,22 @@ static Verdict read_hh(const Reading *r, Span chosen, Span rejected) {
 
 /* ---- TRL ------------------------------------------------------------------------------------- */
 
-/* No prompt: it is the longest common prefix of characters; a space before the split goes to the
- * answers. */
-static Verdict implicit_text(const Reading *r, Span chosen, Span rejected) {
-    if (is_transcript(chosen)) return read_hh(r, chosen, rejected);
+/* No prompt: it is the longest common prefix of characters, at most all but the last of the
+ * shorter; a space before the first difference goes to the answers. */
+static Verdict implicit_text(const Reading *r, TextSpan chosen, TextSpan rejected) {
+    if (!r->named && is_transcript(chosen)) return read_hh(r, chosen, rejected);
+    r->out->dialect = DIALECT_TRL_IMPLICIT;
     if (!rejected.s) return say(r, MALFORMED, "\"prompt\" is missing");
     size_t n = 0, limit = chosen.len < rejected.len ? chosen.len : rejected.len;
     while (n < limit && chosen.s[n] == rejected.s[n]) n++;
-    if (n == limit && n) n--; /* one is the other's beginning: its last character is its answer */
+    bool whole = n == limit;
+    if (whole && n) n--; /* one is the other's beginning: its last character is its answer */
     while (n && n < chosen.len && ((unsigned char)chosen.s[n] & 0xC0) == 0x80) n--;
-    if (n && chosen.s[n - 1] == ' ') n--;
+    if (!whole && n && chosen.s[n - 1] == ' ') n--;
     r->out->kind = EXAMPLE_TEXT;
-    r->out->text[PROMPT] = (Span){chosen.s, n};
-    r->out->text[CHOSEN] = (Span){chosen.s + n, chosen.len - n};
-    r->out->text[REJECTED] = (Span){rejected.s + n, rejected.len - n};
+    r->out->text[PROMPT] = (TextSpan){chosen.s, n};
+    r->out->text[CHOSEN] = (TextSpan){chosen.s + n, chosen.len - n};
+    r->out->text[REJECTED] = (TextSpan){rejected.s + n, rejected.len - n};
     return GOOD;
 }
 
@@ -305,6 +354,11 @@ static Verdict explicit_chat(const Reading *r, const json_t *const value[NPART],
                              const char *const key[NPART]) {
     static const char *const role[NPART] = {"user", "assistant", "assistant"};
     r->out->kind = EXAMPLE_CHAT;
+    if (r->out->dialect == DIALECT_TRL)
+        r->out->dialect = json_is_string(value[PROMPT]) && !json_is_string(value[CHOSEN])
+                              ? DIALECT_TRL_MIXED
+                          : json_is_string(value[PROMPT]) ? DIALECT_TRL
+                                                          : DIALECT_TRL_CHAT;
     for (int part = 0; part < NPART; part++) {
         if (!value[part]) continue;
         if (json_is_string(value[part]))
@@ -319,40 +373,80 @@ static Verdict explicit_chat(const Reading *r, const json_t *const value[NPART],
     return GOOD;
 }
 
+/* The system message of a column of its own goes before the prompt. */
+static Verdict put_system(const Reading *r, const json_t *system) {
+    if (!system || json_is_null(system)) return GOOD;
+    if (!json_is_string(system))
+        return say(r, MALFORMED, "\"%s\" is not a string", r->options->system_key);
+    Turns *t = &r->out->turns[PROMPT], more = {NEW_ARRAY(r->arena, Message, t->n + 1), t->n + 1};
+    if (!json_string_length(system)) return GOOD;
+    more.m[0] = (Message){"system", json_string_value(system), json_string_length(system)};
+    memcpy(more.m + 1, t->m, sizeof *t->m * (size_t)t->n);
+    *t = more;
+    return GOOD;
+}
+
+/* Both sides hold the prompt, as conversations or as strings. */
+static Verdict implicit(const Reading *r, const json_t *const value[NPART],
+                        const char *const key[NPART]) {
+    Turns chosen = {0}, rejected = {0};
+    if (json_is_string(value[CHOSEN]) && (!value[REJECTED] || json_is_string(value[REJECTED])))
+        return implicit_text(r, span_of(value[CHOSEN]), span_of(value[REJECTED]));
+    if (!turns_of(r, value[CHOSEN], &chosen) ||
+        (value[REJECTED] && !turns_of(r, value[REJECTED], &rejected)))
+        return say(r, MALFORMED,
+                   "\"%s\" and \"%s\" are neither both strings nor both lists of messages",
+                   key[CHOSEN], key[REJECTED]);
+    r->out->dialect = DIALECT_TRL_CHAT_IMPLICIT;
+    return implicit_chat(r, chosen, rejected);
+}
+
 static Verdict read_trl(const Reading *r) {
     const PairsOptions *o = r->options;
     const char *key[NPART] = {o->prompt_key ? o->prompt_key : "prompt",
                               o->chosen_key ? o->chosen_key : "chosen",
                               o->rejected_key ? o->rejected_key : "rejected"};
-    if (!json_object_get(r->record, key[CHOSEN])) key[CHOSEN] = "completion";
-    const json_t *value[NPART];
+    bool completion = !lookup(r->record, key[CHOSEN]) && json_object_get(r->record, "completion");
+    if (completion) key[CHOSEN] = "completion";
+    r->out->dialect = completion ? DIALECT_COMPLETION : DIALECT_TRL;
+    const json_t *value[NPART], *system = o->system_key ? lookup(r->record, o->system_key) : NULL;
     bool strings = true;
     for (int part = 0; part < NPART; part++) {
-        value[part] = json_object_get(r->record, key[part]);
+        value[part] = lookup(r->record, key[part]);
         if (part == REJECTED && o->sft && json_is_null(value[part])) value[part] = NULL;
         if (value[part]) strings = strings && json_is_string(value[part]);
     }
+    if (!value[CHOSEN]) return say(r, MALFORMED, "\"%s\" is missing", key[CHOSEN]);
+    if (!value[PROMPT] && o->prompt_key)
+        return say(r, MALFORMED, "\"%s\" (data.columns.prompt) is missing", o->prompt_key);
     if (!value[REJECTED] && !o->sft)
         return say(r, MALFORMED,
                    "\"%s\" is missing: without it this is data for an objective that "
                    "has no rejected side",
                    key[REJECTED]);
-    if (value[PROMPT] && !strings) return explicit_chat(r, value, key);
-    if (!strings) {
-        Turns chosen = {0}, rejected = {0};
-        if (!turns_of(r, value[CHOSEN], &chosen) ||
-            (value[REJECTED] && !turns_of(r, value[REJECTED], &rejected)))
-            return say(r, MALFORMED,
-                       "\"%s\" and \"%s\" are neither both strings nor both lists of messages",
-                       key[CHOSEN], key[REJECTED]);
-        return implicit_chat(r, chosen, rejected);
-    }
-    if (!value[PROMPT]) return implicit_text(r, span_of(value[CHOSEN]), span_of(value[REJECTED]));
+    if (!value[PROMPT]) return implicit(r, value, key);
     bool wrap = r->template->named && r->template->kind != TEMPLATE_PLAIN;
-    if (wrap) return explicit_chat(r, value, key);
+    if (!strings || wrap || json_string_length(system)) {
+        Verdict v = explicit_chat(r, value, key);
+        return v == GOOD ? put_system(r, system) : v;
+    }
     r->out->kind = EXAMPLE_TEXT;
     for (int part = 0; part < NPART; part++) r->out->text[part] = span_of(value[part]);
     return GOOD;
+}
+
+static Verdict read_transcripts(const Reading *r) {
+    const json_t *chosen = json_object_get(r->record, "chosen"),
+                 *rejected = json_object_get(r->record, "rejected");
+    return read_hh(r, span_of(chosen), span_of(rejected));
+}
+
+static Verdict read_orca(const Reading *r) {
+    return read_question(r, "question");
+}
+
+static Verdict read_alpaca(const Reading *r) {
+    return read_question(r, "instruction");
 }
 
 static Verdict read_messages(const Reading *r) {
@@ -368,7 +462,7 @@ static Verdict read_text(const Reading *r) {
     const json_t *text = json_object_get(r->record, "text");
     if (!json_is_string(text)) return say(r, MALFORMED, "\"text\" is not a string");
     r->out->kind = EXAMPLE_TEXT;
-    r->out->text[PROMPT] = (Span){"", 0};
+    r->out->text[PROMPT] = (TextSpan){"", 0};
     r->out->text[CHOSEN] = span_of(text);
     return GOOD;
 }
@@ -413,32 +507,71 @@ static Verdict unknown(const Reading *r) {
                n ? seen : "none", n > 8 ? ", ..." : "");
 }
 
+/* A dialect: the word of data.dialect, and the keys that tell it: one of the first, and the second
+ * where there is one. */
+typedef struct Reader {
+    const char *word, *key, *other;
+    Dialect dialect;
+    bool sft; /* only for objectives with one side */
+    Verdict (*read)(const Reading *r);
+} Reader;
+
+/* In the order in which keys are looked for. */
+static const Reader readers[] = {
+    {"ids", "prompt_ids", NULL, DIALECT_IDS, false, read_ids},
+    {"ids", "chosen_ids", NULL, DIALECT_IDS, false, read_ids},
+    {"v1", "chosen_messages", NULL, DIALECT_V1, false, read_v1},
+    {"sharegpt", "conversations", NULL, DIALECT_SHAREGPT, false, read_sharegpt},
+    {"openai", "preferred_output", NULL, DIALECT_OPENAI, false, read_openai},
+    {"orca", "question", "chosen", DIALECT_ORCA, false, read_orca},
+    {"alpaca", "instruction", "chosen", DIALECT_ALPACA, false, read_alpaca},
+    {"trl", "chosen", NULL, DIALECT_TRL, false, read_trl},
+    {"completion", "prompt", "completion", DIALECT_COMPLETION, false, read_trl},
+    {"messages", "messages", NULL, DIALECT_MESSAGES, true, read_messages},
+    {"text", "text", NULL, DIALECT_TEXT, true, read_text},
+    {"hh", NULL, NULL, DIALECT_HH, false, read_transcripts},
+};
+
+static const Reader *reader_of(const Reading *r) {
+    const PairsOptions *o = r->options;
+    bool mapped = o->prompt_key || o->chosen_key || o->rejected_key || o->system_key;
+    const char *word = r->named ? o->dialect : mapped ? "trl" : NULL;
+    for (size_t i = 0; i < COUNT(readers); i++) {
+        const Reader *x = &readers[i];
+        if (word ? strcmp(x->word, word) == 0
+                 : x->key && (!x->sft || o->sft) && json_object_get(r->record, x->key) &&
+                       (!x->other || json_object_get(r->record, x->other)))
+            return x;
+    }
+    return NULL;
+}
+
+/* Columns whose meaning is not ours: pictures are refused, tools are not written. */
+static Verdict check_columns(const Reading *r) {
+    static const char *const pictures[] = {"image", "images"}, *const unread[] = {
+                                                                   "tools", "chat_template_kwargs"};
+    for (size_t i = 0; i < COUNT(pictures); i++) {
+        const json_t *v = json_object_get(r->record, pictures[i]);
+        if (v && !json_is_null(v) && !(json_is_array(v) && json_array_size(v) == 0))
+            return say(r, MALFORMED, "\"%s\": pictures are not understood", pictures[i]);
+    }
+    for (size_t i = 0; i < COUNT(unread); i++) {
+        const json_t *v = json_object_get(r->record, unread[i]);
+        r->out->unread |= json_array_size(v) || json_object_size(v) || json_string_length(v);
+    }
+    return GOOD;
+}
+
 Verdict dialect_read(Arena *arena, const json_t *record, const PairsOptions *options,
                      const Template *template, Example *out, const char **why) {
-    Reading r = {arena, record, options, template, out, why};
+    Reading r = {arena, record, options, template, out, why, false};
+    r.named = options->dialect && strcmp(options->dialect, "auto") != 0;
     *out = (Example){0};
     if (!json_is_object(record)) return say(&r, MALFORMED, "the record is not a JSON object");
-#define HAS(key) json_object_get(record, key)
-    Verdict v;
-    if (HAS("prompt_ids") || HAS("chosen_ids"))
-        v = read_ids(&r);
-    else if (HAS("chosen_messages"))
-        v = read_v1(&r);
-    else if (HAS("conversations"))
-        v = read_sharegpt(&r);
-    else if (HAS("preferred_output"))
-        v = read_openai(&r);
-    else if (HAS("question") && HAS("chosen") && !options->prompt_key)
-        v = read_orca(&r);
-    else if (HAS(options->chosen_key ? options->chosen_key : "chosen") ||
-             (HAS("prompt") && HAS("completion")))
-        v = read_trl(&r);
-    else if (options->sft && HAS("messages"))
-        v = read_messages(&r);
-    else if (options->sft && HAS("text"))
-        v = read_text(&r);
-    else
-        v = unknown(&r);
-#undef HAS
+    const Reader *reader = reader_of(&r);
+    if (!reader) return unknown(&r);
+    out->dialect = reader->dialect;
+    Verdict v = reader->read(&r);
+    if (v == GOOD) v = check_columns(&r);
     return v == GOOD && out->kind != EXAMPLE_IDS ? check_empty(&r) : v;
 }

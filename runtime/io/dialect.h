@@ -10,10 +10,30 @@ typedef struct Turns {
     int n;
 } Turns;
 
-typedef struct Span {
+typedef struct TextSpan {
     const char *s;
     size_t len;
-} Span;
+} TextSpan;
+
+typedef enum Dialect { /* finer than the words that name one: what the summary of a file says */
+                       DIALECT_IDS,
+                       DIALECT_TRL,
+                       DIALECT_TRL_IMPLICIT,
+                       DIALECT_TRL_CHAT,
+                       DIALECT_TRL_CHAT_IMPLICIT,
+                       DIALECT_TRL_MIXED,
+                       DIALECT_ORCA,
+                       DIALECT_ALPACA,
+                       DIALECT_HH,
+                       DIALECT_SHAREGPT,
+                       DIALECT_V1,
+                       DIALECT_OPENAI,
+                       DIALECT_COMPLETION,
+                       DIALECT_MESSAGES,
+                       DIALECT_TEXT,
+                       NDIALECT
+} Dialect;
+extern const char *const dialect_names[NDIALECT]; /* for people */
 
 typedef enum ExampleKind { EXAMPLE_IDS, EXAMPLE_TEXT, EXAMPLE_CHAT } ExampleKind;
 enum { PROMPT, CHOSEN, REJECTED, NPART };
@@ -22,8 +42,10 @@ enum { PROMPT, CHOSEN, REJECTED, NPART };
  * NULL, n 0. */
 typedef struct Example {
     ExampleKind kind;
+    Dialect dialect;
+    bool unread;              /* a column that changes what TRL makes of it: "tools" */
     const json_t *ids[NPART]; /* EXAMPLE_IDS */
-    Span text[NPART];         /* EXAMPLE_TEXT */
+    TextSpan text[NPART];         /* EXAMPLE_TEXT */
     Turns turns[NPART];       /* EXAMPLE_CHAT */
 } Example;
 

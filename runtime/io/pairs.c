@@ -1,11 +1,12 @@
 /* pairs.c: preference data, tokenized and counted (pairs.h).
  *
- * One record at a time: JSON, dialect, tokens, truncation.  What is left out or cut is counted and
- * the first five of each kind are told with file and line; malformed records are collected, then
- * refused together.
+ * One record at a time: JSON, dialect, tokens, truncation; the file is never whole in memory.  What
+ * is left out, cut or odd is counted and the first five of each kind are told with file and line;
+ * malformed records are collected, then refused together.
  */
 #include "pairs.h"
 #include "dialect.h"
+#include "pairs_tokens.h"
 #include "records.h"
 #include "utf8.h"
 
@@ -13,18 +14,26 @@
 #include <stdlib.h>   /* free */
 #include <string.h>   /* memcpy */
 
-#define SHOWN 5
-
 typedef enum Kind { /* of warnings; ERRORS are malformed records */
                     ERRORS,
                     W_EMPTY,
                     W_DIFFERING,
                     W_TOO_LONG,
+                    W_TRUNCATED,
                     W_IDENTICAL,
+                    W_REPEATED,
                     W_REPAIRED,
                     W_BOUNDARY,
+                    W_BOS,
+                    W_TOOLS,
                     NKIND
 } Kind;
+
+static const char *const kind_names[NKIND] = {
+    [W_EMPTY] = "empty",         [W_DIFFERING] = "differing", [W_TOO_LONG] = "too-long",
+    [W_TRUNCATED] = "truncated", [W_IDENTICAL] = "identical", [W_REPEATED] = "repeated",
+    [W_REPAIRED] = "utf8",       [W_BOUNDARY] = "boundary",   [W_BOS] = "bos",
+    [W_TOOLS] = "tools"};
 
 typedef struct Reader {
     Pairs *p;
@@ -32,160 +41,56 @@ typedef struct Reader {
     const Template *template;
     int file, line, cap;
     int64_t count[NKIND];
-    const char *shown[NKIND][SHOWN];
-    Ids prompt, side[2]; /* of the record at hand: chosen, rejected */
-    float *values;       /* its columns */
+    const char *shown[NKIND][PAIRS_SHOWN];
+    PairTokens tokens; /* of the record at hand */
+    float *values;     /* its columns */
     float *column;
     int capcolumn, ncolumn;
+    uint64_t *seen; /* hashes of the pairs kept: a table of open addresses, 0: free */
+    size_t capseen;
+    double said;
     Err *err;
 } Reader;
 
 static void note(Reader *r, Kind kind, const char *format, ...) PRINTF(3, 4);
 static void note(Reader *r, Kind kind, const char *format, ...) {
     int64_t n = r->count[kind]++;
-    if (n >= SHOWN) return;
+    if (n >= PAIRS_SHOWN) return;
     Arena *a = r->p->arena;
     va_list args;
     va_start(args, format);
     const char *text = arena_vprintf(a, format, args);
     va_end(args);
-    r->shown[kind][n] = arena_printf(a, "%s:%d: %s", r->p->files[r->file], r->line, text);
+    r->shown[kind][n] = arena_printf(a, "%s:%d: %s", r->p->file[r->file].path, r->line, text);
 }
 
-/* ---- tokens of one example ------------------------------------------------------------------- */
-
-static void take_ids(const json_t *list, Ids *out) {
-    for (size_t i = 0; i < json_array_size(list); i++)
-        ids_push(out, (int32_t)json_integer_value(json_array_get(list, i)));
+static PairsCounts *counts(Reader *r) { /* of the file at hand */
+    return &r->p->file[r->file].counts;
 }
 
-/* Ids of a text with bos before it exactly once, if the tokenizer adds one. */
-static void encode_text(const Reader *r, Span a, Span b, const char *end, Ids *out) {
-    Tokenizer *t = r->template->tokenizer;
-    Text text = {0};
-    text_addn(&text, a.s, a.len);
-    text_addn(&text, b.s, b.len);
-    size_t n = end ? strlen(end) : 0;
-    bool ended = text.len >= n && n && memcmp(text.data + text.len - n, end, n) == 0;
-    if (n && !ended) text_addn(&text, end, n);
-    if (t->adds_bos) ids_push(out, t->bos);
-    int64_t begin = out->n;
-    tokenizer_encode(t, text.len ? text.data : "", text.len, true, out);
-    if (t->adds_bos && out->n > begin && out->v[begin] == t->bos) { /* it was written in the text */
-        memmove(out->v + begin, out->v + begin + 1, sizeof *out->v * (size_t)(out->n - begin - 1));
-        out->n--;
+/* ---- pairs seen before ----------------------------------------------------------------------- */
+
+/* Whether the hash was there; it is now.  The table is at most half full. */
+static bool seen_before(Reader *r, uint64_t hash) {
+    if (2 * (size_t)r->p->n >= r->capseen) {
+        size_t cap = r->capseen ? 2 * r->capseen : 1024;
+        uint64_t *old = r->seen, *table = calloc(cap, sizeof *table);
+        if (!table) return false; /* only a warning hangs on it */
+        for (size_t i = 0; i < r->capseen; i++) {
+            size_t at = old[i] & (cap - 1);
+            while (old[i] && table[at]) at = (at + 1) & (cap - 1);
+            if (old[i]) table[at] = old[i];
+        }
+        free(old);
+        r->seen = table;
+        r->capseen = cap;
     }
-    text_free(&text);
-}
-
-/* `all` is prompt + answer: keeps the answer, which begins where the prompt's ids end. */
-static bool cut_prompt_off(Reader *r, Ids *all) {
-    int64_t n = r->prompt.n;
-    bool prefix = all->n >= n && memcmp(all->v, r->prompt.v, sizeof *all->v * (size_t)n) == 0;
-    all->n = all->n > n ? all->n - n : 0;
-    memmove(all->v, all->v + n, sizeof *all->v * (size_t)all->n);
-    return prefix;
-}
-
-/* The ids of the prompt's messages and then the answer's; a conversation the template can't express
- * is a malformed record, anything else stops the reading. */
-static bool encode_turns(Reader *r, const Turns *prompt, const Turns *answer, Ids *out) {
-    Err err = {0};
-    int n = prompt->n + (answer ? answer->n : 0);
-    Message *all = malloc(sizeof *all * (size_t)(n + 1));
-    if (!all) return fail(r->err, EXIT_MEMORY, "no memory for a conversation");
-    memcpy(all, prompt->m, sizeof *all * (size_t)prompt->n);
-    if (answer) memcpy(all + prompt->n, answer->m, sizeof *all * (size_t)answer->n);
-    bool ok = template_encode(r->template, all, n, !answer, out, &err);
-    free(all);
-    if (err.code == EXIT_IO)
-        note(r, ERRORS, "%s", err.text);
-    else if (!ok)
-        *r->err = err;
-    return ok;
-}
-
-static bool encode_chat(Reader *r, const Example *e, bool *prefix) {
-    if (!encode_turns(r, &e->turns[PROMPT], NULL, &r->prompt)) return false;
-    for (int side = 0; side < 2; side++) {
-        if (!e->turns[CHOSEN + side].m) continue;
-        if (!encode_turns(r, &e->turns[PROMPT], &e->turns[CHOSEN + side], &r->side[side]))
-            return false;
-        *prefix = cut_prompt_off(r, &r->side[side]) && *prefix;
-    }
-    return true;
-}
-
-static void encode_strings(Reader *r, const Example *e, bool *prefix) {
-    const Tokenizer *t = r->template->tokenizer;
-    const char *eos = t->eos >= 0 ? tokenizer_piece(t, t->eos) : NULL;
-    encode_text(r, e->text[PROMPT], (Span){"", 0}, NULL, &r->prompt);
-    for (int side = 0; side < 2; side++) {
-        if (!e->text[CHOSEN + side].s) continue;
-        encode_text(r, e->text[PROMPT], e->text[CHOSEN + side], eos, &r->side[side]);
-        *prefix = cut_prompt_off(r, &r->side[side]) && *prefix;
-    }
-}
-
-/* Fills prompt and side; false when the record can't be used (noted) or reading must stop (err). */
-static bool encode(Reader *r, const Example *e) {
-    r->prompt.n = r->side[0].n = r->side[1].n = 0;
-    bool prefix = true;
-    if (e->kind == EXAMPLE_IDS) {
-        take_ids(e->ids[PROMPT], &r->prompt);
-        for (int side = 0; side < 2; side++) take_ids(e->ids[CHOSEN + side], &r->side[side]);
-        return true;
-    }
-    if (!r->template->tokenizer)
-        return fail(r->err, EXIT_IO,
-                    "%s:%d: text needs a tokenizer: only token ids can be read here",
-                    r->p->files[r->file], r->line);
-    if (e->kind == EXAMPLE_TEXT)
-        encode_strings(r, e, &prefix);
-    else if (!encode_chat(r, e, &prefix))
-        return false;
-    if (!prefix)
-        note(r, W_BOUNDARY,
-             "the prompt's tokens change when the answer follows: the answer is cut at "
-             "the prompt's own length, as TRL does");
-    return true;
-}
-
-/* ---- truncation ------------------------------------------------------------------------------ */
-
-static void drop_front(Ids *ids, int64_t n) {
-    ids->n -= n;
-    memmove(ids->v, ids->v + n, sizeof *ids->v * (size_t)ids->n);
-}
-
-/* False when the prompt leaves no room for an answer: the pair is dropped. */
-static bool truncate_pair(Reader *r) {
-    const PairsOptions *o = r->options;
-    PairsCounts *c = &r->p->counts;
-    Ids *prompt = &r->prompt, *side = r->side;
-    bool cut_prompt = false;
-    if (o->max_prompt && prompt->n > o->max_prompt) {
-        drop_front(prompt, prompt->n - o->max_prompt);
-        cut_prompt = true;
-    }
-    int64_t max = o->max_length, longer = side[0].n > side[1].n ? side[0].n : side[1].n;
-    if (max && o->truncate == TRUNCATE_KEEP_END && prompt->n + longer > max) {
-        int64_t over = prompt->n + longer - max;
-        drop_front(prompt, over < prompt->n ? over : prompt->n - 1);
-        cut_prompt = true;
-    }
-    c->cut_prompt += cut_prompt;
-    if (!max || prompt->n + longer <= max) return true;
-    if (prompt->n >= max) {
-        note(r, W_TOO_LONG,
-             "the prompt has %" PRId64 " tokens and max_length is %" PRId64 ": left out", prompt->n,
-             max);
-        return false;
-    }
-    c->cut++;
-    for (int i = 0; i < 2; i++)
-        if (prompt->n + side[i].n > max) side[i].n = max - prompt->n;
-    return true;
+    if (!hash) hash = 1;
+    size_t at = hash & (r->capseen - 1);
+    while (r->seen[at] && r->seen[at] != hash) at = (at + 1) & (r->capseen - 1);
+    bool was = r->seen[at] != 0;
+    r->seen[at] = hash;
+    return was;
 }
 
 /* ---- one record ------------------------------------------------------------------------------ */
@@ -204,20 +109,41 @@ static bool read_columns(Reader *r, const json_t *record) {
     return true;
 }
 
+/* How many tokens both sides begin with, at most all that are not scored. */
+static int64_t shared(const PairTokens *t) {
+    const Side *a = &t->side[0], *b = &t->side[1];
+    int64_t n = 0;
+    if (t->sides == 1) return a->context;
+    while (n < a->context && n < b->context && a->ids.v[n] == b->ids.v[n]) n++;
+    return n;
+}
+
 /* Adds the encoded record to the pairs. */
 static void keep(Reader *r) {
     Pairs *p = r->p;
-    size_t n = (size_t)(r->prompt.n + r->side[0].n + r->side[1].n), size = sizeof(int32_t);
-    int32_t *ids = arena_alloc(p->arena, n * size);
-    memcpy(ids, r->prompt.v, size * (size_t)r->prompt.n);
-    memcpy(ids + r->prompt.n, r->side[0].v, size * (size_t)r->side[0].n);
-    if (r->side[1].n)
-        memcpy(ids + r->prompt.n + r->side[0].n, r->side[1].v, size * (size_t)r->side[1].n);
-    Pair pair = {
-        ids, (int32_t)r->prompt.n, (int32_t)r->side[0].n, (int32_t)r->side[1].n, r->file, r->line};
+    PairTokens *t = &r->tokens;
+    int64_t prompt = shared(t);
+    Pair pair = {.prompt = (int32_t)prompt, .file = r->file, .line = r->line};
+    int32_t *length[2] = {&pair.chosen, &pair.rejected};
+    size_t n = (size_t)prompt;
+    for (int i = 0; i < t->sides; i++) n += (size_t)(t->side[i].ids.n - prompt);
+    int32_t *ids = arena_alloc(p->arena, n * sizeof *ids), *at = ids + prompt;
+    memcpy(ids, t->side[0].ids.v, (size_t)prompt * sizeof *ids);
+    for (int i = 0; i < t->sides; i++) {
+        const Side *s = &t->side[i];
+        *length[i] = (int32_t)(s->ids.n - prompt);
+        pair.context[i] = (int32_t)(s->context - prompt);
+        memcpy(at, s->ids.v + prompt, (size_t)*length[i] * sizeof *ids);
+        at += *length[i];
+    }
+    pair.ids = ids;
+    int32_t shape[] = {pair.prompt, pair.chosen, pair.context[0], pair.context[1]};
+    Hash128 hash = hash_bytes(ids, n * sizeof *ids, hash_bytes(shape, sizeof shape, (Hash128){0}));
+    if (seen_before(r, hash.lo)) note(r, W_REPEATED, "the same as an earlier pair");
     int count = (int)p->n;
     PUSH(p->arena, p->pair, count, r->cap, pair);
     p->n = count;
+    counts(r)->kept++;
     for (int i = 0; i < p->ncolumns; i++)
         PUSH(p->arena, r->column, r->ncolumn, r->capcolumn, r->values[i]);
 }
@@ -240,40 +166,89 @@ static json_t *parse(Reader *r, const Record *record) {
     return root;
 }
 
-/* Drops what SFT does not want, checks what every objective does, cuts (token ids: not), keeps. */
+static int64_t scored(const Side *s) {
+    return s->ids.n - s->context;
+}
+
+static bool same_answers(const PairTokens *t) {
+    const Side *a = &t->side[0], *b = &t->side[1];
+    return t->sides == 2 && scored(a) == scored(b) &&
+           memcmp(a->ids.v + a->context, b->ids.v + b->context,
+                  (size_t)scored(a) * sizeof *a->ids.v) == 0;
+}
+
+/* Checks what every objective wants, cuts (token ids: not), keeps. */
 static void finish(Reader *r, bool as_is) {
-    if (r->options->sft) r->side[1].n = 0;
-    if (r->prompt.n == 0) {
-        note(r, ERRORS,
-             "the prompt is empty and the tokenizer adds no bos: nothing could predict the "
-             "answer's first token");
+    static const char *const name[] = {"chosen", "rejected"};
+    PairTokens *t = &r->tokens;
+    PairsCounts *c = counts(r);
+    int64_t max = r->options->max_length, longest = 0;
+    for (int i = 0; i < t->sides; i++) {
+        if (t->side[i].ids.n > longest) longest = t->side[i].ids.n;
+        if (t->side[i].context == 0) {
+            note(r, ERRORS,
+                 "the prompt is empty and has no bos: nothing could predict the answer's first "
+                 "token");
+            return;
+        }
+        if (scored(&t->side[i]) < 1) {
+            note(r, W_EMPTY, "\"%s\" has no tokens: left out", name[i]);
+            return;
+        }
+    }
+    if (longest > c->longest) c->longest = longest;
+    if (!as_is && !tokens_cut(t)) {
+        note(r, W_TOO_LONG,
+             "the prompt has %" PRId64 " tokens and max_length is %" PRId64 ": left out",
+             t->prompt.n, max);
         return;
     }
-    if (r->side[0].n == 0 || (!r->options->sft && r->side[1].n == 0)) {
-        note(r, W_EMPTY, "%s has no tokens: left out",
-             r->side[0].n ? "\"rejected\"" : "\"chosen\"");
-        return;
-    }
-    int64_t before = r->side[0].n + r->side[1].n;
-    if (!as_is && !truncate_pair(r)) return;
-    bool cut = r->side[0].n + r->side[1].n < before;
-    if (r->side[0].n == r->side[1].n &&
-        memcmp(r->side[0].v, r->side[1].v, sizeof(int32_t) * (size_t)r->side[0].n) == 0)
+    c->cut_prompt += t->cut_prompt;
+    c->cut += t->cut;
+    if (t->cut)
+        note(r, W_TRUNCATED, "prompt and answer have %" PRId64 " tokens: an answer is cut",
+             longest);
+    if (same_answers(t))
         note(r, W_IDENTICAL,
              "\"chosen\" and \"rejected\" are identical%s: nothing can be learnt from it",
-             cut ? " once they are cut" : "");
+             t->cut ? " once they are cut" : "");
     keep(r);
+}
+
+/* Tokens of the example; false when it can't be used (noted) or reading must stop (err). */
+static bool encode(Reader *r, const Example *e) {
+    Err err = {0};
+    if (e->kind != EXAMPLE_IDS && !r->template->tokenizer)
+        return fail(r->err, EXIT_IO,
+                    "%s:%d: text needs a tokenizer: only token ids can be read here",
+                    r->p->file[r->file].path, r->line);
+    bool ok = tokens_encode(&r->tokens, e, &err);
+    if (err.code == EXIT_IO) /* of this record; anything else stops the reading */
+        note(r, ERRORS, "%s", err.text);
+    else if (!ok)
+        *r->err = err;
+    if (!ok) return false;
+    if (r->tokens.merged)
+        note(r, W_BOUNDARY,
+             "the prompt's last tokens merge with the answer's first (data.boundary says where "
+             "the answer begins)");
+    if (r->tokens.second_bos)
+        note(r, W_BOS, "the text begins with bos and is given another (data.bos = once: not)");
+    if (e->unread) note(r, W_TOOLS, "\"tools\" is not written by our chat templates: ignored");
+    return true;
 }
 
 static void read_record(Reader *r, const Record *record) {
     r->line = record->line;
-    r->p->counts.read++;
+    counts(r)->read++;
+    r->p->file[r->file].bytes += (double)record->len;
     json_t *root = parse(r, record);
     if (!root) return;
     Arena *arena = arena_new();
     Example e;
     const char *why = NULL;
     Verdict verdict = dialect_read(arena, root, r->options, r->template, &e, &why);
+    r->p->file[r->file].dialect[e.dialect] += verdict != MALFORMED;
     if (verdict == MALFORMED)
         note(r, ERRORS, "%s", why);
     else if (verdict == EMPTY)
@@ -288,48 +263,112 @@ static void read_record(Reader *r, const Record *record) {
 
 /* ---- files ----------------------------------------------------------------------------------- */
 
-static void read_file(Reader *r, const char *path) {
-    Records *records = records_open(path, r->err);
+/* What a file added to the counts of kinds. */
+static void count_file(Reader *r, const int64_t before[NKIND]) {
+    PairsCounts *c = counts(r), *all = &r->p->counts;
+    c->empty = r->count[W_EMPTY] - before[W_EMPTY];
+    c->differing = r->count[W_DIFFERING] - before[W_DIFFERING];
+    c->too_long = r->count[W_TOO_LONG] - before[W_TOO_LONG];
+    c->identical = r->count[W_IDENTICAL] - before[W_IDENTICAL];
+    c->repeated = r->count[W_REPEATED] - before[W_REPEATED];
+    c->repaired = r->count[W_REPAIRED] - before[W_REPAIRED];
+    c->boundary = r->count[W_BOUNDARY] - before[W_BOUNDARY];
+    all->read += c->read;
+    all->kept += c->kept;
+    all->cut_prompt += c->cut_prompt;
+    all->cut += c->cut;
+    all->too_long += c->too_long;
+    all->empty += c->empty;
+    all->differing += c->differing;
+    all->identical += c->identical;
+    all->repeated += c->repeated;
+    all->repaired += c->repaired;
+    all->boundary += c->boundary;
+    if (c->longest > all->longest) all->longest = c->longest;
+}
+
+static void watch(Reader *r, const Records *records) {
+    PairsWatch *w = r->options->watch;
+    const PairsFile *f = &r->p->file[r->file];
+    double now = now_seconds();
+    if (!w || f->counts.read % 64 || now - r->said < 0.5) return;
+    r->said = now;
+    w->show(w, f->path, f->counts.read, f->bytes, records_share(records));
+}
+
+static void read_file(Reader *r) {
+    PairsFile *f = &r->p->file[r->file];
+    int64_t before[NKIND];
+    memcpy(before, r->count, sizeof before);
+    double start = now_seconds();
+    Records *records = records_open(f->path, r->err);
     Record record;
-    while (records && !r->err->code && records_next(records, &record, r->err)) {
+    int64_t limit = r->options->limit;
+    while (records && !(limit && r->p->n >= limit) && !r->err->code &&
+           records_next(records, &record, r->err)) {
         read_record(r, &record);
-        if (r->options->limit && r->p->n >= r->options->limit) break;
+        watch(r, records);
     }
     records_close(records);
+    count_file(r, before);
+    f->seconds = now_seconds() - start;
 }
 
-/* The lines shown of one kind, and how many more there were. */
-static void summarize(Reader *r, Kind kind, const char **lines, int *n) {
-    int64_t count = r->count[kind];
-    for (int i = 0; i < SHOWN && i < count; i++) lines[(*n)++] = r->shown[kind][i];
-    if (count > SHOWN)
-        lines[(*n)++] =
-            arena_printf(r->p->arena, "... and %" PRId64 " more like the last", count - SHOWN);
+/* ---- conclusion ------------------------------------------------------------------------------ */
+
+/* What many pairs of good data have is shown once; what is wrong with single ones, five times. */
+static int most_shown(Kind kind) {
+    return kind == W_TRUNCATED || kind == W_BOUNDARY || kind == W_TOOLS ? 1 : PAIRS_SHOWN;
 }
 
+static void make_warnings(Reader *r) {
+    Pairs *p = r->p;
+    p->warning = NEW_ARRAY(p->arena, PairsWarning, NKIND);
+    for (int kind = W_EMPTY; kind < NKIND; kind++) {
+        int64_t n = r->count[kind];
+        if (n == 0) continue;
+        PairsWarning *w = &p->warning[p->nwarnings++];
+        *w = (PairsWarning){.name = kind_names[kind], .count = n};
+        w->nline = n < most_shown((Kind)kind) ? (int)n : most_shown((Kind)kind);
+        memcpy(w->line, r->shown[kind], sizeof w->line);
+    }
+}
+
+/* Adds a line for each of those shown, and how many more there were. */
+static void list(Text *text, const char *const *line, int64_t count) {
+    for (int i = 0; i < PAIRS_SHOWN && i < count; i++)
+        text_add(text, "%s%s", text->len ? "\n" : "", line[i]);
+    if (count > PAIRS_SHOWN)
+        text_add(text, "\n... and %" PRId64 " more like the last", count - PAIRS_SHOWN);
+}
+
+/* Malformed records, or nothing that could be used, is an error. */
 static void conclude(Reader *r) {
     Pairs *p = r->p;
-    p->counts.empty = r->count[W_EMPTY];
-    p->counts.differing = r->count[W_DIFFERING];
-    p->counts.too_long = r->count[W_TOO_LONG];
-    p->counts.identical = r->count[W_IDENTICAL];
-    p->counts.repaired = r->count[W_REPAIRED];
-    p->counts.boundary = r->count[W_BOUNDARY];
-    p->warnings = NEW_ARRAY(p->arena, const char *, NKIND *(SHOWN + 1));
-    for (int kind = W_EMPTY; kind < NKIND; kind++)
-        summarize(r, (Kind)kind, p->warnings, &p->nwarnings);
+    make_warnings(r);
     if (r->err->code || (r->count[ERRORS] == 0 && p->n > 0)) return;
-    const char *lines[NKIND * (SHOWN + 1)], *text = "";
-    int n = 0;
-    summarize(r, ERRORS, lines, &n);
-    if (n == 0) { /* nothing malformed, nothing usable: what was left out says why */
-        text = p->counts.read ? "no usable record is left" : "there are no records";
-        text = arena_printf(p->arena, "%s: %s", p->files[0], text);
-        for (int i = 0; i < p->nwarnings && i < 2 * SHOWN; i++) lines[n++] = p->warnings[i];
+    Text text = {0};
+    list(&text, r->shown[ERRORS], r->count[ERRORS]);
+    if (text.len == 0) { /* nothing malformed, nothing usable: what was left out says why */
+        text_add(&text, "%s: %s", p->file[0].path,
+                 p->counts.read ? "no usable record is left" : "there are no records");
+        for (int i = 0; i < p->nwarnings; i++) list(&text, p->warning[i].line, p->warning[i].count);
     }
-    for (int i = 0; i < n; i++)
-        text = arena_printf(p->arena, "%s%s%s", text, *text ? "\n" : "", lines[i]);
-    fail(r->err, EXIT_IO, "%s", text);
+    fail(r->err, EXIT_IO, "%s", text.data);
+    text_free(&text);
+}
+
+static void reader_open(Reader *r, const char *const *paths, int npaths) {
+    Pairs *p = r->p;
+    const PairsOptions *o = r->options;
+    p->file = NEW_ARRAY(p->arena, PairsFile, npaths + 1);
+    p->columns = NEW_ARRAY(p->arena, const char *, o->ncolumns + 1);
+    p->ncolumns = o->ncolumns;
+    r->values = NEW_ARRAY(p->arena, float, o->ncolumns + 1);
+    r->tokens = (PairTokens){.options = o, .template = r->template};
+    r->said = now_seconds();
+    for (int i = 0; i < npaths; i++) p->file[p->nfiles++].path = arena_str(p->arena, paths[i]);
+    for (int i = 0; i < o->ncolumns; i++) p->columns[i] = arena_str(p->arena, o->columns[i]);
 }
 
 Pairs *pairs_read(const char *const *paths, int npaths, const PairsOptions *options,
@@ -338,20 +377,18 @@ Pairs *pairs_read(const char *const *paths, int npaths, const PairsOptions *opti
     Pairs *p = NEW(arena, Pairs);
     Reader r = {.p = p, .options = options, .template = template, .err = err};
     p->arena = arena;
-    p->files = NEW_ARRAY(arena, const char *, npaths + 1);
-    p->columns = NEW_ARRAY(arena, const char *, options->ncolumns + 1);
-    p->ncolumns = options->ncolumns;
-    r.values = NEW_ARRAY(arena, float, options->ncolumns + 1);
-    for (int i = 0; i < npaths; i++) p->files[p->nfiles++] = arena_str(arena, paths[i]);
-    for (int i = 0; i < options->ncolumns; i++)
-        p->columns[i] = arena_str(arena, options->columns[i]);
-    for (; r.file < npaths && !err->code; r.file++) read_file(&r, paths[r.file]);
+    if (options->truncate == TRUNCATE_PROMPT_FIRST &&
+        (!options->max_prompt ||
+         (options->max_length && options->max_prompt >= options->max_length)))
+        fail(err, EXIT_INPUT,
+             "data.truncation = prompt_first needs data.max_prompt from 1 to data.max_length - 1");
+    reader_open(&r, paths, npaths);
+    for (; r.file < npaths && !err->code; r.file++) read_file(&r);
     r.file = 0;
     conclude(&r);
     p->column = r.column;
-    ids_free(&r.prompt);
-    ids_free(&r.side[0]);
-    ids_free(&r.side[1]);
+    tokens_free(&r.tokens);
+    free(r.seen);
     if (!err->code) return p;
     pairs_free(p);
     return NULL;
@@ -362,5 +399,5 @@ void pairs_free(Pairs *pairs) {
 }
 
 char *pair_where(Arena *arena, const Pairs *pairs, const Pair *pair) {
-    return arena_printf(arena, "%s:%d", pairs->files[pair->file], pair->line);
+    return arena_printf(arena, "%s:%d", pairs->file[pair->file].path, pair->line);
 }

@@ -1,11 +1,12 @@
 /* records.c: data files, value by value (records.h). */
 #include "records.h"
 
-#include <errno.h>  /* errno */
-#include <fcntl.h>  /* open */
-#include <stdlib.h> /* malloc */
-#include <string.h> /* memmove */
-#include <unistd.h> /* close */
+#include <errno.h>    /* errno */
+#include <fcntl.h>    /* open */
+#include <stdlib.h>   /* malloc */
+#include <string.h>   /* memmove */
+#include <sys/stat.h> /* fstat */
+#include <unistd.h>   /* close */
 #include <zlib.h>
 
 #define RECORD_MAX ((size_t)1 << 30)
@@ -18,6 +19,7 @@ struct Records {
     int line;          /* of data[begin], from 1 */
     bool array, ended; /* ended: nothing is left to decompress */
     bool done;         /* the array's bracket was seen */
+    off_t size;        /* of the file */
 };
 
 Records *records_open(const char *path, Err *err) {
@@ -35,8 +37,15 @@ Records *records_open(const char *path, Err *err) {
         return NULL;
     }
     gzbuffer(file, 128 << 10);
+    struct stat st;
     *r = (Records){.path = intern(path), .file = file, .line = 1};
+    if (fstat(fd, &st) == 0) r->size = st.st_size;
     return r;
+}
+
+double records_share(const Records *r) {
+    z_off_t at = gzoffset(r->file); /* in the file as it lies there, compressed or not */
+    return r->size > 0 && at > 0 ? (double)at / (double)r->size : 0;
 }
 
 void records_close(Records *r) {

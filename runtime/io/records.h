@@ -16,6 +16,7 @@ typedef struct Record {
 Records *records_open(const char *path, Err *err); /* NULL and err (exit 5) */
 /* False at the end, and when reading failed (then err says why). */
 bool records_next(Records *r, Record *out, Err *err);
-void records_close(Records *r); /* NULL is allowed */
+double records_share(const Records *r); /* of the file that was read, 0 to 1 */
+void records_close(Records *r);         /* NULL is allowed */
 
 #endif

@@ -43,26 +43,53 @@ int metric_index(const Plan *plan, const char *name) {
     return -1;
 }
 
-/* 1 / denominator of the step, by the name of the input that carries it. */
-static double denominator(const Pack *pack, int pairs, const char *name) {
-    if (!name) return 1.0;
-    double chosen = (double)pack->chosen_tokens, rejected = (double)pack->rejected_tokens;
-    if (strcmp(name, "inv_pairs") == 0) return 1.0 / pairs;
-    if (strcmp(name, "inv_tokens_chosen") == 0) return 1.0 / chosen;
-    if (strcmp(name, "inv_tokens_rejected") == 0) return 1.0 / fmax(1.0, rejected);
-    if (strcmp(name, "inv_tokens") == 0) return 1.0 / (chosen + rejected);
-    return 1.0;
+bool add_metrics(Exec *exec, const Plan *plan, const Pack *pack, int64_t pairs, MetricSums *s,
+                 Err *err) {
+    float now[MAX_METRICS];
+    int n = plan->nmetrics;
+    if (n > MAX_METRICS) return fail(err, EXIT_INPUT, "more than %d metrics", MAX_METRICS);
+    if (n > 0 && !exec_read(exec, "metrics", now, sizeof(float) * (size_t)n, err)) return false;
+    for (int i = 0; i < n; i++) {
+        bool mean = strcmp(plan->metrics[i].denominator, "one") == 0;
+        s->sum[i] += (double)now[i] * (mean ? (double)pairs : 1);
+    }
+    s->pairs += (double)pairs;
+    s->chosen += (double)pack->chosen_tokens;
+    s->rejected += (double)pack->rejected_tokens;
+    return true;
+}
+
+void metric_values(const Plan *plan, const MetricSums *s, double *values) {
+    const struct {
+        const char *name;
+        double divisor;
+    } known[] = {{"inv_tokens_chosen", s->chosen},
+                 {"inv_tokens_rejected", fmax(1.0, s->rejected)},
+                 {"inv_tokens", s->chosen + s->rejected}};
+    for (int i = 0; i < plan->nmetrics; i++) {
+        double divisor = s->pairs;
+        for (size_t k = 0; k < COUNT(known); k++)
+            if (strcmp(plan->metrics[i].denominator, known[k].name) == 0)
+                divisor = known[k].divisor;
+        values[i] = s->sum[i] / divisor;
+    }
 }
 
 bool read_metrics(Exec *exec, const Plan *plan, const Pack *pack, int pairs, double *values,
                   Err *err) {
-    float sums[256];
-    int n = plan->nmetrics;
-    if (n > (int)COUNT(sums)) return fail(err, EXIT_INPUT, "more than %zu metrics", COUNT(sums));
-    if (n > 0 && !exec_read(exec, "metrics", sums, sizeof(float) * (size_t)n, err)) return false;
-    for (int i = 0; i < n; i++)
-        values[i] = sums[i] * denominator(pack, pairs, plan->metrics[i].denominator);
+    MetricSums sums = {0};
+    if (!add_metrics(exec, plan, pack, pairs, &sums, err)) return false;
+    metric_values(plan, &sums, values);
     return true;
+}
+
+bool pack_one_step(const Plan *plan, const Pack *pack, int64_t pairs, Err *err) {
+    if (!plan->coupled || plan_program(plan, "objective") || pack->nmicro == 1) return true;
+    return fail(err, EXIT_INPUT,
+                "a token's value in this objective depends on all pairs of the step, which must "
+                "then be one micro-batch, but %lld pairs need %d: raise run.tokens or lower "
+                "run.batch",
+                (long long)pairs, pack->nmicro);
 }
 
 /* The scalars that program "update" reads; adam.rest1 = 1 - beta1, adam.c1 = 1 / (1 - beta1^t), and
@@ -92,6 +119,10 @@ bool run_step(Exec *exec, const Plan *plan, const Pack *pack, uint64_t seed, int
     static const int64_t nothing[NEXTENT];
     if (!write_seed(exec, plan, seed, step, err) || !exec_run(exec, "step", nothing, err))
         return false;
+    for (int m = 0; m < pack->nmicro && plan_program(plan, "objective"); m++)
+        if (!run_micro(exec, plan, "score", &pack->micro[m], err)) return false;
+    if (plan_program(plan, "objective") && !run_micro(exec, plan, "objective", &pack->whole, err))
+        return false;
     for (int m = 0; m < pack->nmicro; m++)
         if (!run_micro(exec, plan, "micro", &pack->micro[m], err)) return false;
     return write_update_inputs(exec, plan, step, lr, err) && exec_run(exec, "update", nothing, err);
@@ -103,8 +134,8 @@ Pairs *pairs_random(const Plan *plan, int64_t n, uint64_t seed) {
     p->arena = arena;
     p->n = n;
     p->pair = NEW_ARRAY(arena, Pair, n);
-    p->files = NEW_ARRAY(arena, const char *, 1);
-    p->files[0] = "random";
+    p->file = NEW(arena, PairsFile);
+    p->file->path = "random";
     p->nfiles = 1;
     int64_t room = plan->bound[X_T] / 4 < 512 ? plan->bound[X_T] / 4 : 512;
     int64_t vocab = plan->vocab > 1 ? plan->vocab : 2;
@@ -117,7 +148,8 @@ Pairs *pairs_random(const Plan *plan, int64_t n, uint64_t seed) {
         int32_t *ids = NEW_ARRAY(arena, int32_t, total);
         for (int32_t t = 0; t < total; t++)
             ids[t] = (int32_t)(mix64(seed + 1, (uint64_t)i, (uint64_t)t) % (uint64_t)vocab);
-        p->pair[i] = (Pair){ids, part[0], part[1], part[2], 0, (int32_t)i + 1};
+        p->pair[i] = (Pair){
+            .ids = ids, .prompt = part[0], .chosen = part[1], .rejected = part[2], .line = (int32_t)i + 1};
     }
     return p;
 }

@@ -1,4 +1,7 @@
-/* evaluate.c: pairs through program "eval" in file order. */
+/* evaluate.c: pairs through program "eval" in file order.
+ *
+ * An objective that crosses pairs sees them in batches of run.batch, as in training (the last may be
+ * smaller): its loss is the batches' mean, weighted by their pairs. */
 #include <math.h>
 #include <string.h>
 
@@ -38,28 +41,52 @@ static bool all_finite(const Pairs *pairs, const int32_t *which, const Evaluatio
     return true;
 }
 
+static bool zero(Exec *exec, const Plan *plan, const char *buf, Arena *arena, Err *err) {
+    int i = plan_buf(plan, buf);
+    if (i < 0) return true;
+    size_t bytes = (size_t)plan->bufs[i].bytes;
+    return exec_write(exec, buf, arena_alloc(arena, bytes), bytes, err);
+}
+
+/* Pairs through program "eval", then all of them through the objective where it is one of its own;
+ * their sums are left in "metrics". */
+static bool score_batch(Exec *exec, const Plan *plan, const Pack *pack, PairScore *score,
+                        Arena *arena, Err *err) {
+    if (!zero(exec, plan, "metrics", arena, err) || !zero(exec, plan, "scores", arena, err))
+        return false;
+    for (int m = 0; m < pack->nmicro; m++)
+        if (!run_micro(exec, plan, "eval", &pack->micro[m], err) ||
+            !read_scores(exec, plan, &pack->micro[m], score, arena, err))
+            return false;
+    return !plan_program(plan, "objective") ||
+           run_micro(exec, plan, "objective", &pack->whole, err);
+}
+
 bool evaluate(Exec *exec, const Plan *plan, const Pairs *pairs, const int32_t *which, int64_t n,
               Arena *arena, Evaluation *out, Err *err) {
-    PackItem *items = NEW_ARRAY(arena, PackItem, n);
-    for (int64_t i = 0; i < n; i++) items[i] = (PackItem){which ? which[i] : i, i, 0};
-    bool sft = n > 0 && pairs->pair[items[0].pair].rejected == 0;
+    int64_t batch = plan->coupled ? (int64_t)plan_num(plan, "run.batch") : n;
+    bool sft = n > 0 && pairs->pair[which ? which[0] : 0].rejected == 0;
     PackOptions options = pack_options_of(plan, plan_num(plan, "graph.prefix") != 0, sft);
-    Pack *pack = pack_step(arena, &options, pairs, items, (int)n);
-    *out = (Evaluation){.pairs = n, .tokens = pack->tokens};
+    *out = (Evaluation){.pairs = n};
     out->values = NEW_ARRAY(arena, double, plan->nmetrics);
     out->score = NEW_ARRAY(arena, PairScore, n);
-    float *zero = NEW_ARRAY(arena, float, plan->nmetrics);
-    if (!exec_write(exec, "metrics", zero, sizeof(float) * (size_t)plan->nmetrics, err))
-        return false;
-    if (!write_setting_inputs(exec, plan, err) || !write_seed(exec, plan, 0, 0, err)) return false;
-    Arena *scratch = arena_new();
-    bool ok = true;
-    for (int m = 0; m < pack->nmicro && ok; m++)
-        ok = run_micro(exec, plan, "eval", &pack->micro[m], err) &&
-             read_scores(exec, plan, &pack->micro[m], out->score, scratch, err);
-    arena_free(scratch);
-    return ok && read_metrics(exec, plan, pack, (int)n, out->values, err) &&
-           all_finite(pairs, which, out, arena, err);
+    MetricSums sums = {0};
+    bool ok = write_setting_inputs(exec, plan, err) && write_seed(exec, plan, 0, 0, err);
+    for (int64_t at = 0; at < n && ok; at += batch) {
+        Arena *scratch = arena_new();
+        int count = (int)(n - at < batch ? n - at : batch);
+        PackItem *items = NEW_ARRAY(scratch, PackItem, count);
+        for (int64_t i = 0; i < count; i++)
+            items[i] = (PackItem){which ? which[at + i] : at + i, at + i, 0};
+        Pack *pack = pack_step(scratch, &options, pairs, items, count);
+        out->tokens += pack->tokens;
+        ok = pack_one_step(plan, pack, count, err) &&
+             score_batch(exec, plan, pack, out->score + at, scratch, err) &&
+             add_metrics(exec, plan, pack, count, &sums, err);
+        arena_free(scratch);
+    }
+    if (ok) metric_values(plan, &sums, out->values);
+    return ok && all_finite(pairs, which, out, arena, err);
 }
 
 static void put_number(FILE *out, const char *key, double x) {
@@ -85,8 +112,8 @@ void evaluation_json(const Plan *plan, const Pairs *pairs, const Evaluation *e, 
         put_number(out, "ref_logp_chosen", s->ref_logp_chosen);
         fputc(',', out);
         put_number(out, "ref_logp_rejected", s->ref_logp_rejected);
-        fprintf(out, ",\"chosen_tokens\":%d,\"rejected_tokens\":%d}", pairs->pair[i].chosen,
-                pairs->pair[i].rejected);
+        fprintf(out, ",\"chosen_tokens\":%d,\"rejected_tokens\":%d}",
+                pair_scored(&pairs->pair[i], 0), pair_scored(&pairs->pair[i], 1));
     }
     fputs("]}\n", out);
 }

@@ -80,6 +80,7 @@ typedef struct TrainJob {
     uint64_t seed;
     const char *spec_path, *spec_text; /* the .dpo file, kept in the run */
     const char *data_hash;             /* of the pairs as tokenized */
+    const char *data;                  /* what was read, a JSON object kept in run.json */
     const char *command; /* JSON: the files and settings named on the command line, for `export` */
 } TrainJob;
 int job_train(const TrainJob *job, Err *err);

@@ -17,12 +17,17 @@ typedef struct Need { /* of the bounded extents, without the filling */
     int64_t rows, scored, segments, ranges, sequences, pairs;
 } Need;
 
+/* Both answers read the same prompt. */
+static bool shares_prompt(const PackOptions *o, const Pair *p) {
+    return o->prefix && !o->sft && p->prompt > 0;
+}
+
 static Need need_of(const PackOptions *o, const Pair *p) {
     bool both = !o->sft;
     Need n = {.pairs = 1, .sequences = both ? 2 : 1};
     int64_t answers = p->chosen - 1 + (both ? p->rejected - 1 : 0); /* rows: all but the last */
-    n.scored = p->chosen + (both ? p->rejected : 0);
-    if (o->prefix && both) {
+    n.scored = pair_scored(p, 0) + (both ? pair_scored(p, 1) : 0);
+    if (shares_prompt(o, p)) {
         n.rows = p->prompt + answers;
         n.segments = 1 + (p->chosen > 1) + (p->rejected > 1);
     } else {
@@ -128,8 +133,7 @@ static void add_range(Layout *l, int64_t begin, int64_t n, int64_t first, int64_
     r[3] = (int32_t)count;
 }
 
-/* A sequence whose answer of n tokens is predicted by row `before` and then by rows from `rows` on.
- * */
+/* A sequence whose n scored tokens are predicted by row `before` and then by rows from `rows` on. */
 static void add_scored(Layout *l, int side, const int32_t *ids, int64_t n, int64_t before,
                        int64_t rows) {
     for (int64_t i = 0; i < n; i++, l->r++) {
@@ -142,33 +146,35 @@ static void add_scored(Layout *l, int side, const int32_t *ids, int64_t n, int64
     l->len[l->n++] = (int32_t)n;
 }
 
-/* Prompt and answer as one segment. */
+/* Prompt and answer as one segment; the answer's first `context` tokens are not scored. */
 static void lay_sequence(Layout *l, const Pair *p, const PackItem *item, int side,
                          const int32_t *ids, int64_t n) {
-    int64_t begin = l->t, rows = p->prompt + n - 1;
+    int64_t begin = l->t, rows = p->prompt + n - 1, context = p->context[side];
+    int64_t first = begin + p->prompt + context; /* the first answer's row, if it is one */
     add_rows(l, item, SIDE_PROMPT, p->ids, p->prompt, 0);
     add_rows(l, item, side, ids, n - 1, p->prompt);
     add_range(l, begin, rows, l->g, 1);
     add_segment(l, begin, rows, 0, 0);
-    add_scored(l, side, ids, n, begin + p->prompt - 1, begin + p->prompt);
+    add_scored(l, side, ids + context, n - context, first - 1, first);
 }
 
 /* An answer behind a prompt that is there already. */
 static void lay_answer(Layout *l, const Pair *p, const PackItem *item, int side, const int32_t *ids,
                        int64_t n, int64_t prompt) {
-    int64_t begin = l->t;
+    int64_t begin = l->t, context = p->context[side];
     add_rows(l, item, side, ids, n - 1, p->prompt);
     if (n > 1) {
         add_range(l, begin, n - 1, l->g, 1);
         add_segment(l, begin, n - 1, prompt, p->prompt);
     }
-    add_scored(l, side, ids, n, prompt + p->prompt - 1, begin);
+    int64_t before = context ? begin + context - 1 : prompt + p->prompt - 1;
+    add_scored(l, side, ids + context, n - context, before, begin + context);
 }
 
 static void lay_pair(Layout *l, const PackOptions *o, const Pair *p, const PackItem *item) {
     l->chosen[l->p] = (int32_t)l->n;
     l->rejected[l->p++] = o->sft ? -1 : (int32_t)l->n + 1;
-    if (!o->prefix || o->sft) {
+    if (!shares_prompt(o, p)) {
         lay_sequence(l, p, item, SIDE_CHOSEN, pair_chosen(p), p->chosen);
         if (!o->sft) lay_sequence(l, p, item, SIDE_REJECTED, pair_rejected(p), p->rejected);
         return;
@@ -198,12 +204,15 @@ static float inverse(int64_t n) {
     return n ? (float)(1.0 / (double)n) : 0;
 }
 
+#define NINPUT 18 /* names below and denominators, without columns */
+
 static void add_input(Micro *m, const char *name, const void *data, int64_t count) {
     m->input[m->ninput++] = (PackInput){name, data, (size_t)count * 4};
 }
 
 /* Values of the data's columns, by pair. */
 static void add_columns(Arena *arena, Micro *m, const Pairs *pairs, const PackItem *items) {
+    m->input = NEW_ARRAY(arena, PackInput, NINPUT + pairs->ncolumns);
     for (int c = 0; c < pairs->ncolumns; c++) {
         int64_t n = m->extent[X_P];
         float *value = NEW_ARRAY(arena, float, n);
@@ -227,6 +236,7 @@ static void name_inputs(Micro *m, const Layout *l) {
     add_input(m, "len", l->len, l->n);
     add_input(m, "chosen", l->chosen, l->p);
     add_input(m, "rejected", l->rejected, l->p);
+    add_input(m, "item", m->item, l->p);
 }
 
 /* Room for what `need` says and its filling. */
@@ -247,8 +257,6 @@ static Layout layout_new(Arena *a, const PackOptions *o, Need n) {
     return l;
 }
 
-#define NINPUT 17 /* names above and denominators, without columns */
-
 static void build(Arena *arena, const PackOptions *o, const Pairs *pairs, const PackItem *items,
                   Need need, Micro *m) {
     Layout l = layout_new(arena, o, need);
@@ -264,9 +272,31 @@ static void build(Arena *arena, const PackOptions *o, const Pairs *pairs, const 
     m->extent[X_K] = l.k;
     m->extent[X_N] = l.n;
     m->extent[X_P] = l.p;
-    m->input = NEW_ARRAY(arena, PackInput, NINPUT + pairs->ncolumns);
-    name_inputs(m, &l);
     add_columns(arena, m, pairs, items);
+    name_inputs(m, &l);
+}
+
+/* The pairs of the step as the objective sees them: sequences in order, no rows. */
+static void build_whole(Arena *arena, const PackOptions *o, const Pairs *pairs,
+                        const PackItem *items, int n, Micro *m) {
+    int sides = o->sft ? 1 : 2;
+    int32_t *len = NEW_ARRAY(arena, int32_t, sides * n);
+    int32_t *side[2] = {NEW_ARRAY(arena, int32_t, n), NEW_ARRAY(arena, int32_t, n)};
+    m->item = NEW_ARRAY(arena, int32_t, n);
+    for (int i = 0; i < n; i++) {
+        const Pair *p = &pairs->pair[items[i].pair];
+        m->item[i] = i;
+        side[0][i] = sides * i;
+        side[1][i] = o->sft ? -1 : sides * i + 1;
+        len[sides * i] = pair_scored(p, 0);
+        if (!o->sft) len[sides * i + 1] = pair_scored(p, 1);
+    }
+    m->extent[X_P] = n;
+    m->extent[X_N] = sides * n;
+    add_columns(arena, m, pairs, items);
+    add_input(m, "len", len, sides * n);
+    add_input(m, "chosen", side[0], n);
+    add_input(m, "rejected", side[1], n);
 }
 
 /* Denominators of the whole step. */
@@ -276,11 +306,12 @@ static void add_denominators(Arena *arena, Pack *pack, int n) {
     inv[1] = inverse(pack->chosen_tokens + pack->rejected_tokens);
     inv[2] = inverse(pack->chosen_tokens);
     inv[3] = inverse(pack->rejected_tokens);
-    for (int i = 0; i < pack->nmicro; i++) {
-        add_input(&pack->micro[i], "inv_pairs", inv, 1);
-        add_input(&pack->micro[i], "inv_tokens", inv + 1, 1);
-        add_input(&pack->micro[i], "inv_tokens_chosen", inv + 2, 1);
-        add_input(&pack->micro[i], "inv_tokens_rejected", inv + 3, 1);
+    for (int i = 0; i <= pack->nmicro; i++) {
+        Micro *m = i < pack->nmicro ? &pack->micro[i] : &pack->whole;
+        add_input(m, "inv_pairs", inv, 1);
+        add_input(m, "inv_tokens", inv + 1, 1);
+        add_input(m, "inv_tokens_chosen", inv + 2, 1);
+        add_input(m, "inv_tokens_rejected", inv + 3, 1);
     }
 }
 
@@ -297,12 +328,12 @@ Pack *pack_step(Arena *arena, const PackOptions *o, const Pairs *pairs, const Pa
         if (k == pack->nmicro) pack->micro[pack->nmicro++].item = NEW_ARRAY(arena, int32_t, n);
         pack->micro[k].item[used[k].pairs] = i;
         used[k] = add(used[k], need);
-        pack->chosen_tokens += p->chosen;
-        pack->rejected_tokens += o->sft ? 0 : p->rejected;
-        pack->tokens += (o->sft ? 1 : 2) * (int64_t)p->prompt;
+        pack->chosen_tokens += pair_scored(p, 0);
+        pack->rejected_tokens += o->sft ? 0 : pair_scored(p, 1);
+        pack->tokens += p->prompt + p->chosen + (o->sft ? 0 : p->prompt + p->rejected);
     }
-    pack->tokens += pack->chosen_tokens + pack->rejected_tokens;
     for (int k = 0; k < pack->nmicro; k++) build(arena, o, pairs, items, used[k], &pack->micro[k]);
+    build_whole(arena, o, pairs, items, n, &pack->whole);
     add_denominators(arena, pack, n);
     return pack;
 }

@@ -1,6 +1,6 @@
 /* pack.h: the pairs of one optimizer step as micro-batches of rows, without padding.
  *
- * A micro-batch is what programs "micro", "eval" and "ref" read: extents and the input arrays, by
+ * A micro-batch is what programs "micro", "eval", "score" and "ref" read: extents and the input arrays, by
  * name. A row is a token that predicts something: the last token of an answer is a target and no
  * row. Without prefix sharing each sequence (prompt + answer) is one segment; with it the prompt's
  * rows are there once, and both answers have them as prefix.  T and R are filled to a multiple of
@@ -45,6 +45,7 @@ typedef struct Pack {
     int nmicro;
     int64_t tokens; /* of all sequences, prompts counted per side, as TRL counts */
     int64_t chosen_tokens, rejected_tokens; /* answers: what the denominators are made of */
+    Micro whole; /* all pairs of the step in order, without rows: what "objective" reads */
 } Pack;
 
 /* Micro-batches of n items (first fit, in order); everything lives in the arena.  The pairs must

@@ -60,14 +60,7 @@ static Batch make_batch(Run *r, int64_t cursor) {
     bool sft = r->job->pairs->pair[items[0].pair].rejected == 0;
     PackOptions options = pack_options_of(r->plan, plan_num(r->plan, "graph.prefix") != 0, sft);
     b.pack = pack_step(b.arena, &options, r->job->pairs, items, (int)r->batch);
-    if (r->job->coupled && b.pack->nmicro > 1) {
-        fail(&b.err, EXIT_INPUT,
-             "this objective looks at all pairs of a step at once, but %lld pairs need %d "
-             "micro-batches: raise run.tokens "
-             "or lower run.batch",
-             (long long)r->batch, b.pack->nmicro);
-        b.pack = NULL;
-    }
+    if (!pack_one_step(r->plan, b.pack, r->batch, &b.err)) b.pack = NULL;
     return b;
 }
 
@@ -196,7 +189,8 @@ static bool write_run_json(const Run *r, Err *err) {
              "\"steps\": %lld,\n",
              r->plan->hash ? r->plan->hash : "", job->data_hash, (unsigned long long)job->seed,
              (long long)r->steps);
-    text_add(&text, "  \"command\": %s,\n  \"settings\": {", job->command);
+    text_add(&text, "  \"command\": %s,\n  \"data\": %s,\n  \"settings\": {", job->command,
+             job->data);
     for (int i = 0; i < r->plan->nsettings; i++) {
         const Setting *s = &r->plan->settings[i];
         char number[40];

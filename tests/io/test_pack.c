@@ -9,15 +9,16 @@ static int64_t below(int64_t n) {
     return (int64_t)(mix64(seed++, 3, 5) % (uint64_t)n);
 }
 
-/* Pairs of random lengths from 1 on; token values tell nothing of their place. */
+/* Pairs of random lengths from 1 on, some whose sides differ in the end of their prompt or in all of
+ * it; token values tell nothing of their place. */
 static Pairs *random_pairs(int64_t n, int max_prompt, int max_answer, bool sft) {
     Arena *a = arena_new();
     Pairs *p = NEW(a, Pairs);
     p->arena = a;
     p->n = n;
     p->pair = NEW_ARRAY(a, Pair, n);
-    p->files = NEW_ARRAY(a, const char *, 1);
-    p->files[0] = "random.jsonl";
+    p->file = NEW(a, PairsFile);
+    p->file->path = "random.jsonl";
     p->ncolumns = 2;
     p->columns = NEW_ARRAY(a, const char *, 2);
     p->columns[0] = "score", p->columns[1] = "margin";
@@ -27,7 +28,12 @@ static Pairs *random_pairs(int64_t n, int max_prompt, int max_answer, bool sft) 
                           sft ? 0 : 1 + (int32_t)below(max_answer)};
         int32_t *ids = NEW_ARRAY(a, int32_t, len[0] + len[1] + len[2]);
         for (int k = 0; k < len[0] + len[1] + len[2]; k++) ids[k] = (int32_t)below(1000);
-        p->pair[i] = (Pair){ids, len[0], len[1], len[2], 0, (int32_t)i + 1};
+        Pair *x = &p->pair[i];
+        *x = (Pair){ids, len[0], len[1], len[2], {0}, 0, (int32_t)i + 1};
+        if (below(3) == 0)
+            for (int side = 0; side < (sft ? 1 : 2); side++)
+                x->context[side] = (int32_t)below(len[1 + side]);
+        if (x->context[0] && (sft || x->context[1]) && below(2)) x->prompt = 0;
         p->column[2 * i] = (float)i, p->column[2 * i + 1] = (float)-i;
     }
     return p;
@@ -104,14 +110,15 @@ static void check_scored(const View *v, const Micro *m, const Pairs *p, const Pa
         for (int side = 0; side < (sft ? 1 : 2); side++) {
             int32_t seq = side ? v->rejected[i] : v->chosen[i], place = 0;
             const int32_t *answer = side ? pair_rejected(pair) : pair_chosen(pair);
-            assert_int_equal(v->len[seq], side ? pair->rejected : pair->chosen);
+            int32_t context = pair->context[side];
+            assert_int_equal(v->len[seq], (side ? pair->rejected : pair->chosen) - context);
             for (int64_t r = 0; r < x[X_R]; r++) {
                 if (v->seq[r] != seq) continue;
                 assert_int_equal(v->side[r], side);
                 assert_int_equal(v->place[r], place);
-                assert_int_equal(v->target[r], answer[place]);
+                assert_int_equal(v->target[r], answer[context + place]);
                 int n = visible(v, m, v->row[r], rows);
-                assert_int_equal(n, pair->prompt + place);
+                assert_int_equal(n, pair->prompt + context + place);
                 for (int k = 0; k < n; k++) {
                     assert_int_equal(v->pos[rows[k]], k);
                     assert_int_equal(v->tokens[rows[k]],
@@ -153,8 +160,9 @@ static void check_step(const PackOptions *o, const Pairs *p, const PackItem *ite
             int item = m->item[i];
             assert_false(seen[item]);
             seen[item] = true;
-            chosen += p->pair[items[item].pair].chosen;
-            rejected += o->sft ? 0 : p->pair[items[item].pair].rejected;
+            const Pair *pair = &p->pair[items[item].pair];
+            chosen += pair->chosen - pair->context[0];
+            rejected += pair->rejected - pair->context[1];
             assert_true(score[i] == (float)items[item].pair && margin[i] == -score[i]);
         }
     }
@@ -239,7 +247,7 @@ static void row_keys(void **state) {
 static void too_long(void **state) {
     for (int prefix = 0; prefix < 2; prefix++) {
         Pairs *p = random_pairs(3, 4, 4, false);
-        p->pair[1] = (Pair){NEW_ARRAY(p->arena, int32_t, 300), 100, 90, 110, 0, 117};
+        p->pair[1] = (Pair){NEW_ARRAY(p->arena, int32_t, 300), 100, 90, 110, {0}, 0, 117};
         PackOptions o = options(128, 16, prefix, false);
         Err err = {0};
         assert_false(pack_check(&o, p, 0, &err));

@@ -134,11 +134,13 @@ static void truncation(void **state) {
     assert_true(w->prompt > 4 && w->chosen > w->rejected + 3 && w->rejected > 1);
     for (int max = 1; max <= w->prompt + w->chosen + 1; max++)
         for (int mode = 0; mode < 2; mode++) {
-            PairsOptions o = {.max_length = max, .truncate = (Truncate)mode};
+            bool answers = mode == 1;
+            PairsOptions o = {.max_length = max,
+                              .truncate = answers ? TRUNCATE_KEEP_ANSWERS : TRUNCATE_KEEP_START};
             Err err = {0};
             Pairs *p = pairs_read(&path, 1, &o, &f.template, &err);
             int over = w->prompt + w->chosen - max, gone = 0;
-            if (mode == TRUNCATE_KEEP_END && over > 0)
+            if (answers && over > 0)
                 gone = over < w->prompt ? over : w->prompt - 1;
             int prompt = w->prompt - gone;
             if (over > 0 && prompt >= max) { /* no room for an answer */
@@ -193,7 +195,7 @@ static void columns_and_keys(void **state) {
     float want[] = {1.5f, 1, -2, 0};
     assert_memory_equal(p->column, want, sizeof want);
     assert_string_equal(p->columns[1], "flag");
-    assert_string_equal(pair_where(p->arena, p, &p->pair[1]), scratch_printf("%s:2", p->files[0]));
+    assert_string_equal(pair_where(p->arena, p, &p->pair[1]), scratch_printf("%s:2", p->file[0].path));
     pairs_free(p);
     tokenizer_close(f.tokenizer);
 }
@@ -287,7 +289,8 @@ static void many_errors(void **state) {
     assert_int_equal(p->counts.repaired, 1);
     assert_int_equal(p->counts.identical, 1);
     assert_int_equal(p->nwarnings, 3);
-    assert_non_null(strstr(p->warnings[0], "d.jsonl:1: \"chosen\" is empty"));
+    assert_string_equal(p->warning[0].name, "empty");
+    assert_non_null(strstr(p->warning[0].line[0], "d.jsonl:1: \"chosen\" is empty"));
     pairs_free(p);
     tokenizer_close(f.tokenizer);
 }

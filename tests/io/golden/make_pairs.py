@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes pairs.json: records of every dialect and the token ids that TRL 1.x's rules give for them, computed
+"""Makes pairs.json: records of every dialect and the token ids that TRL 1.16's rules give for them, computed
 with Hugging Face's `tokenizers` and Jinja2 on the files of ../../../../shared/data.
 Needs `pip install tokenizers jinja2`; the tests need only its output.  Run in this directory."""
 import json, jinja2
@@ -14,19 +14,24 @@ EOS = {"llama3_tokenizer": "<|eot_id|>", "stories260k": "</s>"}
 def render(messages, generation):
     return LLAMA3.render(messages=messages, add_generation_prompt=generation, bos_token="<|begin_of_text|>")
 
+def split(p, sides):
+    """The answers begin where a side leaves the prompt's own ids."""
+    n = len(p)
+    for ids in sides:
+        n = min(n, next((i for i in range(min(len(p), len(ids))) if p[i] != ids[i]), len(p)))
+    return [p[:n]] + [ids[n:] for ids in sides] + [[]] * (2 - len(sides))
+
 def chat(prompt, chosen, rejected):
     t = tok["llama3_tokenizer"]
     enc = lambda s: t.encode(s, add_special_tokens=False).ids
     p = enc(render(prompt, True))
-    side = lambda answer: enc(render(prompt + answer, False))[len(p):] if answer else []
-    return [p, side(chosen), side(rejected)]
+    return split(p, [enc(render(prompt + answer, False)) for answer in (chosen, rejected) if answer])
 
 def text(name, prompt, chosen, rejected):
     t, eos = tok[name], EOS[name]
     enc = lambda s: t.encode(s, add_special_tokens=True).ids
     p = enc(prompt)
-    side = lambda s: [] if s is None else enc(prompt + (s if s.endswith(eos) else s + eos))[len(p):]
-    return [p, side(chosen), side(rejected)]
+    return split(p, [enc(prompt + (s if s.endswith(eos) else s + eos)) for s in (chosen, rejected) if s is not None])
 
 u = lambda s: {"role": "user", "content": s}
 a = lambda s: {"role": "assistant", "content": s}
