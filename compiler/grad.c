@@ -41,15 +41,14 @@ Graph *grad_graph(Grad *G) {
     return G->g;
 }
 
-/* What lies on a path from a leaf that is asked for: operands pass it on through differentiable
- * ops. */
-static void mark_wanted(Grad *G, const NodeId *leaf, int nleaf) {
-    for (int i = 0; i < nleaf; i++) G->wanted[leaf[i]] = leaf[i] != 0;
-    for (NodeId id = 1; id < G->n; id++) {
-        const Node *n = &G->g->node[id];
-        if (op_info[n->op].vjp == vjp_none) continue;
-        for (int k = 0; k < n->nin; k++)
-            if (G->wanted[n->in[k]]) G->wanted[id] = true;
+/* Operands pass it on through differentiable ops. */
+void grad_paths(const Graph *g, const NodeId *leaf, int n, bool *wanted) {
+    for (int i = 0; i < n; i++) wanted[leaf[i]] = leaf[i] != 0;
+    for (NodeId id = 1; id < g->n; id++) {
+        const Node *at = &g->node[id];
+        if (op_info[at->op].vjp == vjp_none) continue;
+        for (int k = 0; k < at->nin; k++)
+            if (wanted[at->in[k]]) wanted[id] = true;
     }
 }
 
@@ -58,7 +57,7 @@ void grad_of(Graph *g, NodeId loss, NodeId seed, const NodeId *leaf, int n, Node
     Grad G = {.g = g, .n = g->n};
     G.wanted = NEW_ARRAY(scratch, bool, g->n);
     G.adjoint = NEW_ARRAY(scratch, NodeId, g->n);
-    mark_wanted(&G, leaf, n);
+    grad_paths(g, leaf, n, G.wanted);
     grad_add(&G, loss, seed);
     const Origin *at = g->at;
     for (NodeId id = loss; id > 0; id--) {

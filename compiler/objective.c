@@ -5,32 +5,17 @@
  * the optimizer step, one per token over its side's tokens: the node is the micro-batch's sum, the
  * divisor an input.  A scalar loss (sums of batch_mean) carries its divisors itself.  Relies on
  * layer.c for arithmetic. Promises: values that cross pairs other than by such sums set
- * Spec.coupled.
+ * Spec.coupled, and Spec.coupled_tokens where they reach a token.
  */
-#include "front.h"
+#include "objective.h"
 
 #include <string.h>
-
-typedef enum Level { LEVEL_ONE, LEVEL_PAIR, LEVEL_TOKEN } Level;
-
-typedef struct Obj { /* an objective being built */
-    Builder *b;
-    Graph *g;
-    const Ast *ast;
-    Module *home;
-    const Scores *model[2]; /* policy, reference (logp 0: none) */
-    Record names;           /* locals and, in a call, parameters */
-    int depth;
-    Expr expr;
-    Value loss;
-    Loc loss_loc;
-} Obj;
 
 static Obj *obj(Expr *e) {
     return e->self;
 }
 
-static Level level(const Obj *o, const Value *v) {
+Level obj_level(const Obj *o, const Value *v) {
     if (v->kind != V_TENSOR) return LEVEL_ONE;
     const Type *t = node(o->g, v->node)->type;
     if (!t->rank) return LEVEL_ONE;
@@ -56,8 +41,14 @@ static NodeId put(Builder *b, NodeId x, NodeId index) {
     return graph_add(b->g, OP_put, (NodeId[]){x, index}, 2, &attr, NULL, 0, NULL);
 }
 
+NodeId builder_answer(Builder *b, NodeId pairs) {
+    if (pairs) PUSH(b->u->arena, b->answer, b->nanswer, b->capanswer, pairs);
+    return pairs;
+}
+
 NodeId sum_sequences(Builder *b, NodeId rows, int side) {
-    return g_op(b->g, OP_take, put(b, rows, sequences(b)), pairs_of(b, side), 0);
+    NodeId each = put(b, rows, sequences(b));
+    return builder_answer(b, g_op(b->g, OP_take, each, pairs_of(b, side), 0));
 }
 
 /* [P] -> [R]: each row gets its pair's value, rows of the other side 0. */
@@ -74,16 +65,16 @@ static NodeId scalar_input(Builder *b, const char *name) {
     return build_input(b, name, DT_f32, 0, dim_const(0), 0);
 }
 
-static const char *token_divisor(int side) {
+const char *obj_token_divisor(int side) {
     return side < 0 ? "inv_tokens" : side ? "inv_tokens_rejected" : "inv_tokens_chosen";
 }
 
-/* Sum over everything a value has: a scalar. */
-static NodeId total(Obj *o, const Value *v) {
-    Level l = level(o, v);
+NodeId obj_total(Obj *o, const Value *v) {
+    Level l = obj_level(o, v);
     NodeId x = v->node;
     if (l == LEVEL_ONE) return x;
     if (l == LEVEL_TOKEN) {
+        if (v->batch != BATCH_NO) o->b->spec->coupled_tokens = true;
         NodeId all = sum_sequences(o->b, x, v->side == 1);
         if (v->side < 0 && !o->b->spec->one_sided)
             all = g_op(o->g, OP_add, all, sum_sequences(o->b, x, 1), 0);
@@ -96,7 +87,7 @@ static NodeId total(Obj *o, const Value *v) {
 
 /* One of the values has fewer axes: brings both to one level; false after a diagnostic. */
 static bool lift(Obj *o, const Ast *at, Value *x, Value *y) {
-    Level lx = level(o, x), ly = level(o, y);
+    Level lx = obj_level(o, x), ly = obj_level(o, y);
     if (lx == LEVEL_TOKEN && ly == LEVEL_TOKEN && x->side >= 0 && y->side >= 0 &&
         x->side != y->side) {
         error_at(o, at, "tokens of the chosen and of the rejected answer can't meet");
@@ -126,7 +117,7 @@ static Batch batch_of(Obj *o, const char *op, const Value *x, const Value *y) {
     if (!strcmp(op, "neg")) return BATCH_SUM;
     bool both = x->batch == BATCH_SUM && y->batch == BATCH_SUM;
     const Value *other = x->batch == BATCH_SUM ? y : x;
-    bool scalar = level(o, other) == LEVEL_ONE;
+    bool scalar = obj_level(o, other) == LEVEL_ONE;
     if ((op[0] == '+' || op[0] == '-') && both) return BATCH_SUM;
     if (op[0] == '*' && !both && scalar) return BATCH_SUM;
     if (op[0] == '/' && !both && scalar && other == y) return BATCH_SUM;
@@ -162,7 +153,7 @@ static double compute(const char *op, double a, double b) {
     }
 }
 
-static Value obj_tensor(Expr *e, const Ast *at, const char *op, Value x, Value y) {
+Value obj_tensor(Expr *e, const Ast *at, const char *op, Value x, Value y) {
     Obj *o = obj(e);
     bool one = !strcmp(op, "neg");
     if (!one && !lift(o, at, &x, &y)) return value_bad();
@@ -213,7 +204,7 @@ static int visible_names(const Obj *o, const char **names, int max) {
     return n;
 }
 
-static Value param_value(Obj *o, const char *name) {
+Value obj_param(Obj *o, const char *name) {
     const Spec *s = o->b->spec;
     for (int i = 0; i < s->nparams; i++) {
         if (strcmp(s->params[i].name, name) != 0) continue;
@@ -240,7 +231,7 @@ static Value obj_name(Expr *e, const Ast *ast) {
     if (!strcmp(ast->text, "place"))
         return tensor_value(
             g_cast(o->g, build_input(o->b, "place", DT_i32, 1, dim_extent(X_R), 0), DT_f32));
-    Value v = param_value(o, ast->text);
+    Value v = obj_param(o, ast->text);
     if (v.kind != V_BAD) return v;
     const char *names[128];
     diag_unknown(o->b->front, ast->loc, "name", ast->text, names,
@@ -296,9 +287,10 @@ static Value length(const Fun *f) {
 static Value over_tokens(const Fun *f) {
     Obj *o = f->o;
     const Value *x = &f->arg[0];
-    if (level(o, x) != LEVEL_TOKEN)
+    if (obj_level(o, x) != LEVEL_TOKEN)
         return usage(f, "takes a value per token; batch_sum and batch_mean go over pairs");
     if (x->side < 0) return usage(f, "it is not clear which answer's tokens are meant");
+    if (x->batch != BATCH_NO) o->b->spec->coupled_tokens = true;
     Value v = tensor_value(sum_sequences(o->b, x->node, x->side));
     if (!strcmp(f->name, "mean"))
         v = tensor_value(g_op(o->g, OP_div, v.node, lengths(o, x->side).node, 0));
@@ -310,11 +302,11 @@ static Value over_tokens(const Fun *f) {
 static Value over_batch(const Fun *f) {
     Obj *o = f->o;
     const Value *x = &f->arg[0];
-    Level l = level(o, x);
+    Level l = obj_level(o, x);
     if (l == LEVEL_ONE) return usage(f, "takes a value per pair or per token");
-    NodeId sum = total(o, x);
+    NodeId sum = obj_total(o, x);
     if (!strcmp(f->name, "batch_mean")) {
-        const char *divisor = l == LEVEL_PAIR ? "inv_pairs" : token_divisor(x->side);
+        const char *divisor = l == LEVEL_PAIR ? "inv_pairs" : obj_token_divisor(x->side);
         sum = g_op(o->g, OP_mul, sum, scalar_input(o->b, divisor), 0);
     }
     Value v = tensor_value(sum);
@@ -323,7 +315,7 @@ static Value over_batch(const Fun *f) {
 }
 
 static Value sorted(const Fun *f) {
-    if (level(f->o, &f->arg[0]) != LEVEL_PAIR) return usage(f, "takes a value per pair");
+    if (obj_level(f->o, &f->arg[0]) != LEVEL_PAIR) return usage(f, "takes a value per pair");
     Value v = tensor_value(g_op(f->o->g, OP_sort, f->arg[0].node, 0, 0));
     v.batch = BATCH_YES;
     return v;
@@ -346,14 +338,13 @@ static const struct ObjFunction {
     {"sort", 1, sorted},
 };
 
-static const Ast *definition(const Obj *o, const char *name) {
+const Ast *obj_definition(const Obj *o, const char *name) {
     for (const Ast *s = o->ast->list; s; s = s->next)
         if (s->kind == A_DEF && !strcmp(s->text, name)) return s;
     return NULL;
 }
 
-/* A function that the objective defines: its expression with parameters bound. */
-static Value call_definition(Obj *o, const Ast *def, const Ast *call, const Value *args, int n) {
+Value obj_call_definition(Obj *o, const Ast *def, const Ast *call, const Value *args, int n) {
     int want = 0;
     for (const Ast *p = def->params; p; p = p->next) want++;
     if (n != want) {
@@ -419,8 +410,8 @@ static Value obj_call(Expr *e, const Ast *ast) {
     }
     if (bad) return value_bad();
     builder_at(o->b, ast->loc);
-    const Ast *def = definition(o, ast->text);
-    if (def) return call_definition(o, def, ast, args, n);
+    const Ast *def = obj_definition(o, ast->text);
+    if (def) return obj_call_definition(o, def, ast, args, n);
     for (size_t i = 0; i < COUNT(functions); i++) {
         const struct ObjFunction *f = &functions[i];
         if (strcmp(f->name, ast->text) != 0) continue;
@@ -430,80 +421,6 @@ static Value obj_call(Expr *e, const Ast *ast) {
         return f->build(&(Fun){o, ast, args, f->name});
     }
     return call_shared(o, ast, args, keys, n);
-}
-
-/* ---- metrics --------------------------------------------------------------------------------- */
-
-static void metric_add(Obj *o, const char *name, NodeId sum, const char *divisor) {
-    Unit *u = o->b->u;
-    if (sum) {
-        Metric m = {intern(name), intern(divisor)};
-        PUSH(u->arena, u->metrics, u->nmetrics, u->capmetrics, m);
-        PUSH(u->arena, o->b->sums, o->b->nsums, o->b->capsums, sum);
-    }
-}
-
-/* A value as a metric: averaged over what it has one of. */
-static void metric_value(Obj *o, const char *name, Value v, const Ast *at) {
-    if (v.kind == V_NUM) v = tensor_value(g_const(o->g, v.num, type_scalar(DT_f32)));
-    if (v.kind == V_BAD) return;
-    if (v.kind != V_TENSOR) {
-        error_at(o, at,
-                 arena_printf(o->b->front->arena, "a metric is a number, not %s", value_kind(&v)));
-        return;
-    }
-    Level l = level(o, &v);
-    if (v.batch == BATCH_YES) o->b->spec->coupled = true;
-    if (l == LEVEL_ONE && v.batch == BATCH_NO) { /* a constant: the same for every pair */
-        v.node = g_bcast(o->g, v.node, type_vec(DT_f32, dim_extent(X_P)), false);
-        l = LEVEL_PAIR;
-    }
-    metric_add(o, name, total(o, &v),
-               l == LEVEL_ONE    ? "one"
-               : l == LEVEL_PAIR ? "inv_pairs"
-                                 : token_divisor(v.side));
-}
-
-static Value call_reward(Obj *o, int side) {
-    const Ast *def = definition(o, "reward");
-    Value arg = {.kind = V_SIDE, .num = side, .side = -1};
-    if (def && def->params && !def->params->next) return call_definition(o, def, def, &arg, 1);
-    const Scores *p = o->model[0], *r = o->model[1];
-    if (def || !r || !r->side[side]) return value_bad();
-    /* not defined: the difference of log-probs, times beta if there is one */
-    Value v = tensor_value(g_op(o->g, OP_sub, p->side[side], r->side[side], 0));
-    Value beta = param_value(o, "beta");
-    return beta.kind == V_BAD ? v : layer_tensor(&o->b->expr, o->ast, "*", v, beta);
-}
-
-static void reward_metrics(Obj *o) {
-    Value chosen = call_reward(o, 0), rejected = call_reward(o, 1);
-    if (chosen.kind != V_TENSOR || rejected.kind != V_TENSOR) return;
-    Expr *e = &o->expr;
-    metric_value(o, "rewards/chosen", chosen, o->ast);
-    metric_value(o, "rewards/rejected", rejected, o->ast);
-    metric_value(o, "rewards/accuracies", obj_tensor(e, o->ast, ">", chosen, rejected), o->ast);
-    metric_value(o, "rewards/margins", obj_tensor(e, o->ast, "-", chosen, rejected), o->ast);
-}
-
-static void token_metric(Obj *o, const char *name, NodeId rows, int side) {
-    Value v = tensor_value(rows);
-    v.side = side;
-    metric_value(o, name, v, o->ast);
-}
-
-/* TRL's names, on the policy. */
-static void standard_metrics(Obj *o) {
-    const Scores *p = o->model[0];
-    bool both = !o->b->spec->one_sided;
-    builder_at(o->b, o->ast->loc);
-    if (both) reward_metrics(o);
-    metric_value(o, "logps/chosen", tensor_value(p->side[0]), o->ast);
-    if (both) metric_value(o, "logps/rejected", tensor_value(p->side[1]), o->ast);
-    token_metric(o, "logits/chosen", p->mean_logit, 0);
-    if (both) token_metric(o, "logits/rejected", p->mean_logit, 1);
-    token_metric(o, "entropy", p->entropy, both ? -1 : 0);
-    token_metric(o, "mean_token_accuracy", p->correct, 0);
 }
 
 /* ---- statements ------------------------------------------------------------------------------ */
@@ -523,7 +440,7 @@ static void obj_statements(Obj *o, const Ast *list, bool metrics) {
     for (const Ast *s = list; s; s = s->next) {
         if (s->kind == A_IF) obj_if(o, s, metrics);
         if (s->kind == A_REQUIRE && !metrics) expr_require(&o->expr, s);
-        if (s->kind == A_METRIC && metrics) metric_value(o, s->text, expr_eval(&o->expr, s->a), s);
+        if (s->kind == A_METRIC && metrics) obj_metric(o, s->text, expr_eval(&o->expr, s->a), s);
         if (s->kind != A_BIND || metrics) continue;
         Value v = expr_eval(&o->expr, s->a);
         record_set(o->b->front->arena, &o->names, s->text, v);
@@ -537,21 +454,21 @@ static void build_loss(Obj *o) {
     Unit *u = o->b->u;
     Value *v = &o->loss;
     if (v->kind == V_BAD) return;
-    if (v->kind != V_TENSOR || (level(o, v) == LEVEL_ONE && v->batch == BATCH_NO)) {
+    if (v->kind != V_TENSOR || (obj_level(o, v) == LEVEL_ONE && v->batch == BATCH_NO)) {
         builder_error(o->b, o->loss_loc, "the loss does not depend on the pairs");
         return;
     }
     builder_at(o->b, o->loss_loc);
-    Level l = level(o, v);
+    Level l = obj_level(o, v);
     if (v->batch == BATCH_YES) o->b->spec->coupled = true;
-    const char *divisor = l == LEVEL_PAIR ? "inv_pairs" : token_divisor(v->side);
-    u->loss = total(o, v);
+    const char *divisor = l == LEVEL_PAIR ? "inv_pairs" : obj_token_divisor(v->side);
+    u->loss = obj_total(o, v);
     if (l == LEVEL_ONE) /* an inst of its own: nothing else is the seed */
         u->seed =
             graph_add(o->g, OP_const, NULL, 0, &(Attr){.num = 1}, type_scalar(DT_f32), 1, NULL);
     else
         u->seed = scalar_input(o->b, divisor);
-    metric_add(o, "loss", u->loss, l == LEVEL_ONE ? "one" : divisor);
+    obj_metric_sum(o, "loss", u->loss, l == LEVEL_ONE ? "one" : divisor);
 }
 
 /* Statistics have no gradient: constants of a loss.  In check.c they are one node with logp. */
@@ -591,7 +508,7 @@ bool objective_build(Builder *b, const Scores *policy, const Scores *reference) 
     build_loss(&o);
     refuse_statistics(&o);
     if (diags_errors(b->front->diags) == errors) {
-        standard_metrics(&o);
+        obj_standard_metrics(&o);
         obj_statements(&o, o.ast->list, true);
     }
     b->who = NULL;

@@ -39,9 +39,10 @@ static Place view_place(const Graph *g, NodeId id) {
     case OP_rows: {
         int64_t stride = first_stride(from, p.ld);
         p.offset = dim_add(p.offset, dim_scale(n->attr.dim, stride));
-        if (n->type->rank == 1 && cols != 1) {
-            if (stride != 1) abort(); /* a few rows of a strided vector: no pass makes them */
-            p.ld = cols;
+        if (n->type->rank == 1) {
+            if (cols != 1 && stride != 1)
+                abort(); /* a few rows of a strided vector: none makes it */
+            p.ld = cols == 1 ? stride : cols;
         }
         return p;
     }

@@ -27,6 +27,7 @@ typedef struct CheckOptions {
     bool random_weights; /* weights are not looked for in the checkpoint */
     bool trains;         /* it will be trained: warnings about how it begins */
     bool needs_data;     /* data.train must be named and exist */
+    bool bare; /* the checkpoint holds what adapters and quantization made: both are left out */
     bool needs_model;    /* a checkpoint must be named (else only what needs none is checked) */
 } CheckOptions;
 
@@ -95,6 +96,8 @@ typedef struct AdapterSpec {
     Loc loc;
 } AdapterSpec;
 const AdapterSpec *spec_adapters(const Spec *spec, int *n);
+/* Directories of the adapters that the policy adds to its base, in order; NULL for fresh ones. */
+const char *const *spec_policy_adapters(const Spec *spec, int *n);
 const char *spec_adapter_json(const Spec *spec); /* Plan.adapter_json */
 bool spec_trains_base(const Spec *spec);
 
@@ -102,9 +105,11 @@ bool spec_trains_base(const Spec *spec);
 /* false: `reference = none`, or the objective never asks for it */
 bool spec_has_reference(const Spec *spec);
 bool spec_one_sided(const Spec *spec); /* SFT: no rejected answers (N = P, rejected = -1) */
-/* Values cross pairs (a sort, a non-linear use of a batch mean): the whole optimizer step must be
- * one micro-batch. */
+/* Values cross pairs: a sort, a non-linear use of a batch mean. */
 bool spec_coupled(const Spec *spec);
+/* They do, but no value of a token depends on other pairs: the objective is cut from the model
+ * (coupled.c) and sees the whole step, however many micro-batches it takes. */
+bool spec_cut(const Spec *spec);
 /* With graph.ref = cached UNIT_TRAIN takes the reference's log-probs from inputs
  * "pair.ref_logp_chosen" and "pair.ref_logp_rejected" f32 [P] of program "ref". */
 bool spec_ref_cached(const Spec *spec);
