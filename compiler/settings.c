@@ -129,15 +129,18 @@ static bool set_number(Front *f, const SettingDef *d, const Ast *value, const Va
     return true;
 }
 
-/* The text of a path or free text: a string, or words as they stand (--set data.train=a/b.jsonl).
- * */
-static const char *free_text(Front *f, const Ast *value) {
-    if (value->kind == A_STR || value->kind == A_NAME) return value->text;
-    if (value->kind != A_PATH && value->kind != A_BINARY) return NULL;
+static const char *as_written(Front *f, const Ast *value) {
     size_t len;
     const char *text = source_text(f->diags, value->loc.file, &len);
     if (!text || value->loc.end > len) return NULL;
     return intern_n(text + value->loc.begin, value->loc.end - value->loc.begin);
+}
+
+/* The text of a path or free text: a string, or words as they stand (--set data.train=a/b.jsonl).
+ * */
+static const char *free_text(Front *f, const Ast *value) {
+    if (value->kind == A_STR || value->kind == A_NAME) return value->text;
+    return value->kind == A_PATH || value->kind == A_BINARY ? as_written(f, value) : NULL;
 }
 
 static bool set_files(Settings *s, Front *f, const SettingDef *d, const Ast *value, const char *dir,
@@ -178,6 +181,8 @@ static bool set_files(Settings *s, Front *f, const SettingDef *d, const Ast *val
 static bool set_text(Settings *s, Front *f, const SettingDef *d, const Ast *value, const char *dir,
                      SettingValue *out) {
     const char *text = free_text(f, value);
+    if (d->type == SET_TEXT && (value->kind == A_NUM || value->kind == A_NONE))
+        text = as_written(f, value);
     if (!text) {
         diag(f->diags, DIAG_ERROR, value->loc, "%s must be text in quotes", d->path);
         return false;

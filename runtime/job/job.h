@@ -81,6 +81,10 @@ typedef struct TrainJob {
     const char *spec_path, *spec_text; /* the .dpo file, kept in the run */
     const char *data_hash;             /* of the pairs as tokenized */
     const char *data;                  /* what was read, a JSON object kept in run.json */
+    /* Policy and reference are the same numbers at the start: rewards are 0, and the loss is this
+     * (NAN: not known).  False: adapters are loaded, or there is no such reference. */
+    bool starts_equal;
+    double first_loss;
     const char *command; /* JSON: the files and settings named on the command line, for `export` */
 } TrainJob;
 int job_train(const TrainJob *job, Err *err);
@@ -95,6 +99,11 @@ typedef struct TrainState { /* all that a run needs to go on, beside the flat bu
     int64_t cursor;         /* items of the endless sequence used */
     int64_t tokens;         /* num_tokens so far */
     uint64_t seed;
+    double loss_sum;   /* of all steps' losses, for train_loss */
+    int64_t best_step; /* of the best evaluation so far, whose value of run.best is best_value; 0:
+                          none */
+    double best_value;
+    int64_t stale; /* evaluations since then */
 } TrainState;
 /* The trained tensors in PEFT form (or as model.safetensors for `train base`) under `dir`. */
 bool save_trained(Exec *exec, const Plan *plan, const char *dir, Err *err);
@@ -105,8 +114,14 @@ const char *newest_checkpoint(Arena *arena, const char *run_dir);
 /* Loads flat buffers and state; refuses, naming what differs, when plan or data are not the
  * same. */
 bool load_checkpoint(const TrainJob *job, const char *dir, TrainState *state, Err *err);
-/* Keeps the newest `keep` checkpoints (0: all). */
-void prune_checkpoints(const char *run_dir, int64_t keep);
+/* Keeps the newest `keep` checkpoints (0: all) and the one of step `best`. */
+void prune_checkpoints(const char *run_dir, int64_t keep, int64_t best);
+/* Makes RUN/name a link to checkpoint-STEP ("best", "latest"); where the file system has no links
+ * there is none. */
+void link_checkpoint(const char *run_dir, const char *name, int64_t step);
+bool has_checkpoint(const char *run_dir, int64_t step);
+/* The trained tensors of checkpoint-STEP instead of those in memory; the moments stay. */
+bool load_trained(const TrainJob *job, int64_t step, Err *err);
 
 /* ---- sample.c: the next token of a row of logits --------------------------------------------- */
 typedef struct Sampling {

@@ -7,6 +7,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 struct MetricsFile {
@@ -14,12 +15,17 @@ struct MetricsFile {
     char *path;
     Text line;
     bool finite;
+    double wall;      /* of the event under way, seconds since 1970 */
+    TfEvents *events; /* or NULL */
+    bool mirrors;     /* the event has a step */
 };
 
 void number_text(char out[40], double x) {
     for (int digits = 1; digits <= 17; digits++) {
         snprintf(out, 40, "%.*g", digits, x);
-        if (strtod(out, NULL) == x) return;
+        if (strtod(out, NULL) != x) continue;
+        if (fabs(x) < 1e15 && x == floor(x)) snprintf(out, 40, "%.0f", x); /* 30, not 3e+01 */
+        return;
     }
 }
 
@@ -43,8 +49,7 @@ void json_escape(Text *out, const char *s) {
 }
 
 /* Length of the part of `text` that holds whole lines of steps <= keep (other events count as
- * belonging
- * to the step before them). */
+ * belonging to the step before them; an "end" is none for a run that goes on). */
 static size_t kept_length(const char *text, size_t len, int64_t keep) {
     size_t at = 0;
     while (at < len) {
@@ -53,7 +58,8 @@ static size_t kept_length(const char *text, size_t len, int64_t keep) {
         json_t *line = json_loadb(text + at, (size_t)(end - text) - at, 0, NULL);
         if (!line) break;
         json_t *step = json_object_get(line, "step");
-        bool past = step && json_integer_value(step) > keep;
+        const char *event = json_string_value(json_object_get(line, "event"));
+        bool past = step && (json_integer_value(step) > keep || (event && !strcmp(event, "end")));
         json_decref(line);
         if (past) break;
         at = (size_t)(end - text) + 1;
@@ -90,9 +96,29 @@ static void key_of(MetricsFile *m, const char *key) {
     text_add(&m->line, ":");
 }
 
+void metrics_mirror(MetricsFile *m, TfEvents *events) {
+    m->events = events;
+}
+
+/* The tag that TensorBoard users expect: slashes instead of a prefix. */
+static void mirror(MetricsFile *m, const char *key, double value) {
+    char tag[256];
+    if (strncmp(key, "gpu/", 4) == 0 || strncmp(key, "cpu/", 4) == 0)
+        snprintf(tag, sizeof tag, "%s", key);
+    else if (strncmp(key, "eval_", 5) == 0)
+        snprintf(tag, sizeof tag, "eval/%s", key + 5);
+    else
+        snprintf(tag, sizeof tag, "train/%s", key);
+    tfevents_scalar(m->events, tag, value);
+}
+
 void metrics_begin(MetricsFile *m, const char *event) {
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    m->wall = (double)now.tv_sec + (double)(now.tv_nsec / 1000000) * 1e-3;
     m->line.len = 0;
     m->finite = true;
+    m->mirrors = false;
     text_add(&m->line, "{");
     metrics_str(m, "event", event);
 }
@@ -100,6 +126,16 @@ void metrics_begin(MetricsFile *m, const char *event) {
 void metrics_int(MetricsFile *m, const char *key, int64_t value) {
     key_of(m, key);
     text_add(&m->line, "%lld", (long long)value);
+    if (m->mirrors) mirror(m, key, (double)value);
+    if (m->events && strcmp(key, "step") == 0) {
+        tfevents_begin(m->events, m->wall, value);
+        m->mirrors = true;
+    }
+}
+
+void metrics_time(MetricsFile *m) {
+    key_of(m, "time");
+    text_add(&m->line, "%.3f", m->wall);
 }
 
 void metrics_num(MetricsFile *m, const char *key, double value) {
@@ -112,6 +148,7 @@ void metrics_num(MetricsFile *m, const char *key, double value) {
         m->finite = false;
         text_add(&m->line, "null");
     }
+    if (m->mirrors) mirror(m, key, value);
 }
 
 void metrics_str(MetricsFile *m, const char *key, const char *value) {
@@ -129,7 +166,7 @@ bool metrics_end(MetricsFile *m, Err *err) {
     text_add(&m->line, "}\n");
     if (fwrite(m->line.data, 1, m->line.len, m->file) != m->line.len || fflush(m->file) != 0)
         return fail(err, EXIT_IO, "%s: cannot write: %s", m->path, strerror(errno));
-    return true;
+    return !m->mirrors || tfevents_end(m->events, err);
 }
 
 bool metrics_close(MetricsFile *m, Err *err) {

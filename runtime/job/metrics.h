@@ -1,20 +1,23 @@
-/* metrics.h: metrics.jsonl, one JSON object per event, append-only.
+/* metrics.h: metrics.jsonl, one JSON object per event, append-only; TensorBoard sees the same.
  *
  * Numbers are the shortest text that reads back to the same double; NaN and infinities are null
- * with
- * "finite": false beside them.  Every line is written whole and flushed.  */
+ * with "finite": false beside them.  Every line is written whole and flushed.  */
 #ifndef DPOC_METRICS_H
 #define DPOC_METRICS_H
 
-#include "../base.h"
+#include "../io/tfevents.h"
 
 typedef struct MetricsFile MetricsFile;
 /* Opens RUN/metrics.jsonl for appending; with keep_steps >= 0 lines after that step are cut first
  * (resume), together with a torn last line. */
 MetricsFile *metrics_open(const char *path, int64_t keep_steps, Err *err);
+/* From now on the numbers of events that have a step go to TensorBoard, too: "loss" of a step is
+ * train/loss, "eval_loss" is eval/loss, "gpu/power_watts" keeps its name.  Not owned. */
+void metrics_mirror(MetricsFile *m, TfEvents *events);
 void metrics_begin(MetricsFile *m, const char *event);
 void metrics_int(MetricsFile *m, const char *key, int64_t value);
 void metrics_num(MetricsFile *m, const char *key, double value);
+void metrics_time(MetricsFile *m); /* "time": seconds since 1970, of the event */
 void metrics_str(MetricsFile *m, const char *key, const char *value);
 void metrics_raw(MetricsFile *m, const char *key, const char *json);
 bool metrics_end(MetricsFile *m, Err *err); /* writes the line */

@@ -13,7 +13,7 @@ void progress_start(Progress *p, int64_t first, int64_t total, int64_t every, bo
     p->started = now_seconds();
 }
 
-static void format_left(char out[32], double seconds) {
+void format_duration(char out[32], double seconds) {
     int64_t s = (int64_t)(seconds + 0.5);
     if (s >= 3600)
         snprintf(out, 32, "%lld:%02lld:%02lld", (long long)(s / 3600), (long long)(s / 60 % 60),
@@ -25,13 +25,17 @@ static void format_left(char out[32], double seconds) {
 static void print_line(const Progress *p, const ProgressLine *line) {
     char left[32];
     double done = (double)(line->step - p->first), spent = now_seconds() - p->started;
-    format_left(left, done > 0 ? spent / done * (double)(p->total - line->step) : 0);
+    format_duration(left, done > 0 ? spent / done * (double)(p->total - line->step) : 0);
     fprintf(stderr, "step %lld/%lld  loss %.4f", (long long)line->step, (long long)p->total,
             line->loss);
     if (line->has_rewards)
         fprintf(stderr, "  margin %+.3f  acc %.2f", line->margin, line->accuracy);
-    fprintf(stderr, "  lr %.2e  gnorm %.3g  %.4g tok/s  ETA %s", line->lr, line->grad_norm,
-            line->tokens_per_second, left);
+    fprintf(stderr, "  lr %.2e  gnorm %.3g  %.4g tok/s", line->lr, line->grad_norm,
+            line->tokens_per_second);
+    if (isfinite(line->mfu)) fprintf(stderr, "  %.0f%% MFU", 100 * line->mfu);
+    char memory[32];
+    format_bytes(memory, line->memory);
+    fprintf(stderr, "  %s  ETA %s", memory, left);
 }
 
 void progress_step(Progress *p, const ProgressLine *line) {

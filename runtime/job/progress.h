@@ -1,6 +1,5 @@
 /* progress.h: what a person sees while a run goes on (stderr): one redrawn line on a terminal,
- * plain
- * lines into a pipe, and small curves at the end. */
+ * plain lines into a pipe, and small curves at the end. */
 #ifndef DPOC_PROGRESS_H
 #define DPOC_PROGRESS_H
 
@@ -17,11 +16,14 @@ typedef struct Progress {
 typedef struct ProgressLine {
     int64_t step;
     double loss, margin, accuracy, lr, grad_norm, tokens_per_second;
+    double mfu, memory; /* share, NAN: not known; bytes */
     bool has_rewards;
 } ProgressLine;
 
 void progress_start(Progress *p, int64_t first, int64_t total, int64_t every, bool quiet);
 void progress_step(Progress *p, const ProgressLine *line);
+/* "12:04", "1:02:03" */
+void format_duration(char out[32], double seconds);
 /* Leaves the redrawn line, so that other text can be written. */
 void progress_break(const Progress *p);
 /* For exec_bind: bytes read and rate while weights are loaded, if that takes more than about two

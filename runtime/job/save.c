@@ -7,6 +7,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <ftw.h>
+#include <glob.h>
 #include <jansson.h>
 #include <math.h>
 #include <stdlib.h>
@@ -149,21 +150,41 @@ static int list_checkpoints(const char *run_dir, int64_t **steps) {
     return n;
 }
 
+static char *checkpoint_path(Arena *arena, const char *run_dir, int64_t step) {
+    return arena_printf(arena, "%s/checkpoint-%lld", run_dir, (long long)step);
+}
+
 const char *newest_checkpoint(Arena *arena, const char *run_dir) {
     int64_t *steps;
     int n = list_checkpoints(run_dir, &steps);
-    const char *path =
-        n ? arena_printf(arena, "%s/checkpoint-%lld", run_dir, (long long)steps[n - 1]) : NULL;
+    const char *path = n ? checkpoint_path(arena, run_dir, steps[n - 1]) : NULL;
     free(steps);
     return path;
 }
 
-void prune_checkpoints(const char *run_dir, int64_t keep) {
+bool has_checkpoint(const char *run_dir, int64_t step) {
+    Arena *arena = arena_new();
+    bool there = step > 0 && file_exists(checkpoint_path(arena, run_dir, step));
+    arena_free(arena);
+    return there;
+}
+
+void link_checkpoint(const char *run_dir, const char *name, int64_t step) {
+    Arena *arena = arena_new();
+    char *link = path_join(arena, run_dir, name), *tmp = arena_printf(arena, "%s.tmp", link);
+    unlink(tmp);
+    if (symlink(arena_printf(arena, "checkpoint-%lld", (long long)step), tmp) == 0 &&
+        rename(tmp, link) != 0)
+        unlink(tmp);
+    arena_free(arena);
+}
+
+void prune_checkpoints(const char *run_dir, int64_t keep, int64_t best) {
     int64_t *steps;
     int n = list_checkpoints(run_dir, &steps);
     Arena *arena = arena_new();
     for (int i = 0; keep > 0 && i < n - keep; i++)
-        remove_tree(arena_printf(arena, "%s/checkpoint-%lld", run_dir, (long long)steps[i]));
+        if (steps[i] != best) remove_tree(checkpoint_path(arena, run_dir, steps[i]));
     arena_free(arena);
     free(steps);
 }
@@ -192,11 +213,23 @@ void run_dir_clear(const char *dir) {
     Arena *arena = arena_new();
     int64_t *steps;
     int n = list_checkpoints(dir, &steps);
-    for (int i = 0; i < n; i++)
-        remove_tree(arena_printf(arena, "%s/checkpoint-%lld", dir, (long long)steps[i]));
+    for (int i = 0; i < n; i++) remove_tree(checkpoint_path(arena, dir, steps[i]));
     free(steps);
-    static const char *const ours[] = {"adapter", "model", "metrics.jsonl", "run.json"};
-    for (size_t i = 0; i < COUNT(ours); i++) remove_tree(path_join(arena, dir, ours[i]));
+    static const char *const ours[] = {"adapter",
+                                       "model",
+                                       "best",
+                                       "latest",
+                                       "run.json",
+                                       "metrics.jsonl",
+                                       "samples.jsonl",
+                                       "trainer_state.json",
+                                       "events.out.tfevents.*"};
+    for (size_t i = 0; i < COUNT(ours); i++) {
+        glob_t found;
+        if (glob(path_join(arena, dir, ours[i]), 0, NULL, &found) == 0)
+            for (size_t k = 0; k < found.gl_pathc; k++) remove_tree(found.gl_pathv[k]);
+        globfree(&found);
+    }
     arena_free(arena);
 }
 
@@ -228,9 +261,11 @@ static bool write_flat(Exec *exec, const Plan *plan, const char *path, Err *err)
 
 /* Settings that may change between a run and its continuation. */
 static bool may_differ(const char *path) {
-    static const char *const free_ones[] = {"run.log_every",  "run.save_every", "run.eval_every",
-                                            "run.keep",       "graph.memory",   "graph.reserve",
-                                            "graph.prefetch", "graph.capture",  "graph.share"};
+    static const char *const free_ones[] = {
+        "run.log_every",    "run.save_every",     "run.eval_every",    "run.eval_first",
+        "run.keep",         "run.best",           "run.load_best",     "run.patience",
+        "run.sample_every", "run.sample_prompts", "run.sample_tokens", "graph.memory",
+        "graph.reserve",    "graph.prefetch",     "graph.capture",     "graph.share"};
     for (size_t i = 0; i < COUNT(free_ones); i++)
         if (strcmp(path, free_ones[i]) == 0) return true;
     return false;
@@ -258,10 +293,12 @@ bool save_checkpoint(const TrainJob *job, const TrainState *state, Err *err) {
     char *name = arena_printf(arena, "%s/checkpoint-%lld", job->run_dir, (long long)state->step);
     char *tmp = arena_printf(arena, "%s.tmp", name);
     remove_tree(tmp);
-    json_t *o = json_pack("{s:I, s:I, s:I, s:I, s:s, s:o}", "step", (json_int_t)state->step,
-                          "cursor", (json_int_t)state->cursor, "num_tokens",
-                          (json_int_t)state->tokens, "seed", (json_int_t)state->seed, "data_hash",
-                          job->data_hash, "settings", settings_json(job->plan));
+    json_t *o = json_pack("{s:I, s:I, s:I, s:I, s:f, s:I, s:f, s:I, s:s, s:o}", "step",
+                          (json_int_t)state->step, "cursor", (json_int_t)state->cursor,
+                          "num_tokens", (json_int_t)state->tokens, "seed", (json_int_t)state->seed,
+                          "loss_sum", state->loss_sum, "best_step", (json_int_t)state->best_step,
+                          "best_metric", state->best_value, "stale_evals", (json_int_t)state->stale,
+                          "data_hash", job->data_hash, "settings", settings_json(job->plan));
     bool ok = dir_make(tmp, err) && save_trained(job->exec, job->plan, tmp, err) &&
               write_flat(job->exec, job->plan, path_join(arena, tmp, "state.safetensors"), err);
     if (ok)
@@ -301,10 +338,11 @@ static bool same_settings(const Plan *plan, json_t *then, const char *dir, Err *
     return same;
 }
 
-static bool load_flat(Exec *exec, const Plan *plan, const char *path, Err *err) {
+/* The first `n` of flat_names. */
+static bool load_flat(Exec *exec, const Plan *plan, const char *path, size_t n, Err *err) {
     SafeFile *file = safe_open(path, err);
     bool ok = file != NULL;
-    for (size_t i = 0; i < COUNT(flat_names) && ok; i++) {
+    for (size_t i = 0; i < n && ok; i++) {
         const SafeTensor *t = safe_find(file, flat_names[i]);
         int64_t bytes = plan->bufs[plan_buf(plan, flat_names[i])].bytes;
         if (!t || t->type != SAFE_F32 || t->bytes != bytes) {
@@ -327,12 +365,14 @@ bool load_checkpoint(const TrainJob *job, const char *dir, TrainState *state, Er
     json_error_t e;
     json_t *o = json_load_file(path, JSON_REJECT_DUPLICATES, &e);
     bool ok = o || fail(err, EXIT_IO, "%s:%d: %s", path, e.line, e.text);
-    json_int_t step = 0, cursor = 0, tokens = 0, seed = 0;
+    json_int_t step = 0, cursor = 0, tokens = 0, seed = 0, best = 0, stale = 0;
+    double loss_sum = 0, best_value = 0;
     const char *hash = NULL;
     json_t *settings = NULL;
-    if (ok && json_unpack_ex(o, &e, 0, "{s:I, s:I, s:I, s:I, s:s, s:o}", "step", &step, "cursor",
-                             &cursor, "num_tokens", &tokens, "seed", &seed, "data_hash", &hash,
-                             "settings", &settings) != 0)
+    if (ok && json_unpack_ex(o, &e, 0, "{s:I, s:I, s:I, s:I, s?F, s?I, s?F, s?I, s:s, s:o}", "step",
+                             &step, "cursor", &cursor, "num_tokens", &tokens, "seed", &seed,
+                             "loss_sum", &loss_sum, "best_step", &best, "best_metric", &best_value,
+                             "stale_evals", &stale, "data_hash", &hash, "settings", &settings) != 0)
         ok = fail(err, EXIT_IO, "%s: %s", path, e.text);
     if (ok && (step < 0 || cursor < 0))
         ok = fail(err, EXIT_IO, "%s: step and cursor must not be negative", path);
@@ -342,9 +382,19 @@ bool load_checkpoint(const TrainJob *job, const char *dir, TrainState *state, Er
                   job->data_hash);
     if (ok && (uint64_t)seed != job->seed)
         ok = fail(err, EXIT_INPUT, "%s was made with seed %lld", dir, (long long)seed);
-    ok = ok && load_flat(job->exec, job->plan, path_join(arena, dir, "state.safetensors"), err);
-    *state = (TrainState){step, cursor, tokens, job->seed};
+    path = path_join(arena, dir, "state.safetensors");
+    ok = ok && load_flat(job->exec, job->plan, path, COUNT(flat_names), err);
+    *state = (TrainState){step, cursor, tokens, job->seed, loss_sum, best, best_value, stale};
     json_decref(o);
+    arena_free(arena);
+    return ok;
+}
+
+bool load_trained(const TrainJob *job, int64_t step, Err *err) {
+    Arena *arena = arena_new();
+    const char *dir = checkpoint_path(arena, job->run_dir, step);
+    const char *path = path_join(arena, dir, "state.safetensors");
+    bool ok = load_flat(job->exec, job->plan, path, 1, err); /* "params" alone */
     arena_free(arena);
     return ok;
 }

@@ -1,36 +1,14 @@
 /* train.c: the main job: optimizer steps over an endless, reproducible sequence of pairs.
  *
  * One step: program "step" once, "micro" for each micro-batch, "update" once; then one line of
- * metrics.
- * Everything that decides a step follows from (seed, cursor), so a resumed run is the unbroken one.
- * */
+ * metrics.  Everything that decides a step follows from (seed, cursor), so a resumed run is the
+ * unbroken one. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "job.h"
+#include "run.h"
 #include "schedule.h"
-
-typedef struct Batch { /* the pairs of one step, packed */
-    Arena *arena;
-    Pack *pack; /* NULL: they cannot be, as err says */
-    Err err;
-} Batch;
-
-typedef struct Run { /* a job under way */
-    const TrainJob *job;
-    const Plan *plan;
-    TrainState state;
-    Epoch epoch;
-    Batch next; /* packed while the device works; arena NULL: not yet */
-    Arena *arena;
-    MetricsFile *metrics;
-    Progress progress;
-    double *values;        /* of plan->metrics */
-    double *loss, *margin; /* of this process's steps, for the curves at the end */
-    int ncurve;
-    int64_t steps, batch, ntrain;
-} Run;
 
 static int64_t total_steps(const Plan *plan, int64_t ntrain, int64_t batch) {
     int64_t steps = (int64_t)plan_num(plan, "run.steps");
@@ -69,58 +47,6 @@ static void batch_free(Batch *b) {
     *b = (Batch){0};
 }
 
-static bool guard(const Run *r, int64_t step, double loss, double norm, Err *err) {
-    if (!isfinite(loss))
-        return fail(err, EXIT_NUMERIC,
-                    "step %lld: the loss is %f; the checkpoints before it are intact",
-                    (long long)step, loss);
-    if (!isfinite(norm))
-        return fail(
-            err, EXIT_NUMERIC,
-            "step %lld: the gradient's norm is %f (loss %g); the checkpoints before it are intact",
-            (long long)step, norm, loss);
-    /* Equal answers in every pair cancel but for rounding of products in another order (4e-9 was
-     * seen); a term of the loss that trains all the same leaves far more than this bound. */
-    const Pairs *pairs = r->job->pairs;
-    bool cancels = pairs->counts.identical == pairs->n && norm < 1e-4;
-    if (norm == 0 || cancels)
-        return fail(err, EXIT_NUMERIC,
-                    "step %lld: the gradient is exactly zero%s: nothing is being trained. Are "
-                    "chosen and rejected the same in every pair, or is the loss saturated (loss "
-                    "%g)?",
-                    (long long)step, norm == 0 ? "" : " but for rounding", loss);
-    return true;
-}
-
-static bool log_step(Run *r, const Pack *pack, double lr, float norm, double seconds, Err *err) {
-    MetricsFile *m = r->metrics;
-    const Plan *plan = r->plan;
-    metrics_begin(m, "step");
-    metrics_int(m, "step", r->state.step);
-    metrics_num(m, "epoch", (double)r->state.cursor / (double)r->ntrain);
-    metrics_num(m, "learning_rate", lr);
-    metrics_num(m, "grad_norm", norm);
-    for (int i = 0; i < plan->nmetrics; i++) metrics_num(m, plan->metrics[i].name, r->values[i]);
-    metrics_int(m, "num_tokens", r->state.tokens);
-    metrics_num(m, "tokens_per_second", (double)pack->tokens / seconds);
-    metrics_num(m, "step_time_ms", seconds * 1e3);
-    metrics_int(m, "memory_bytes", plan->arena_bytes);
-    if (!metrics_end(m, err)) return false;
-    int margin = metric_index(plan, "rewards/margins"),
-        accuracy = metric_index(plan, "rewards/accuracies");
-    ProgressLine line = {.step = r->state.step,
-                         .loss = r->values[0],
-                         .lr = lr,
-                         .grad_norm = norm,
-                         .tokens_per_second = (double)pack->tokens / seconds,
-                         .has_rewards = margin >= 0 && accuracy >= 0};
-    if (line.has_rewards) line.margin = r->values[margin], line.accuracy = r->values[accuracy];
-    progress_step(&r->progress, &line);
-    r->loss[r->ncurve] = line.loss;
-    r->margin[r->ncurve++] = line.margin;
-    return true;
-}
-
 /* The device works on this step while the host packs the next. */
 static bool train_step(Run *r, Err *err) {
     Exec *exec = r->job->exec;
@@ -135,92 +61,81 @@ static bool train_step(Run *r, Err *err) {
     float norm = 0;
     ok = ok && exec_read(exec, "grad_norm", &norm, sizeof norm, err) &&
          read_metrics(exec, r->plan, pack, (int)r->batch, r->values, err) &&
-         guard(r, step, r->values[0], norm, err);
+         guard_step(r, step, r->values[0], norm, err);
     if (ok) {
         r->state.step = step;
         r->state.cursor += r->batch;
         r->state.tokens += pack->tokens;
+        r->state.loss_sum += r->values[0];
         ok = log_step(r, pack, lr, norm, now_seconds() - start, err);
+        guard_warn(r, lr);
     }
     batch_free(&now);
     return ok;
 }
 
-static bool evaluate_now(Run *r, Err *err) {
+/* ---- evaluation and the best checkpoint ------------------------------------------------------- */
+
+/* Finds the metric that run.best names, with or without "eval_" before it. */
+static bool find_best(Run *r, Err *err) {
+    const char *name = plan_str(r->plan, "run.best");
+    r->best = -1;
+    if (!name || !strcmp(name, "none")) return true;
+    const char *metric = strncmp(name, "eval_", 5) ? name : name + 5;
+    r->best = metric_index(r->plan, metric);
+    r->best_is_lower = strstr(metric, "loss") != NULL;
+    if (r->best >= 0) return true;
+    const char **names = NEW_ARRAY(r->arena, const char *, r->plan->nmetrics + 1);
+    Text list = {0};
+    for (int i = 0; i < r->plan->nmetrics; i++) {
+        names[i] = r->plan->metrics[i].name;
+        text_add(&list, "%seval_%s", i ? ", " : "", names[i]);
+    }
+    const char *close = closest_name(metric, names, r->plan->nmetrics);
+    fail(err, EXIT_INPUT, "run.best can't be '%s'; it is none, or one of %s%s%s%s", name, list.data,
+         close ? "\nhelp: did you mean 'eval_" : "", close ? close : "", close ? "'?" : "");
+    text_free(&list);
+    return false;
+}
+
+/* Whether this evaluation is the best so far; keeps count. */
+static bool note_best(Run *r, const Evaluation *e) {
+    if (r->best < 0 || r->state.step == 0) return false;
+    double now = e->values[r->best], then = r->state.best_value;
+    bool first = r->state.best_step == 0;
+    bool better = isfinite(now) && (first || (r->best_is_lower ? now < then : now > then));
+    r->state.stale = better ? 0 : r->state.stale + 1;
+    if (better) {
+        r->state.best_step = r->state.step;
+        r->state.best_value = now;
+        r->best_eval = r->eval;
+    }
+    return better;
+}
+
+/* `better`: it is the best so far. */
+static bool evaluate_now(Run *r, bool *better, Err *err) {
     const TrainJob *job = r->job;
+    *better = false;
     if (!job->eval_pairs || !plan_program(r->plan, "eval")) return true;
     Arena *arena = arena_new();
     Evaluation e;
     double start = now_seconds();
     int64_t n = job->eval ? job->neval : job->eval_pairs->n;
-    bool ok = evaluate(job->exec, r->plan, job->eval_pairs, job->eval, n, arena, &e, err);
-    if (ok) {
-        metrics_begin(r->metrics, "eval");
-        metrics_int(r->metrics, "step", r->state.step);
-        for (int i = 0; i < r->plan->nmetrics; i++)
-            metrics_num(r->metrics, arena_printf(arena, "eval_%s", r->plan->metrics[i].name),
-                        e.values[i]);
-        metrics_num(r->metrics, "eval_runtime", now_seconds() - start);
-        ok = metrics_end(r->metrics, err);
-        if (!job->quiet) {
-            progress_break(&r->progress);
-            fprintf(stderr, "eval at step %lld: loss %.4f\n", (long long)r->state.step,
-                    e.values[0]);
-        }
-    }
+    bool ok = evaluate(job->exec, r->plan, job->eval_pairs, job->eval, n, arena, &e, err) &&
+              log_eval(r, &e, now_seconds() - start, err);
+    *better = ok && note_best(r, &e);
     arena_free(arena);
     return ok;
 }
 
+static bool out_of_patience(const Run *r) {
+    double patience = plan_num(r->plan, "run.patience");
+    return patience > 0 && (double)r->state.stale >= patience;
+}
+
 static bool due(double every, int64_t step) {
     return every > 0 && step % (int64_t)every == 0;
-}
-
-/* Everything the run decided, so that it can be repeated. */
-static bool write_run_json(const Run *r, Err *err) {
-    const TrainJob *job = r->job;
-    Text text = {0};
-    text_add(&text, "{\n  \"version\": \"%s\",\n  \"spec\": ", VERSION);
-    json_escape(&text, job->spec_path);
-    text_add(&text, ",\n  \"base\": ");
-    json_escape(&text, r->plan->base_path ? r->plan->base_path : "");
-    text_add(&text,
-             ",\n  \"plan_hash\": \"%s\",\n  \"data_hash\": \"%s\",\n  \"seed\": %llu,\n  "
-             "\"steps\": %lld,\n",
-             r->plan->hash ? r->plan->hash : "", job->data_hash, (unsigned long long)job->seed,
-             (long long)r->steps);
-    text_add(&text, "  \"command\": %s,\n  \"data\": %s,\n  \"settings\": {", job->command,
-             job->data);
-    for (int i = 0; i < r->plan->nsettings; i++) {
-        const Setting *s = &r->plan->settings[i];
-        char number[40];
-        number_text(number, s->num);
-        text_add(&text, "%s\n    \"%s\": ", i ? "," : "", s->path);
-        if (s->str)
-            json_escape(&text, s->str);
-        else
-            text_add(&text, "%s", number);
-    }
-    text_add(&text, "\n  }\n}\n");
-    bool ok = file_write(path_join(r->arena, job->run_dir, "run.json"), text.data, text.len, err);
-    text_free(&text);
-    return ok && file_write(path_join(r->arena, job->run_dir, "model.dpo"), job->spec_text,
-                            strlen(job->spec_text), err);
-}
-
-static bool open_metrics(Run *r, bool resumed, Err *err) {
-    r->metrics = metrics_open(path_join(r->arena, r->job->run_dir, "metrics.jsonl"),
-                              resumed && r->state.step > 0 ? r->state.step : -1, err);
-    if (!r->metrics) return false;
-    if (resumed && r->state.step > 0) return true; /* the lines go on as if never broken */
-    metrics_begin(r->metrics, "start");
-    metrics_str(r->metrics, "version", VERSION);
-    metrics_str(r->metrics, "plan_hash", r->plan->hash ? r->plan->hash : "");
-    metrics_str(r->metrics, "data_hash", r->job->data_hash);
-    metrics_int(r->metrics, "seed", (int64_t)r->job->seed);
-    metrics_int(r->metrics, "total_steps", r->steps);
-    metrics_int(r->metrics, "peak_bytes", r->plan->arena_bytes);
-    return metrics_end(r->metrics, err);
 }
 
 /* Loads the checkpoint to go on from, if there is one. */
@@ -240,22 +155,50 @@ static bool keep_choices(const Run *r, Err *err) {
     return !dev->ops->save_choices || dev->ops->save_choices(dev, path, err);
 }
 
+static bool save_now(Run *r, Err *err) {
+    const TrainJob *job = r->job;
+    if (!keep_choices(r, err) || !save_checkpoint(job, &r->state, err)) return false;
+    link_checkpoint(job->run_dir, "latest", r->state.step);
+    if (has_checkpoint(job->run_dir, r->state.best_step))
+        link_checkpoint(job->run_dir, "best", r->state.best_step);
+    prune_checkpoints(job->run_dir, (int64_t)plan_num(r->plan, "run.keep"), r->state.best_step);
+    return true;
+}
+
 /* The steps, with evaluations and checkpoints where they are due; false when something failed. */
 static bool walk(Run *r, Err *err) {
     const Plan *plan = r->plan;
     double save_every = plan_num(plan, "run.save_every"),
            eval_every = plan_num(plan, "run.eval_every");
+    bool better;
     progress_start(&r->progress, r->state.step, r->steps, r->job->log_every, r->job->quiet);
-    while (r->state.step < r->steps && !stop_signal()) {
+    bool first = r->state.step == 0 && plan_num(plan, "run.eval_first") != 0;
+    if (first && !evaluate_now(r, &better, err)) return false;
+    r->stopped_early = out_of_patience(r);
+    r->total.started = now_seconds();
+    while (r->state.step < r->steps && !r->stopped_early && !stop_signal()) {
         if (!train_step(r, err)) return false;
         bool last = r->state.step == r->steps;
-        if ((due(eval_every, r->state.step) || last) && !evaluate_now(r, err)) return false;
-        if (due(save_every, r->state.step) || last || stop_signal()) {
-            if (!keep_choices(r, err) || !save_checkpoint(r->job, &r->state, err)) return false;
-            prune_checkpoints(r->job->run_dir, (int64_t)plan_num(plan, "run.keep"));
-        }
+        better = false;
+        if ((due(eval_every, r->state.step) || last) && !evaluate_now(r, &better, err))
+            return false;
+        r->stopped_early = !last && out_of_patience(r);
+        bool ends = last || r->stopped_early || stop_signal();
+        if ((due(save_every, r->state.step) || better || ends) && !save_now(r, err)) return false;
     }
     return true;
+}
+
+/* RUN/adapter: of the last step, or of the best checkpoint. */
+static bool save_result(Run *r, Err *err) {
+    const TrainJob *job = r->job;
+    int64_t best = r->state.best_step;
+    if (plan_num(r->plan, "run.load_best") != 0 && !stop_signal() &&
+        has_checkpoint(job->run_dir, best)) {
+        if (best != r->state.step && !load_trained(job, best, err)) return false;
+        r->best_loaded = true;
+    }
+    return save_trained(job->exec, r->plan, job->run_dir, err);
 }
 
 /* A failure that is not the run's own leaves the checkpoints as they are. */
@@ -276,28 +219,47 @@ static void print_curves(const Run *r) {
         progress_curve(stderr, "reward margin", r->margin, r->ncurve, 6);
 }
 
-int job_train(const TrainJob *job, Err *err) {
-    Run r = {.job = job, .plan = job->plan, .arena = arena_new()};
-    r.batch = (int64_t)plan_num(job->plan, "run.batch");
-    r.ntrain = job->train ? job->ntrain : job->pairs->n;
-    r.steps = total_steps(job->plan, r.ntrain, r.batch);
-    r.values = NEW_ARRAY(r.arena, double, job->plan->nmetrics + 1);
-    r.state.seed = job->seed;
+/* What follows from plan and job alone. */
+static void prepare(Run *r) {
+    const TrainJob *job = r->job;
+    r->batch = (int64_t)plan_num(job->plan, "run.batch");
+    r->ntrain = job->train ? job->ntrain : job->pairs->n;
+    r->steps = total_steps(job->plan, r->ntrain, r->batch);
+    r->values = NEW_ARRAY(r->arena, double, job->plan->nmetrics + 1);
+    r->state.seed = job->seed;
+    r->eval = r->best_eval = (LastEval){.step = -1};
+    r->promised = device_promised_flops(job->device->description);
     const char *order = plan_str(job->plan, "run.shuffle");
     bool shuffle = order ? strcmp(order, "off") != 0 : plan_num(job->plan, "run.shuffle") != 0;
-    epoch_start(&r.epoch, r.arena, r.ntrain, job->seed, shuffle);
-    bool ok = (!job->resumes || resume(&r, err)) && write_setting_inputs(job->exec, job->plan, err);
-    if (ok && !job->dry_run) ok = write_run_json(&r, err) && open_metrics(&r, job->resumes, err);
-    if (ok && !job->dry_run) {
-        stop_watch();
-        r.loss = NEW_ARRAY(r.arena, double, r.steps - r.state.step + 1);
-        r.margin = NEW_ARRAY(r.arena, double, r.steps - r.state.step + 1);
-        ok = walk(&r, err);
-        print_curves(&r);
-    }
-    ok = ok && (job->dry_run || save_trained(job->exec, job->plan, job->run_dir, err));
+    epoch_start(&r->epoch, r->arena, r->ntrain, job->seed, shuffle);
+}
+
+/* The whole run but for what is closed after it. */
+static bool go(Run *r, Err *err) {
+    const TrainJob *job = r->job;
+    if (!log_open(r, job->resumes, err)) return false;
+    stop_watch();
+    r->monitor = monitor_open(job->device);
+    r->loss = NEW_ARRAY(r->arena, double, r->steps - r->state.step + 1);
+    r->margin = NEW_ARRAY(r->arena, double, r->steps - r->state.step + 1);
+    bool ok = walk(r, err);
+    print_curves(r);
+    if (!ok || !save_result(r, err)) return false;
+    if (stop_signal()) return true;
+    if (!log_end(r, err)) return false;
+    summary_print(r);
+    return true;
+}
+
+int job_train(const TrainJob *job, Err *err) {
+    Run r = {.job = job, .plan = job->plan, .arena = arena_new()};
+    prepare(&r);
+    bool ok = find_best(&r, err) && (!job->resumes || resume(&r, err)) &&
+              write_setting_inputs(job->exec, job->plan, err);
+    ok = ok && (job->dry_run || go(&r, err));
+    monitor_close(r.monitor);
     Err closing = {0};
-    if (r.metrics && !metrics_close(r.metrics, ok ? err : &closing)) ok = false;
+    if (!log_close(&r, ok ? err : &closing)) ok = false;
     if (!ok) say_resume(&r, err);
     batch_free(&r.next);
     arena_free(r.arena);

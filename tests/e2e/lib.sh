@@ -10,9 +10,10 @@ mkdir -p "$work"
 cases=tests/num/cases
 
 die() { echo "$(basename "$0"): $*" >&2; exit 1; }
-# The metrics without what may differ between runs: times and rates.
+# The metrics without what may differ between runs: times, rates, what the machine does.
 plain_metrics() {
-    sed -E 's/"(tokens_per_second|step_time_ms|eval_runtime)":[-0-9.e+]+,?//g' "$1"
+    sed -E -e 's,"(time|tokens_per_second|step_time_ms|mfu|(train|eval)_(runtime|[a-z]+_per_second))":[-0-9.e+]+\,?,,g' \
+        -e 's,"[cg]pu/[a-z_]+":[-0-9.e+]+\,?,,g' -e 's/"device":"[^"]*",//' "$1"
 }
 # A short run of DPO on one of the small models: train_case NAME OUT [flags]; in the background with pre=exec,
 # so that $! is the program itself

@@ -25,7 +25,8 @@ near_run() {
 # Two runs agree in every bit: same_run A B
 same_run() {
     for r in "$1" "$2"; do
-        sed -E 's/"(tokens_per_second|step_time_ms|eval_runtime|memory_bytes|peak_bytes)":[-0-9.e+]+,?//g' \
+        sed -E -e 's,"(time|tokens_per_second|step_time_ms|mfu|(train|eval)_(runtime|[a-z]+_per_second))":[-0-9.e+]+\,?,,g' \
+            -e 's,"(memory_bytes|peak_bytes|[cg]pu/[a-z_]+)":[-0-9.e+]+\,?,,g' -e 's/"device":"[^"]*",//' \
             "$r/metrics.jsonl" > "$work/same.$([ "$r" = "$1" ] && echo a || echo b)"
     done
     cmp "$work/same.a" "$work/same.b" &&
