@@ -56,22 +56,38 @@ def objectives(w, l):
                                       for i in range(len(s.token))])
         return -ls(b * (each(w) - each(l)))
 
-    def wpo():
+    def wpo(most=None):
         trust = lambda s: torch.stack([torch.exp((t - q).mean()) for t, q in zip(s.token, s.log_p2)]).detach()
-        return trust(w) * trust(l) * -ls(u)
+        weight = trust(w) * trust(l)
+        return (weight if most is None else torch.clamp(weight, max=most)) * -ls(u)
 
+    def kto_pair():  # TRL 0.8
+        kl_w, kl_l = w.ratio.mean().clamp(min=0), l.ratio.mean().clamp(min=0)
+        return torch.cat([1 - sg(b * (w.ratio - kl_l)), 1 - sg(b * (kl_w - l.ratio))])
+
+    def bent(s, a=0.25):
+        return (1 - torch.exp(s.logp / s.len).pow(-a)) / a
+
+    shift = torch.cat([b * w.ratio, b * l.ratio]).mean().detach()
+    bco = -ls(b * w.ratio) - ls(-b * l.ratio)
+    mean_gap = w.logp / w.len - l.logp / l.len
     m = sg(0.05 * (w.ratio - l.ratio) / 0.05)
     disco = 0.05 * (w.ratio - l.ratio)
     return {
         "dpo": -ls(u), "cdpo": smooth(u, 0.1), "robust": (-0.9 * ls(u) + 0.1 * ls(-u)) / 0.8,
         "ipo": (w.ratio / w.len - l.ratio / l.len - 1 / (2 * b)) ** 2,
         "hinge": torch.relu(1 - u), "sigmoid_norm": -ls(b * (w.ratio / w.len - l.ratio / l.len)),
-        "simpo": -ls(2 * (w.logp / w.len - l.logp / l.len) - 1),
+        "simpo": -ls(2 * mean_gap - 1),
         "orpo": -w.logp / w.len - 0.1 * ls(odds(w) - odds(l)),
         "cpo": -ls(b * (w.logp - l.logp)).mean() + w.nll(), "rpo": -ls(u).mean() + w.nll(), "sft": w.nll(),
         "sppo": (w.ratio - 5) ** 2 + (l.ratio + 5) ** 2,
         "nca": -ls(b * w.ratio) - 0.5 * ls(-b * w.ratio) - 0.5 * ls(-b * l.ratio),
-        "bco": -ls(b * w.ratio) - ls(-b * l.ratio),
+        "bco": bco, "bco_shift": -ls(b * w.ratio - shift) - ls(-(b * l.ratio - shift)),
+        "kto_pair": kto_pair(), "mpo": (0.8 * -ls(u) + 0.2 * bco).mean() + w.nll(),
+        "rpo_old": -ls(u).mean() + w.nll(), "wpo_old": wpo(1), "dpo_reference_free": -ls(b * (w.logp - l.logp)),
+        "alphapo": -ls(2.5 * (bent(w) - bent(l)) - 0.5), "cpo_simpo": -ls(2 * mean_gap - 1).mean() + w.nll(),
+        "cpo_hinge": torch.relu(1 - b * (w.logp - l.logp)).mean() + w.nll(),
+        "cpo_ipo": ((mean_gap - 1 / (2 * b)) ** 2).mean() + w.nll(),
         "apo_zero": 1 - sg(b * w.ratio) + sg(b * l.ratio), "apo_down": sg(b * w.ratio) + 1 - sg(u),
         "discopop": (1 - m) * -ls(disco) + m * torch.exp(-disco),
         "exo": sg(u) * (ls(u) - torch.log(torch.tensor(0.999))) + sg(-u) * (ls(-u) - torch.log(torch.tensor(0.001))),
