@@ -276,13 +276,19 @@ static void library_policy(Spec *spec) {
         bind->a = word(spec, values[i]);
         put_statement(spec, bind, spec->module);
     }
+    const char **option = NEW_ARRAY(spec->front.arena, const char *, spec->options.nadapter);
     for (int i = 0; i < spec->options.nadapter; i++) {
-        AdapterSpec a = {.name = intern_printf("adapter%d", i + 1),
-                         .load = intern(spec->options.adapter[i])};
+        const char *given = spec->options.adapter[i], *equal = strchr(given, '='),
+                   *slash = strchr(given, '/');
+        bool named = equal && (!slash || equal < slash);
+        AdapterSpec a = {.name = named ? intern_n(given, (size_t)(equal - given))
+                                       : intern_printf("adapter%d", i + 1)};
+        option[i] = named ? given : intern_printf("%s=%s", a.name, given);
         PUSH(spec->front.arena, spec->adapters, spec->nadapters, spec->capadapters, a);
         AdapterUse use = {spec->nadapters - 1, false};
         PUSH(spec->front.arena, spec->policy.use, spec->policy.nuse, spec->policy.capuse, use);
     }
+    spec->options.adapter = option; /* each finds its adapter by name */
 }
 
 static bool has_bind(const Spec *spec, const char *name) {
@@ -398,7 +404,7 @@ static void check_model_parts(Spec *spec) {
     for (int i = 0; i < spec->nbases; i++) known &= spec->bases[i]->config != NULL;
     if (known) {
         adapters_resolve(spec, spec->policy.base);
-        quantize_resolve(spec);
+        if (!spec->options.bare) quantize_resolve(spec);
         check_units(spec);
     }
     list_sources(spec);

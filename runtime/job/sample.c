@@ -35,15 +35,15 @@ static double weight(const Sampling *s, const Logit *x, double most) {
 
 /* Moves the candidates to the end of work, the most probable last; their number, and the sum of
  * their weights.  All of them stay as they are. */
-static int64_t candidates(const Sampling *s, int64_t n, Logit *work, double *total) {
+static int64_t candidates(const Sampling *s, int64_t n, Logit *work, double most, double *total) {
     const int64_t keep = s->top_k > 0 && s->top_k < n ? s->top_k : n;
     const bool cut = s->top_p > 0 && s->top_p < 1;
-    for (int64_t i = n / 2; i-- > 0;) sift(work, n, i);
-    const double most = work[0].value;
+    const bool some = keep < n || cut;
+    for (int64_t i = some ? n / 2 : 0; i-- > 0;) sift(work, n, i);
     double all = 0, part = 0;
     for (int64_t i = 0; i < n; i++) all += weight(s, &work[i], most);
     *total = all;
-    if (keep == n && !cut) return n;
+    if (!some) return n;
     int64_t count = 0;
     while (count < keep && (keep < n || part < s->top_p * all)) {
         const int64_t last = n - 1 - count++;
@@ -71,9 +71,9 @@ int32_t sample_token(const Sampling *s, const float *logits, int64_t n, uint64_t
         if (!isnan(logits[i])) work[m++] = (Logit){logits[i], (int32_t)i};
     if (!m) return -1;
     double total = 0, sum = 0;
-    const int64_t count = candidates(s, m, work, &total);
-    const Logit *top = work + m - count; /* least probable first, where they were sorted */
     const double most = logits[argmax(logits, n)];
+    const int64_t count = candidates(s, m, work, most, &total);
+    const Logit *top = work + m - count; /* least probable first, where they were sorted */
     const double u = (double)(mix64(s->seed, key, position) >> 11) / 9007199254740992.0;
     for (int64_t i = count; i-- > 0;) {
         sum += weight(s, &top[i], most);
