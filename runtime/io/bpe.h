@@ -83,6 +83,7 @@ typedef struct Bpe {
     int32_t byte_id[256]; /* byte level: its token; byte fallback: <0xNN>; -1: none */
     bool all_bytes;       /* every byte_id is there */
     Added *added;
+    pcre2_code *word_char; /* one character of a word, for `single_word`; NULL: none is */
     int nadded, capadded;
     Trie raw, normalized; /* added tokens matched before and after the normalizer */
     Normal *normal;
@@ -91,6 +92,8 @@ typedef struct Bpe {
     int nsplit, capsplit;
     const char *space; /* decoding: stands for a space ("▁"), or NULL */
     int strip;         /* decoding: leading spaces removed */
+    bool bare_first;   /* decoding: the first token's stand for nothing */
+    bool joins_bytes;  /* decoding: runs of byte tokens are text */
     pcre2_match_data *match;
     pcre2_match_context *context;
     pcre2_jit_stack *stack;

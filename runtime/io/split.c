@@ -53,11 +53,6 @@ static int32_t trie_match(const Trie *trie, const char *s, size_t len, size_t *n
     return found;
 }
 
-static bool is_word(uint32_t c) { /* beyond ASCII anything but spaces counts as part of a word */
-    return c >= 0x80 ? !utf8_is_space(c)
-                     : (c >= '0' && c <= '9') || ((c | 32) >= 'a' && (c | 32) <= 'z') || c == '_';
-}
-
 static uint32_t char_before(const char *text, size_t at, size_t *n) {
     size_t i = at;
     do i--;
@@ -70,14 +65,29 @@ static uint32_t char_at(const char *text, size_t at, size_t len, size_t *n) {
     return *n ? utf8_decode(text + at, (int)*n) : 0;
 }
 
+static bool is_word(const Bpe *b, const char *s, size_t n) {
+    return pcre2_match(b->word_char, (PCRE2_SPTR)s, n, 0, PCRE2_NO_UTF_CHECK, b->match,
+                       b->context) >= 0;
+}
+
+/* Whether a match touches a word at one of its ends. */
+static bool within_word(const Bpe *b, const char *text, size_t len, size_t begin, size_t end) {
+    size_t n;
+    if (begin > 0) {
+        char_before(text, begin, &n);
+        if (is_word(b, text + begin - n, n)) return true;
+    }
+    if (end == len) return false;
+    char_at(text, end, len, &n);
+    return is_word(b, text + end, n);
+}
+
 /* Applies a token's flags to its match begin..end in text; false when it does not count. */
 static bool accept(const Encoding *e, const Added *a, const char *text, size_t len, size_t from,
                    size_t *begin, size_t *end) {
     size_t n;
     if (a->special && !e->special) return false;
-    if (a->single_word && ((*begin > 0 && is_word(char_before(text, *begin, &n))) ||
-                           (*end < len && is_word(char_at(text, *end, len, &n)))))
-        return false;
+    if (a->single_word && within_word(e->b, text, len, *begin, *end)) return false;
     if (a->lstrip)
         while (*begin > from && utf8_is_space(char_before(text, *begin, &n))) *begin -= n;
     if (a->rstrip)
@@ -104,7 +114,7 @@ static void cut_added(Encoding *e, const Trie *trie, const char *text, size_t le
         if (!accept(e, a, text, len, from, &begin, &end)) continue;
         if (begin > from) piece(e, text + from, begin - from);
         ids_push(e->out, a->id);
-        from = i = end;
+        from = end;
     }
     if (from < len) piece(e, text + from, len - from);
 }

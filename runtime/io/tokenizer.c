@@ -125,6 +125,7 @@ void tokenizer_close(Tokenizer *t) {
     if (!t) return;
     Bpe *b = t->bpe;
     for (int i = 0; i < b->nsplit; i++) pcre2_code_free(b->split[i].code);
+    pcre2_code_free(b->word_char);
     pcre2_match_data_free(b->match);
     pcre2_match_context_free(b->context);
     pcre2_jit_stack_free(b->stack);
@@ -166,30 +167,32 @@ static void flush_bytes(Text *run, Text *out) {
     run->len = 0;
 }
 
-static void add_spaced(const Bpe *b, const Entry *e, Text *out) {
+static void add_spaced(const Bpe *b, const Entry *e, bool first, Text *out) {
     size_t n = strlen(b->space);
     for (const char *s = e->bytes, *end = s + e->len, *hit; s < end; s = hit + n) {
         hit = memmem(s, (size_t)(end - s), b->space, n);
         text_addn(out, s, (size_t)((hit ? hit : end) - s));
         if (!hit) break;
-        text_addn(out, " ", 1);
+        if (!(first && b->bare_first)) text_addn(out, " ", 1);
     }
 }
 
 static void decode_spaced(const Bpe *b, const int32_t *ids, int64_t n, bool skip, Text *out) {
     Text all = {0}, run = {0};
+    bool first = true;
     for (int64_t i = 0; i < n; i++) {
         if (ids[i] < 0 || ids[i] >= b->size || !b->entry[ids[i]].name) continue;
         const Entry *e = &b->entry[ids[i]];
         if (e->special && skip) continue;
-        int byte = b->byte_fallback ? byte_token(e->name) : -1;
+        int byte = b->joins_bytes ? byte_token(e->name) : -1;
         if (byte >= 0) {
             char c = (char)byte;
             text_addn(&run, &c, 1);
-            continue;
+        } else {
+            flush_bytes(&run, &all);
+            add_spaced(b, e, first, &all);
         }
-        flush_bytes(&run, &all);
-        add_spaced(b, e, &all);
+        first = false;
     }
     flush_bytes(&run, &all);
     size_t from = 0;

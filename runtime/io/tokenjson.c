@@ -10,6 +10,11 @@
 #define GPT2_PATTERN                                                                               \
     "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+"
 
+/* What a `single_word` token must not touch: \w of Rust's regex, which is not Oniguruma's. */
+#define WORD_CHARACTER                                                                             \
+    "[\\p{L}\\p{M}\\p{Nd}\\p{Nl}\\p{Pc}\\x{200C}\\x{200D}\\x{24B6}-\\x{24E9}"                      \
+    "\\x{1F130}-\\x{1F149}\\x{1F150}-\\x{1F169}\\x{1F170}-\\x{1F189}]"
+
 json_t *json_file(const char *path, Err *err) {
     size_t len;
     char *text = file_read(path, &len, err);
@@ -273,24 +278,41 @@ static bool normal_step(Tokenizer *t, const json_t *step, Err *err) {
     return true;
 }
 
-/* The pattern with \\w spelt out: the original's engine counts combining marks as part of words,
- * and PCRE2 does not. */
-static const char *spell_words(Arena *arena, const char *pattern) {
-    static const char word[] = "\\p{L}\\p{M}\\p{N}\\p{Pc}";
+/* What the original's engine (Oniguruma) takes for these classes where PCRE2 differs: marks, letter
+ * numbers, circled letters and some of Latin-1's numbers are of words, U+180E is no space, \h is a
+ * hexadecimal digit.  Compared over all code points. */
+static const char *class_of(char letter) {
+    switch (letter) {
+    case 'w':
+        return "\\p{L}\\p{M}\\p{Nd}\\p{Nl}\\p{Pc}\\x{B2}\\x{B3}\\x{B9}\\x{BC}-\\x{BE}"
+               "\\x{24B6}-\\x{24E9}\\x{1F130}-\\x{1F149}\\x{1F150}-\\x{1F169}\\x{1F170}-\\x{1F189}";
+    case 's':
+        return "\\x{09}-\\x{0D} \\x{85}\\x{A0}\\x{1680}\\x{2000}-\\x{200A}\\x{2028}\\x{2029}"
+               "\\x{202F}\\x{205F}\\x{3000}";
+    case 'h':
+        return "0-9A-Fa-f";
+    default:
+        return NULL;
+    }
+}
+
+/* The pattern with those classes spelt out; negated ones only outside of brackets. */
+static const char *spell_classes(Arena *arena, const char *pattern) {
     Text out = {0};
-    bool class = false;
+    bool in_class = false;
     for (const char *p = pattern; *p; p++) {
-        if (*p == '\\' && p[1] == 'w')
-            text_add(&out, class ? "%s" : "[%s]", word), p++;
-        else if (*p == '\\' && p[1] == 'W' && !class)
-            text_add(&out, "[^%s]", word), p++;
+        const char *class = *p == '\\' ? class_of(p[1]) : NULL;
+        const char *negated = *p == '\\' && p[1] >= 'A' && p[1] <= 'Z' && !in_class
+                                  ? class_of((char)(p[1] | 32))
+                                  : NULL;
+        if (class)
+            text_add(&out, in_class ? "%s" : "[%s]", class), p++;
+        else if (negated)
+            text_add(&out, "[^%s]", negated), p++;
+        else if (*p == '\\' && p[1])
+            text_addn(&out, p++, 2);
         else {
-            if (*p == '\\' && p[1])
-                text_addn(&out, p++, 1);
-            else if (*p == '[')
-                class = true;
-            else if (*p == ']')
-                class = false;
+            in_class = *p == '[' || (in_class && *p != ']');
             text_addn(&out, p, 1);
         }
     }
@@ -299,20 +321,27 @@ static const char *spell_words(Arena *arena, const char *pattern) {
     return spelt;
 }
 
-bool add_regex(Tokenizer *t, const char *pattern, SplitKind kind, bool invert, Err *err) {
-    Bpe *b = t->bpe;
+static pcre2_code *compile(const Tokenizer *t, const char *pattern, Err *err) {
     int code;
     PCRE2_SIZE at;
-    Split s = {.kind = kind, .invert = invert};
-    s.code = pcre2_compile((PCRE2_SPTR)spell_words(b->arena, pattern), PCRE2_ZERO_TERMINATED,
-                           PCRE2_UTF | PCRE2_UCP, &code, &at, NULL);
-    if (!s.code) {
+    pcre2_code *out = pcre2_compile((PCRE2_SPTR)pattern, PCRE2_ZERO_TERMINATED,
+                                    PCRE2_UTF | PCRE2_UCP, &code, &at, NULL);
+    if (!out) {
         unsigned char message[200];
         pcre2_get_error_message(code, message, sizeof message);
-        return fail(err, EXIT_IO, "%s: pre_tokenizer: the pattern /%s/ does not compile: %s",
-                    t->path, pattern, (char *)message);
+        fail(err, EXIT_IO, "%s: pre_tokenizer: the pattern /%s/ does not compile: %s", t->path,
+             pattern, (char *)message);
+        return NULL;
     }
-    pcre2_jit_compile(s.code, PCRE2_JIT_COMPLETE); /* without it matching is only slower */
+    pcre2_jit_compile(out, PCRE2_JIT_COMPLETE); /* without it matching is only slower */
+    return out;
+}
+
+bool add_regex(Tokenizer *t, const char *pattern, SplitKind kind, bool invert, Err *err) {
+    Bpe *b = t->bpe;
+    Split s = {.kind = kind, .invert = invert};
+    s.code = compile(t, spell_classes(b->arena, pattern), err);
+    if (!s.code) return false;
     PUSH(b->arena, b->split, b->nsplit, b->capsplit, s);
     return true;
 }
@@ -381,13 +410,15 @@ static bool decoder_step(Tokenizer *t, const json_t *step, Err *err) {
                    *scheme = string_at(step, "prepend_scheme");
         if (!space || !*space) return bad(t, err, "decoder: Metaspace has no replacement");
         b->space = arena_str(b->arena, space);
-        b->strip = scheme ? strcmp(scheme, "never") != 0 : flag_at(step, "add_prefix_space", true);
+        b->bare_first =
+            scheme ? strcmp(scheme, "never") != 0 : flag_at(step, "add_prefix_space", true);
     } else if (strcmp(type, "Strip") == 0) {
         json_int_t start = json_integer_value(json_object_get(step, "start"));
         if (content && strcmp(content, " ") == 0)
             b->strip = start > 0 && start < 100 ? (int)start : 0;
-    } else if (strcmp(type, "ByteLevel") != 0 && strcmp(type, "ByteFallback") != 0 &&
-               strcmp(type, "Fuse") != 0) {
+    } else if (strcmp(type, "ByteFallback") == 0) {
+        b->joins_bytes = true;
+    } else if (strcmp(type, "ByteLevel") != 0 && strcmp(type, "Fuse") != 0) {
         return fail(err, EXIT_IO, "%s: decoder \"%s\" is not understood", t->path, type);
     }
     return true;
@@ -459,6 +490,8 @@ static bool parse_added(Tokenizer *t, const json_t *added, Err *err) {
             trie_add(b->arena, &b->raw, content, len, b->nadded);
         }
         PUSH(b->arena, b->added, b->nadded, b->capadded, a);
+        if (a.single_word && !b->word_char)
+            ok = (b->word_char = compile(t, WORD_CHARACTER, err)) != NULL;
     }
     text_free(&scratch);
     return ok;

@@ -163,7 +163,7 @@ static void goldens_kinds(void **state) {
         }
         tokenizer_close(t);
     }
-    assert_int_equal(k, 17);
+    assert_int_equal(k, 21);
     json_decref(root);
 }
 

@@ -9,7 +9,9 @@ TEXTS = ["", " ", "  ", "a", "hello world", " hello", "hello  world ", "Hello, W
     "tab\tnew\nline\r\n\r\n  x", "na\u00efve caf\u00e9 \u4f60\u597d \U0001f600 e\u0301", "\u00a0nbsp\u3000wide\u2028x",
     "<s>hello</s>", " <s> hello </s> x", "a<mask>b <mask>  c", "word<w>word <w> x<w>", "<pad><pad>", "x<s", "</s",
     "\u2581hi\u2581there", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", "the thethe thathe",
-    "hello" * 40, "1 22 333 4444 55555", "a\u0000b", "<norm>x <norm> y", "\u017fs 's 'S", "x" * 33 + " " * 33]
+    "hello" * 40, "1 22 333 4444 55555", "a\u0000b", "<norm>x <norm> y", "\u017fs 's 'S", "x" * 33 + " " * 33,
+    "\u2460<w>\u00bd <w>\u200d<w> \ufffd<w>\u24d0 <w>\u00b2", "a  \u180e b\n\n\u180ec \u180e", "<r>   <mask>  x<r>\n\u3000 <r><mask>",
+    "Ab CD\u01c5 e\u0301F\u02b0g don'T 7\u0663\u2167\u00bd x\u00b2_y \u4e00\u3042\u30a2!!\n/", "\u2581\u2581 x"]
 
 def byte_alphabet():
     bs = list(range(0x21, 0x7f)) + list(range(0xa1, 0xad)) + list(range(0xae, 0x100))
@@ -84,6 +86,11 @@ split = lambda regex, behavior="Isolated", invert=False: {"type": "Split", "patt
                                                           "behavior": behavior, "invert": invert}
 bl = lambda prefix=False, regex=False: {"type": "ByteLevel", "add_prefix_space": prefix, "trim_offsets": True, "use_regex": regex}
 seq = lambda *s: {"type": "Sequence", "pretokenizers": list(s)}
+UP, LOW = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+RT = (rf"[^\r\n\p{{L}}\p{{N}}]?{UP}*{LOW}+|[^\r\n\p{{L}}\p{{N}}]?{UP}+{LOW}*|\p{{N}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|"
+      r"\s*[\r\n]+|\s+(?!\S)|\s+")
+RD = (r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|"
+      r"\s*[\r\n]+|\s+(?!\S)|\s+")
 SP = "\u2581"
 LLAMA2 = {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": SP},
           {"type": "Replace", "pattern": {"String": " "}, "content": SP}]}
@@ -103,11 +110,15 @@ CASES = {
     "literal": byte_level(seq({"type": "Split", "pattern": {"String": "l"}, "behavior": "Isolated", "invert": False}, bl())),
     "no regex": byte_level(bl()),
     "nfc": byte_level(seq(split(R3), bl()), normalizer={"type": "NFC"}),
+    "tekken": byte_level(seq(split(RT), bl()), ignore=True),
+    "several splits": byte_level(seq(split(r"\p{N}{1,3}"), split("[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+"), split(RD), bl())),
+    "words": byte_level(seq(split(r"\w+|[^\w\s]+"), bl())),
     "llama2": fallback(LLAMA2, None, DECODE),
     "llama2 unk": fallback(LLAMA2, None, DECODE, all_bytes=False),
     "llama2 no fuse": fallback(LLAMA2, None, DECODE, all_bytes=False, fuse=False),
     "metaspace first": fallback(None, meta("first", False), DECODE),
     "metaspace always": fallback(None, meta("always", True), DECODE),
+    "metaspace decoder": fallback(None, meta("first", True), meta("first", True), all_bytes=False),
     "metaspace never": fallback(None, meta("never", True), dict(meta("never", True))),
 }
 
