@@ -317,6 +317,32 @@ static void check_reference(Spec *spec) {
     }
 }
 
+static bool adds_nothing(const AdapterSpec *a) {
+    if (a->load) return false;
+    for (int i = 0; i < a->ntarget; i++)
+        if (!strcmp(a->target[i].init, "pissa")) return false; /* B does not start at zero */
+    return true;
+}
+
+static bool drops(const AdapterSpec *a) {
+    for (int i = 0; i < a->ntarget; i++)
+        if (a->target[i].dropout > 0) return true;
+    return false;
+}
+
+bool spec_starts_equal(const Spec *spec) {
+    const ModelSum *p = &spec->policy, *r = &spec->reference;
+    if (!spec_has_reference(spec) || p->base != r->base) return false;
+    for (int i = 0; i < p->nuse; i++) {
+        int k = p->use[i].adapter;
+        if (adds_nothing(&spec->adapters[k])) continue;
+        if (!uses(r, k) || drops(&spec->adapters[k])) return false;
+    }
+    for (int i = 0; i < r->nuse; i++)
+        if (!uses(p, r->use[i].adapter)) return false;
+    return true;
+}
+
 static void resolve_one(Spec *spec, const char *name, ModelSum *out) {
     int i = bind_find(spec, name);
     if (i < 0) return;

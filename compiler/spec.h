@@ -104,6 +104,9 @@ bool spec_trains_base(const Spec *spec);
 /* ---- what the objective asks for ------------------------------------------------------------- */
 /* false: `reference = none`, or the objective never asks for it */
 bool spec_has_reference(const Spec *spec);
+/* Policy and reference compute the same at the start: what the policy alone has are fresh adapters,
+ * which add nothing yet. */
+bool spec_starts_equal(const Spec *spec);
 bool spec_one_sided(const Spec *spec); /* SFT: no rejected answers (N = P, rejected = -1) */
 /* Values cross pairs: a sort, a non-linear use of a batch mean. */
 bool spec_coupled(const Spec *spec);

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "../runtime/job/job.h"
+#include "report.h"
 #include "work.h"
 
 static char *hash_pairs(Arena *arena, const Pairs *p) {
@@ -40,8 +41,7 @@ static int open_eval_set(Work *w, const Template *template, Pairs *pairs, Pairs 
         job->eval = eval;
         job->eval_pairs = pairs;
         if (!w->options->quiet)
-            fprintf(stderr, "eval pairs: %lld of these, never trained on\n",
-                    (long long)job->neval);
+            fprintf(stderr, "eval pairs: %lld of these, never trained on\n", (long long)job->neval);
     }
     return EXIT_OK;
 }
@@ -110,15 +110,50 @@ static const char *command_json(const Work *w) {
     return kept;
 }
 
-static void print_start(const Work *w) {
+static void print_steps(const Work *w, const TrainJob *job) {
+    const Spec *s = w->spec;
+    const char *compute = spec_str(s, "graph.compute");
+    if (!strcmp(compute, "auto")) compute = w->device->arch ? "bf16" : "fp32";
+    fprintf(stderr, "  %-12s%s\n", "precision", compute);
+    fprintf(stderr, "  %-12s%lld of %.0f pairs, micro-batches of at most %.0f tokens\n", "steps",
+            (long long)job_steps(job), spec_num(s, "run.batch"), spec_num(s, "run.tokens"));
+    fprintf(stderr, "  %-12s%s, lr %g, %s\n", "optimizer", spec_str(s, "run.optimizer"),
+            spec_num(s, "run.lr"), spec_str(s, "run.schedule"));
+}
+
+static void print_memory(const Plan *p) {
+    char size[32];
+    format_bytes(size, (double)p->arena_bytes);
+    fprintf(stderr, "  %-12s%s, known before the run:", "memory", size);
+    Peak peak = report_peak(p);
+    for (int i = 0, n = 0; i < NROLE; i++) {
+        if (peak.role[i] < p->arena_bytes / 100) continue;
+        format_bytes(size, (double)peak.role[i]);
+        fprintf(stderr, "%s %s %s", n++ ? "," : "", role_names[i], size);
+    }
+    free(peak.buf);
+    fputc('\n', stderr);
+}
+
+/* What will be trained, on what, with how much memory for what. */
+static void print_start(const Work *w, const TrainJob *job) {
     const Plan *p = w->plan;
     if (w->options->quiet) return;
-    char peak[32];
-    format_bytes(peak, (double)p->arena_bytes);
-    fprintf(stderr,
-            "parameters: %.4g, trainable %.4g (%.2f %%); memory: %s, known before the run\n",
-            p->parameters_total, p->parameters_trainable,
-            100 * p->parameters_trainable / fmax(1, p->parameters_total), peak);
+    const char *model = work_model_dir(w), *optimizer = spec_str(w->spec, "run.optimizer");
+    fprintf(stderr, "  %-12s%s\n", "model", model ? model : w->options->args.item[0]);
+    fprintf(stderr, "  %-12s%.4g, trainable %.4g (%.2f %%)\n", "parameters", p->parameters_total,
+            p->parameters_trainable, 100 * p->parameters_trainable / fmax(1, p->parameters_total));
+    print_steps(w, job);
+    print_memory(p);
+    if (strstr(optimizer, "paged"))
+        fprintf(stderr,
+                "note: %s: nothing is paged, since the plan knows the memory before the run\n",
+                optimizer);
+}
+
+static int64_t log_every(const Work *w) {
+    if (!isnan(w->options->log_every)) return (int64_t)w->options->log_every;
+    return spec_given(w->spec, "run.log_every") ? (int64_t)spec_num(w->spec, "run.log_every") : 0;
 }
 
 static int train_on(Work *w, Pairs *pairs, const Template *template) {
@@ -131,7 +166,8 @@ static int train_on(Work *w, Pairs *pairs, const Template *template) {
         .resumes = o->resumes,
         .dry_run = o->dry_run,
         .quiet = o->quiet,
-        .log_every = isnan(o->log_every) ? 0 : (int64_t)o->log_every,
+        .log_every = log_every(w),
+        .starts_equal = spec_starts_equal(w->spec),
         .seed = work_seed(w),
         .spec_path = o->args.item[0],
         .spec_text = spec_text(w->spec),
@@ -151,7 +187,7 @@ static int train_on(Work *w, Pairs *pairs, const Template *template) {
         if (o->overwrite && !o->dry_run) run_dir_clear(o->out);
         job.exec = w->exec;
         job.device = w->device;
-        print_start(w);
+        print_start(w, &job);
         code = job_train(&job, &w->err);
         if (code != EXIT_OK && code < 128) work_fail(w);
     }

@@ -33,20 +33,15 @@ enum { SILENT_STEPS = 10 };
 static const double equal_within = 0.02, silent = 1e-7;
 
 static void warn_first(const Run *r, double loss, double chosen, double rejected) {
-    bool moved = fabs(chosen) > equal_within || fabs(rejected) > equal_within;
-    double want = r->job->first_loss;
-    bool other = isfinite(want) && fabs(loss - want) > equal_within;
-    if (!moved && !other) return;
+    if (fabs(chosen) <= equal_within && fabs(rejected) <= equal_within) return;
     progress_break(&r->progress);
     fprintf(stderr,
-            "warning: policy and reference should be the same model at the first step, but the "
-            "loss is %.4f%s",
-            loss, isfinite(want) ? "" : "\n");
-    if (isfinite(want)) fprintf(stderr, ", not %.4f\n", want);
-    fprintf(stderr,
-            "note: rewards are %.4f (chosen) and %.4f (rejected); is the reference another "
-            "checkpoint or quantized in another way, or does a layer draw at random?\n",
-            chosen, rejected);
+            "warning: policy and reference should be the same model at the first step, but rewards "
+            "are %.4f (chosen) and %.4f (rejected), the loss %.4f (sigmoid DPO begins at ln 2 = "
+            "0.6931)\n"
+            "note: is something else than the trained adapter different in them: a checkpoint, how "
+            "it is quantized, a layer that draws at random?\n",
+            chosen, rejected, loss);
 }
 
 void guard_warn(Run *r, double lr) {

@@ -81,13 +81,11 @@ typedef struct TrainJob {
     const char *spec_path, *spec_text; /* the .dpo file, kept in the run */
     const char *data_hash;             /* of the pairs as tokenized */
     const char *data;                  /* what was read, a JSON object kept in run.json */
-    /* Policy and reference are the same numbers at the start: rewards are 0, and the loss is this
-     * (NAN: not known).  False: adapters are loaded, or there is no such reference. */
-    bool starts_equal;
-    double first_loss;
+    bool starts_equal; /* policy and reference are the same at the start: rewards are 0 */
     const char *command; /* JSON: the files and settings named on the command line, for `export` */
 } TrainJob;
 int job_train(const TrainJob *job, Err *err);
+int64_t job_steps(const TrainJob *job); /* run.steps, or what run.epochs makes of them */
 /* Makes or checks the output directory: exit 2 when it is in use and neither flag is given. */
 int run_dir_open(const char *dir, bool resumes, bool overwrite, Err *err);
 void run_dir_clear(

@@ -7,6 +7,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -52,7 +53,7 @@ void json_escape(Text *out, const char *s) {
  * belonging to the step before them; an "end" is none for a run that goes on). */
 static size_t kept_length(const char *text, size_t len, int64_t keep) {
     size_t at = 0;
-    while (at < len) {
+    while (keep >= 0 && at < len) {
         const char *end = memchr(text + at, '\n', len - at);
         if (!end) break;
         json_t *line = json_loadb(text + at, (size_t)(end - text) - at, 0, NULL);
@@ -67,21 +68,31 @@ static size_t kept_length(const char *text, size_t len, int64_t keep) {
     return at;
 }
 
+/* Two processes in one run would spoil it; where the file system has no locks there is none. */
+static bool lock(FILE *file, const char *path, Err *err) {
+    if (flock(fileno(file), LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK) return true;
+    return fail(err, EXIT_USAGE, "%s: another process is writing this run", path);
+}
+
+static bool cut(const char *path, int64_t keep_steps, Err *err) {
+    size_t len;
+    char *text = file_read(path, &len, err);
+    if (!text) return false;
+    size_t keep = kept_length(text, len, keep_steps);
+    free(text);
+    return keep == len || truncate(path, (off_t)keep) == 0 ||
+           fail(err, EXIT_IO, "%s: cannot cut to the checkpoint: %s", path, strerror(errno));
+}
+
 MetricsFile *metrics_open(const char *path, int64_t keep_steps, Err *err) {
-    if (keep_steps >= 0 && file_exists(path)) {
-        size_t len;
-        char *text = file_read(path, &len, err);
-        if (!text) return NULL;
-        size_t keep = kept_length(text, len, keep_steps);
-        free(text);
-        if (keep < len && truncate(path, (off_t)keep) != 0) {
-            fail(err, EXIT_IO, "%s: cannot cut to the checkpoint: %s", path, strerror(errno));
-            return NULL;
-        }
-    }
-    FILE *file = fopen(path, keep_steps >= 0 ? "a" : "w");
+    FILE *file = fopen(path, "a");
     if (!file) {
         fail(err, EXIT_IO, "%s: %s", path, strerror(errno));
+        return NULL;
+    }
+    bool ok = lock(file, path, err) && cut(path, keep_steps, err);
+    if (!ok) {
+        fclose(file);
         return NULL;
     }
     MetricsFile *m = calloc(1, sizeof *m);

@@ -10,11 +10,12 @@
 #include "run.h"
 #include "schedule.h"
 
-static int64_t total_steps(const Plan *plan, int64_t ntrain, int64_t batch) {
-    int64_t steps = (int64_t)plan_num(plan, "run.steps");
+int64_t job_steps(const TrainJob *job) {
+    int64_t steps = (int64_t)plan_num(job->plan, "run.steps");
     if (steps > 0) return steps;
-    double items = (double)ntrain * plan_num(plan, "run.epochs");
-    return (int64_t)ceil(items / (double)batch);
+    double items = (double)(job->train ? job->ntrain : job->pairs->n);
+    return (int64_t)ceil(items * plan_num(job->plan, "run.epochs") /
+                         plan_num(job->plan, "run.batch"));
 }
 
 static double rate_of(const Run *r, int64_t step) {
@@ -224,7 +225,7 @@ static void prepare(Run *r) {
     const TrainJob *job = r->job;
     r->batch = (int64_t)plan_num(job->plan, "run.batch");
     r->ntrain = job->train ? job->ntrain : job->pairs->n;
-    r->steps = total_steps(job->plan, r->ntrain, r->batch);
+    r->steps = job_steps(job);
     r->values = NEW_ARRAY(r->arena, double, job->plan->nmetrics + 1);
     r->state.seed = job->seed;
     r->eval = r->best_eval = (LastEval){.step = -1};
