@@ -25,6 +25,8 @@ static const Verb verbs[] = {
      "loss, rewards and log-probabilities", verb_eval, 1},
     {"generate", "generate --model DIR [--adapter DIR] --prompt TEXT", "continue text",
      verb_generate, 1},
+    {"export", "export RUN --format=peft|merged|gguf-lora -o OUT",
+     "what was trained, for other tools", verb_export, 1},
     {"bench", "bench FILE.dpo --model DIR [--variants a,b] [--json]",
      "compare variants, interleaved", verb_bench, 1},
     {"verify", "verify FILE.dpo --model DIR [--device D]",

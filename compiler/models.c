@@ -350,12 +350,31 @@ static void resolve_one(Spec *spec, const char *name, ModelSum *out) {
     if (!model_value(spec, name, s->name_loc, out)) *out = (ModelSum){.loc = s->name_loc};
 }
 
+const char *const *spec_policy_adapters(const Spec *spec, int *n) {
+    *n = spec->policy.nuse;
+    const char **dir = NEW_ARRAY(spec->front.arena, const char *, *n + 1);
+    for (int i = 0; i < *n; i++) dir[i] = spec->adapters[spec->policy.use[i].adapter].load;
+    return dir;
+}
+
+/* The checkpoint holds what was trained: models are their bases. */
+static void leave_bare(Spec *spec) {
+    ModelSum *sums[] = {&spec->policy, &spec->reference};
+    for (size_t i = 0; i < COUNT(sums); i++) {
+        sums[i]->nuse = 0;
+        sums[i]->start = false;
+        if (sums[i]->base) sums[i]->base->trained = false;
+    }
+    spec->nadapters = 0;
+}
+
 void models_resolve(Spec *spec) {
     resolve_one(spec, "policy", &spec->policy);
     resolve_one(spec, "reference", &spec->reference);
     if (!spec->policy.base) return; /* said why, or a file of layers only */
     resolve_train(spec);
     check_reference(spec);
+    if (spec->options.bare) leave_bare(spec);
 }
 
 /* ---- the weights ----------------------------------------------------------------------------- */

@@ -29,7 +29,7 @@ typedef struct Flag {
 } Flag;
 
 #define AT(field) offsetof(Options, field)
-#define RUNS      "check plan compile view train eval generate bench verify tokens"
+#define RUNS      "check plan compile view train eval generate bench verify tokens export"
 
 static const Flag flags[] = {
     {"model", 0, FLAG_TEXT, AT(model), "DIR", RUNS,
@@ -41,12 +41,13 @@ static const Flag flags[] = {
     {"adapter", 0, FLAG_LIST, AT(adapter), "[NAME=]DIR", "check train eval generate verify bench",
      "PEFT adapter directory"},
     {"set", 0, FLAG_LIST, AT(set), "path=value",
-     "check plan compile view train eval generate bench verify tokens",
+     "check plan compile view train eval generate bench verify tokens export",
      "overrides a setting; repeatable"},
     {"seed", 0, FLAG_TEXT, AT(seed), "N", "train eval generate bench verify",
      "random seed (same as --set run.seed=N)"},
     {"device", 0, FLAG_TEXT, AT(device), "auto|cpu|cuda[:n]",
-     "train eval generate bench verify plan", "where to run (default: $DPOC_DEVICE, else auto)"},
+     "train eval generate bench verify plan export",
+     "where to run (default: $DPOC_DEVICE, else auto)"},
     {"safe", 0, FLAG_BOOL, AT(safe), NULL, RUNS,
      "plain kernels only: no tensor-core instructions, no inline PTX"},
     {"debug", 0, FLAG_TEXT, AT(debug), "WORD,..", "*", "as DPOC_DEBUG; `help` lists the words"},
@@ -62,7 +63,7 @@ static const Flag flags[] = {
      "train eval bench verify plan compile generate", "config.json is enough: weights are random"},
     {"resume", 0, FLAG_MAYBE, AT(resume), "CKPT", "train",
      "go on from the newest (or this) checkpoint"},
-    {"overwrite", 0, FLAG_BOOL, AT(overwrite), NULL, "train",
+    {"overwrite", 0, FLAG_BOOL, AT(overwrite), NULL, "train export",
      "replace what is in the output directory"},
     {"dry-run", 'n', FLAG_BOOL, AT(dry_run), NULL, "train", "everything but the steps"},
     {"arch", 0, FLAG_TEXT, AT(arch), "sm_80", "compile plan view",
@@ -90,6 +91,14 @@ static const Flag flags[] = {
      "prompts answered together (default 8, on CUDA 32)"},
     {"before", 0, FLAG_BOOL, AT(before), NULL, "generate",
      "also what is answered without the adapter, side by side"},
+    {"format", 0, FLAG_TEXT, AT(format), "peft|merged|gguf-lora", "export", "what is written"},
+    {"dtype", 0, FLAG_TEXT, AT(dtype), "bf16|fp16|fp32", "export", "type of the numbers written"},
+    {"base", 0, FLAG_TEXT, AT(base), "dequantized|original", "export",
+     "what is merged into: the quantized weights that training saw (default), or the file's"},
+    {"checkpoint", 0, FLAG_COUNT, AT(checkpoint), "N", "export",
+     "RUN/checkpoint-N instead of the end of the run"},
+    {"no-check", 0, FLAG_BOOL, AT(no_check), NULL, "export",
+     "do not evaluate the merged model beside base and adapter"},
     {"text", 0, FLAG_TEXT, AT(text), "S", "tokens", "text to tokenize"},
     {"limit", 0, FLAG_COUNT, AT(limit), "N", "tokens", "show at most N pairs (default 3)"},
     {"check", 0, FLAG_BOOL, AT(check), NULL, "fmt", "exit 1 if the file is not formatted"},
@@ -251,7 +260,8 @@ bool options_parse(int argc, char **argv, const Verb *verbs, int nverbs, Options
                      .top_k = NAN,
                      .at_once = NAN,
                      .limit = NAN,
-                     .runs = NAN};
+                     .runs = NAN,
+                     .checkpoint = NAN};
     int i = 1;
     if (argc > 1 && argv[1][0] != '-')
         out->verb = argv[i++];

@@ -18,8 +18,11 @@ typedef struct Options {
     const char *model, *eval_data, *out, *device, *memory, *variant, *color, *cache_dir;
     const char *explain, *only, *dump_after, *dump_dir, *arch, *svg, *dot, *resume;
     const char *prompt, *prompts, *chat, *spec, *variants, *text, *seed, *debug, *compare;
-    double threads, log_every, max_tokens, temperature, top_p, top_k, at_once, runs, limit;
-    bool quiet, json, resumes, overwrite, dry_run, random_weights, help, version, check, safe, before, model_sampling;
+    const char *format, *dtype, *base;
+    double threads, log_every, max_tokens, temperature, top_p, top_k, at_once, runs, limit,
+        checkpoint;
+    bool no_check, quiet, json, resumes, overwrite, dry_run, random_weights, help, version, check,
+        safe, before, model_sampling;
 } Options;
 
 typedef struct Verb {

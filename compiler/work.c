@@ -35,6 +35,7 @@ int work_usage(const char *text) {
 }
 
 void work_diagnostics(Work *w) {
+    if (w->again && diags_errors(w->diags) == 0) return;
     if (w->options->json && strcmp(w->options->verb, "check") == 0)
         return; /* verb_check prints JSON */
     diags_print(w->diags, w->said, stderr, options_color(w->options, stderr));
@@ -67,6 +68,7 @@ int work_check(Work *w, const char *file, bool needs_data) {
         .random_weights = o->random_weights || strcmp(o->verb, "compile") == 0 ||
                           strcmp(o->verb, "plan") == 0 || strcmp(o->verb, "view") == 0,
         .trains = strcmp(o->verb, "train") == 0,
+        .bare = w->bare,
         .needs_data = needs_data,
         .needs_model = !text && strcmp(o->verb, "check") != 0,
     };
@@ -162,8 +164,10 @@ int work_compile(Work *w, const char *arch, const bool want[NUNIT]) {
     const Target *target = target_of(w, arch);
     if (!target) return no_target(w, arch);
     if (o->dump_after && !pass_known(o->dump_after)) return EXIT_USAGE;
-    CompileOptions compile = {
-        .target = target, .safe = o->safe, .generate = w->generate, .dump = {o->dump_after, o->dump_dir, false}};
+    CompileOptions compile = {.target = target,
+                              .safe = o->safe,
+                              .generate = w->generate,
+                              .dump = {o->dump_after, o->dump_dir, false}};
     int code = arena_budget(w, target, &compile.budget);
     if (code != EXIT_OK) return code;
     memcpy(compile.want, want, sizeof compile.want);

@@ -19,8 +19,10 @@ typedef struct Work {
     Plan *plan;
     Device *device;
     Exec *exec;
-    Tokenizer *tokenizer; /* NULL where the checkpoint has none */
+    Tokenizer *tokenizer;    /* NULL where the checkpoint has none */
     GenerateBounds generate; /* of plans that generate: before work_compile */
+    bool again;              /* what is wrong with the file was said before: errors only */
+    bool bare;               /* CheckOptions.bare: before work_check */
     Err err;
 } Work;
 
@@ -73,6 +75,7 @@ int verb_init(const Options *), verb_check(const Options *), verb_fmt(const Opti
 int verb_plan(const Options *), verb_compile(const Options *), verb_view(const Options *);
 int verb_train(const Options *), verb_eval(const Options *), verb_generate(const Options *);
 int verb_bench(const Options *), verb_verify(const Options *), verb_tokens(const Options *);
+int verb_export(const Options *);
 int verb_passes(const Options *), verb_ops(const Options *), verb_settings(const Options *);
 int verb_doctor(const Options *), verb_cache(const Options *);
 

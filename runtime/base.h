@@ -95,6 +95,7 @@ char *file_read(const char *path, size_t *len, Err *err);
 /* Writes to a temporary name beside `path`, syncs, renames: readers see the old or the new file. */
 bool file_write(const char *path, const void *data, size_t len, Err *err);
 bool file_exists(const char *path);
+void remove_tree(const char *path); /* a directory with all in it, or a file; absent is fine */
 bool dir_make(const char *path, Err *err); /* with parents; existing is fine */
 char *path_join(Arena *arena, const char *dir, const char *name); /* absolute: name */
 

@@ -7,6 +7,7 @@
 
 #include <errno.h>    /* errno */
 #include <fcntl.h>    /* open */
+#include <ftw.h>      /* nftw */
 #include <stdlib.h>   /* realpath */
 #include <string.h>   /* strerror */
 #include <sys/stat.h> /* stat, mkdir */
@@ -110,6 +111,15 @@ bool file_write(const char *path, const void *data, size_t len, Err *err) {
 bool file_exists(const char *path) {
     struct stat st;
     return stat(path, &st) == 0;
+}
+
+static int remove_one(const char *path, const struct stat *st, int kind, struct FTW *where) {
+    (void)st, (void)kind, (void)where;
+    return remove(path);
+}
+
+void remove_tree(const char *path) {
+    nftw(path, remove_one, 16, FTW_DEPTH | FTW_PHYS);
 }
 
 bool dir_make(const char *path, Err *err) {

@@ -62,15 +62,14 @@ static void show_load(LoadWatch *watch, double bytes, double share) {
     bool done = share >= 1, due = now - p->said > (p->tty ? 0.5 : 10);
     if (spent < 2 || !(due || (done && p->said < INFINITY))) return;
     p->said = done ? INFINITY : now;
-    fprintf(stderr, "%sloading weights: %.2f GB read, %.0f %%, %.2f GB/s%s",
-            p->tty ? "\r\033[K" : "", bytes * 1e-9, share * 100, bytes * 1e-9 / spent,
-            done || !p->tty ? "\n" : "");
+    fprintf(stderr, "%s%s: %.2f GB read, %.0f %%, %.2f GB/s%s", p->tty ? "\r\033[K" : "", p->what,
+            bytes * 1e-9, share * 100, bytes * 1e-9 / spent, done || !p->tty ? "\n" : "");
     fflush(stderr);
 }
 
 LoadProgress progress_load(void) {
     double now = now_seconds();
-    return (LoadProgress){{show_load}, now, now - 8, isatty(STDERR_FILENO)};
+    return (LoadProgress){{show_load}, "loading weights", now, now - 8, isatty(STDERR_FILENO)};
 }
 
 enum { CURVE_WIDTH = 64 };

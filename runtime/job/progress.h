@@ -30,6 +30,7 @@ void progress_break(const Progress *p);
  * seconds. */
 typedef struct LoadProgress {
     LoadWatch watch;
+    const char *what; /* "loading weights" */
     double started, said;
     bool tty;
 } LoadProgress;

@@ -6,7 +6,6 @@
  * renamed, a checkpoint's directory gets its name last. */
 #include <dirent.h>
 #include <errno.h>
-#include <ftw.h>
 #include <glob.h>
 #include <jansson.h>
 #include <math.h>
@@ -20,20 +19,20 @@
 
 /* ---- trained tensors ------------------------------------------------------------------------- */
 
-static float *read_flat(Exec *exec, const Plan *plan, const char *name, int64_t *n, Err *err) {
+/* A buffer of the plan, all of it; malloc. */
+static void *read_flat(Exec *exec, const Plan *plan, const char *name, int64_t *bytes, Err *err) {
     int buf = plan_buf(plan, name);
     if (buf < 0) {
         fail(err, EXIT_BUG, "the plan has no buffer \"%s\"", name);
         return NULL;
     }
-    size_t bytes = (size_t)plan->bufs[buf].bytes;
-    *n = (int64_t)(bytes / sizeof(float));
-    float *flat = malloc(bytes ? bytes : 1);
+    *bytes = plan->bufs[buf].bytes;
+    void *flat = malloc((size_t)*bytes + 1);
     if (!flat) {
-        fail(err, EXIT_MEMORY, "no host memory for %zu bytes of \"%s\"", bytes, name);
+        fail(err, EXIT_MEMORY, "no host memory for %lld bytes of \"%s\"", (long long)*bytes, name);
         return NULL;
     }
-    if (exec_read(exec, name, flat, bytes, err)) return flat;
+    if (exec_read(exec, name, flat, (size_t)*bytes, err)) return flat;
     free(flat);
     return NULL;
 }
@@ -85,8 +84,8 @@ static bool write_adapter(const Plan *plan, const Adapter *a, const float *param
 }
 
 bool save_trained(Exec *exec, const Plan *plan, const char *dir, Err *err) {
-    int64_t n;
-    float *params = read_flat(exec, plan, "params", &n, err);
+    int64_t bytes;
+    float *params = read_flat(exec, plan, "params", &bytes, err);
     if (!params) return false;
     Arena *arena = arena_new();
     int nadapters = 0, written = 0;
@@ -114,15 +113,6 @@ bool save_trained(Exec *exec, const Plan *plan, const char *dir, Err *err) {
 }
 
 /* ---- directories ----------------------------------------------------------------------------- */
-
-static int remove_one(const char *path, const struct stat *st, int kind, struct FTW *where) {
-    (void)st, (void)kind, (void)where;
-    return remove(path);
-}
-
-static void remove_tree(const char *path) {
-    nftw(path, remove_one, 16, FTW_DEPTH | FTW_PHYS);
-}
 
 static int64_t checkpoint_step(const char *name) {
     static const char prefix[] = "checkpoint-";
@@ -235,21 +225,27 @@ void run_dir_clear(const char *dir) {
 
 /* ---- checkpoints ----------------------------------------------------------------------------- */
 
-static const char *const flat_names[] = {"params", "m", "v"};
+/* What a checkpoint holds of the device's state; a plan has those that its optimizer needs. */
+static const char *const flat_names[] = {"params", "m",          "v",        "m8",
+                                         "v8",     "m8.absmax", "v8.absmax"};
 
 static bool write_flat(Exec *exec, const Plan *plan, const char *path, Err *err) {
     SafeTensor tensors[COUNT(flat_names)];
+    int count = 0;
     for (size_t i = 0; i < COUNT(flat_names); i++) {
-        int64_t n = plan->bufs[plan_buf(plan, flat_names[i])].bytes / (int64_t)sizeof(float);
-        tensors[i] = (SafeTensor){
-            .name = flat_names[i], .type = SAFE_F32, .rank = 1, .shape = {n}, .count = n};
+        int b = plan_buf(plan, flat_names[i]);
+        if (b < 0) continue;
+        const SafeType type = plan->bufs[b].dtype == DT_u8 ? SAFE_U8 : SAFE_F32;
+        const int64_t n = plan->bufs[b].bytes / dtype_bytes(plan->bufs[b].dtype);
+        tensors[count++] = (SafeTensor){
+            .name = flat_names[i], .type = type, .rank = 1, .shape = {n}, .count = n};
     }
     static const char *const metadata[] = {"format", "pt", NULL};
-    SafeWriter *w = safe_create(path, tensors, COUNT(tensors), metadata, err);
-    for (size_t i = 0; w && i < COUNT(tensors); i++) {
-        int64_t n;
-        float *flat = read_flat(exec, plan, flat_names[i], &n, err);
-        bool ok = flat && safe_put(w, (int)i, 0, flat, n * (int64_t)sizeof(float), err);
+    SafeWriter *w = safe_create(path, tensors, count, metadata, err);
+    for (int i = 0; w && i < count; i++) {
+        int64_t bytes;
+        void *flat = read_flat(exec, plan, tensors[i].name, &bytes, err);
+        bool ok = flat && safe_put(w, i, 0, flat, bytes, err);
         free(flat);
         if (!ok) {
             safe_abort(w);
@@ -343,9 +339,11 @@ static bool load_flat(Exec *exec, const Plan *plan, const char *path, size_t n, 
     SafeFile *file = safe_open(path, err);
     bool ok = file != NULL;
     for (size_t i = 0; i < n && ok; i++) {
+        int buf = plan_buf(plan, flat_names[i]);
+        if (buf < 0) continue;
         const SafeTensor *t = safe_find(file, flat_names[i]);
-        int64_t bytes = plan->bufs[plan_buf(plan, flat_names[i])].bytes;
-        if (!t || t->type != SAFE_F32 || t->bytes != bytes) {
+        int64_t bytes = plan->bufs[buf].bytes;
+        if (!t || t->bytes != bytes) {
             ok = fail(err, EXIT_IO, "%s: \"%s\" is missing or has another size", path,
                       flat_names[i]);
             break;

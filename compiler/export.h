@@ -1,0 +1,32 @@
+/* export.h: what the files behind `export` share: which run, what it trained, where the result
+ * goes. */
+#ifndef DPOC_EXPORT_H
+#define DPOC_EXPORT_H
+
+#include "../runtime/job/merge.h"
+#include "work.h"
+
+typedef struct Export {
+    const Options *options; /* of this command */
+    Options as_run;         /* what the run was started with, and what this command overrides */
+    Arena *arena;
+    const char *spec;    /* .dpo file of the run */
+    const char *adapter; /* PEFT directory of what was trained; NULL: none was */
+    const char *trained; /* directory of the trained base (`train base`), or NULL */
+    const char *part;    /* OUT.part: everything is written there, then renamed */
+    bool from_run;       /* as_run is a run's command; else `adapter` came by itself */
+    bool again;          /* the run's file was checked once and its warnings were printed */
+    DType dtype;
+    Err err;
+} Export;
+
+/* A Work on the run's model, checked; `set`: one more setting, or NULL.  `merged`: over the result
+ * instead, without adapters and quantization. */
+int export_work(Export *e, Work *w, bool merged, const char *set);
+int export_fail(Export *e); /* prints e->err; its code */
+
+/* export_check.c: the merged model beside base and adapter, on random tokens.  `base` is checked
+ * and compiled for evaluation in fp32, its device open. */
+int export_check(Export *e, Work *base, const MergeReport *report);
+
+#endif

@@ -1,0 +1,138 @@
+/* export_check.c: is the merged model what was trained?  Both score the same random tokens.
+ *
+ * In fp32 they differ by the rounding of the merged weights (unit u of the type) and by the order
+ * of sums (u32 sqrt K, K the longest).  How far rounding moves a log-probability is measured: base
+ * and adapter once more in bf16, where weights, inputs and outputs of every product are rounded
+ * with u16 = 2^-8.  Rounding errors are independent and act linearly as long as they are small, so
+ *     bound = 6 e (u + u32 sqrt K) / u16 n + u32 sqrt n |logp|
+ * for n tokens; e: root mean square over the answers, per token; the last term is the sum itself.
+ * Six times: e is an estimate from a few answers, of a normal variable.
+ */
+#include "export.h"
+
+#include "../runtime/job/job.h"
+
+#include <math.h>
+#include <string.h>
+
+enum { PAIRS = 4, SIGMAS = 6 };
+#define CHECK_TOKENS "run.tokens=1024"
+
+typedef struct Score { /* of one answer */
+    double value, base;
+    int tokens;
+} Score;
+
+/* The pairs' answers, in order: their log-probability by the policy and the reference. */
+static int scores_of(const Pairs *pairs, const Evaluation *e, Score *out) {
+    int n = 0;
+    for (int i = 0; i < e->pairs; i++) {
+        const PairScore *s = &e->score[i];
+        const Pair *p = &pairs->pair[i];
+        out[n++] = (Score){(double)s->logp_chosen, (double)s->ref_logp_chosen, p->chosen};
+        if (p->rejected)
+            out[n++] = (Score){(double)s->logp_rejected, (double)s->ref_logp_rejected, p->rejected};
+    }
+    return n;
+}
+
+/* Scores the pairs with an opened and compiled Work; 0 after a message. */
+static int score(Work *w, const Pairs *pairs, Score *out) {
+    Evaluation e;
+    if (work_open(w) != EXIT_OK) return 0;
+    if (evaluate(w->exec, w->plan, pairs, NULL, pairs->n, w->arena, &e, &w->err))
+        return scores_of(pairs, &e, out);
+    work_fail(w);
+    return 0;
+}
+
+/* The same for another setting, or for the result. */
+static int score_again(Export *e, bool merged, const char *set, const Pairs *pairs, Score *out) {
+    static const bool want[NUNIT] = {[UNIT_EVAL] = true};
+    Work w;
+    int n = 0;
+    if (export_work(e, &w, merged, set) == EXIT_OK && work_device(&w, NULL) == EXIT_OK &&
+        work_compile(&w, NULL, want) == EXIT_OK)
+        n = score(&w, pairs, out);
+    work_close(&w);
+    return n;
+}
+
+static double unit_of(DType t) {
+    return t == DT_f16 ? 0x1p-11 : t == DT_bf16 ? 0x1p-8 : 0x1p-24;
+}
+
+/* The longest sum of a product. */
+static int64_t longest_sum(const Plan *plan) {
+    int64_t k = 1;
+    for (int i = 0; i < plan->nbinds; i++) k = plan->binds[i].cols > k ? plan->binds[i].cols : k;
+    return k;
+}
+
+static double rms_per_token(const Score *a, const Score *b, int n) {
+    double sum = 0;
+    for (int i = 0; i < n; i++) {
+        double d = (a[i].value - b[i].value) / a[i].tokens;
+        sum += d * d / n;
+    }
+    return sqrt(sum);
+}
+
+/* One line an answer; false if one is further apart than its bound. */
+static bool compare(const Score *trained, const Score *merged, int n, double per_token,
+                    bool quiet) {
+    double worst = 0, effect = 0;
+    if (!quiet)
+        fprintf(stderr,
+                "check, log-probability of %d random answers:\n"
+                "  base+adapter        merged   difference        bound\n",
+                n);
+    for (int i = 0; i < n; i++) {
+        const Score *t = &trained[i];
+        double sum = unit_of(DT_f32) * sqrt((double)t->tokens) * fabs(t->value);
+        double d = merged[i].value - t->value, bound = per_token * t->tokens + sum;
+        worst = fmax(worst, fabs(d) / bound);
+        effect = fmax(effect, fabs(t->value - t->base));
+        if (!quiet)
+            fprintf(stderr, "%14.6f%14.6f%13.2e%13.2e\n", t->value, merged[i].value, d, bound);
+    }
+    if (!quiet && isfinite(effect) && effect > 0)
+        fprintf(stderr, "the adapter moves them by up to %.3g\n", effect);
+    return worst <= 1;
+}
+
+static int compare_all(Export *e, const Work *base, const Score *trained, const Pairs *pairs,
+                       int n) {
+    Score rounded[2 * PAIRS], merged[2 * PAIRS];
+    if (score_again(e, false, "graph.compute=bf16", pairs, rounded) != n ||
+        score_again(e, true, "graph.compute=fp32", pairs, merged) != n)
+        return EXIT_NUMERIC;
+    double sums = unit_of(DT_f32) * sqrt((double)longest_sum(base->plan));
+    double units = (unit_of(e->dtype) + sums) / unit_of(DT_bf16);
+    double bound = SIGMAS * rms_per_token(trained, rounded, n) * units;
+    if (compare(trained, merged, n, bound, e->options->quiet)) return EXIT_OK;
+    fail(&e->err, EXIT_NUMERIC,
+         "the merged model does not give what base and adapter give; it is left in %s", e->part);
+    return export_fail(e);
+}
+
+int export_check(Export *e, Work *base, const MergeReport *report) {
+    if (!base->plan->fits) {
+        char need[32];
+        format_bytes(need, (double)base->plan->smallest_bytes);
+        fprintf(stderr, "warning: not checked: evaluating the model takes %s here\n", need);
+        return EXIT_OK;
+    }
+    if (report->overflow.elements) {
+        fprintf(stderr, "warning: not checked: values were cut, so the models differ\n");
+        return EXIT_OK;
+    }
+    Score trained[2 * PAIRS];
+    Pairs *pairs = pairs_random(base->plan, PAIRS, 1);
+    int n = score(base, pairs, trained);
+    exec_close(base->exec);
+    base->exec = NULL;
+    int code = n ? compare_all(e, base, trained, pairs, n) : EXIT_NUMERIC;
+    pairs_free(pairs);
+    return code;
+}
