@@ -1,0 +1,173 @@
+/* test_lora.c: adapters of every kind against PEFT's own figures (tests/num/lora, made by
+ * tests/peers/make_lora.py in double precision), through the program as a person runs it: with
+ * PEFT's files, with what a .dpo file says, from a fresh start.  Tolerances: case.h.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include "case.h"
+#include "runtime/base.h"
+#include "runtime/io/safetensors.h"
+
+#define LORA "tests/num/lora"
+
+typedef struct Case {
+    char name[64], dir[128], base[64];
+} Case;
+
+static Case case_of(const char *name) {
+    Case c;
+    Err err = {0};
+    snprintf(c.name, sizeof c.name, "%s", name);
+    snprintf(c.dir, sizeof c.dir, LORA "/%s", name);
+    char path[256];
+    snprintf(path, sizeof path, "%s/base", c.dir);
+    char *base = file_read(path, NULL, &err);
+    if (!base) stop("%s", err.text);
+    snprintf(c.base, sizeof c.base, "%.*s", (int)strcspn(base, "\n"), base);
+    free(base);
+    return c;
+}
+
+/* Evaluates `spec` on the case's pairs. */
+static void check_eval(const Case *c, const char *spec, const char *extra) {
+    char command[2048];
+    snprintf(command, sizeof command,
+             "%s/dpoc eval %s --device=cpu --model " CASES "/%s --data " CASES
+             "/%s/pairs.jsonl --set graph.compute=fp32 --json --quiet %s",
+             build(), spec, c->base, c->base, extra);
+    json_t *figures = figures_of(c->dir);
+    compare_eval(c->name, command, json_object_get(figures, "eval"));
+    json_decref(figures);
+}
+
+/* Trains the case's run.dpo; `run_dir` (300 bytes) receives where. */
+static void train(const Case *c, const char *what, int steps, const char *extra, char *run_dir) {
+    char command[3000];
+    snprintf(run_dir, 300, "%s/tests/runs/lora-%s-%s", build(), c->name, what);
+    snprintf(command, sizeof command,
+             "%s/dpoc train %s/run.dpo --device=cpu --model " CASES "/%s --data " CASES
+             "/%s/pairs.jsonl -o %s --overwrite --quiet --set run.steps=%d --set run.warmup=3 "
+             "--set run.schedule=cosine --set run.shuffle=off --set run.clip=1 "
+             "--set run.weight_decay=0 --set run.lr=1e-2 --set graph.compute=fp32 %s 2> %s.log "
+             "|| { cat %s.log; false; }",
+             build(), c->dir, c->base, c->base, run_dir, steps, extra, run_dir, run_dir);
+    int status = system(command);
+    if (status != 0) stop("%s: exit status %d", command, status);
+}
+
+static void check_train(const Case *c, const char *what, const char *extra, bool fresh) {
+    char dir[300];
+    json_t *figures = figures_of(c->dir);
+    json_t *want = json_object_get(fresh ? json_object_get(figures, "fresh") : figures, "train");
+    assert_non_null(want);
+    train(c, what, (int)json_array_size(want), extra, dir);
+    compare_steps(c->name, dir, want, reward_scale(figures));
+    json_decref(figures);
+}
+
+static const char *const names[] = {"rslora", "patterns",    "layers",   "embeddings",     "tied",
+                                    "dora",   "dora_biases", "dora_fp4", "dora_embeddings"};
+
+static char *adapter_flag(const Case *c) {
+    static char flag[256];
+    snprintf(flag, sizeof flag, "--adapter %s/adapter", c->dir);
+    return flag;
+}
+
+static void peft_adapters_give_pefts_log_probs(void **state) {
+    (void)state;
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        Case c = case_of(names[i]);
+        char spec[256];
+        snprintf(spec, sizeof spec, "%s/run.dpo", c.dir);
+        check_eval(&c, spec, adapter_flag(&c));
+    }
+}
+
+/* Their files alone say what they change, with which rank, alpha and kind. */
+static void peft_directories_speak_for_themselves(void **state) {
+    (void)state;
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        Case c = case_of(names[i]);
+        char spec[256], text[512];
+        Err err = {0};
+        snprintf(spec, sizeof spec, "%s/tests/lora-%s.dpo", build(), c.name);
+        snprintf(text, sizeof text,
+                 "use \"objectives/dpo.dpo\"\nbase = auto\nadapter pref = load \"nowhere\"\n"
+                 "policy = base + pref\nreference = base\ntrain pref\n");
+        assert_true(file_write(spec, text, strlen(text), &err));
+        check_eval(&c, spec, adapter_flag(&c));
+    }
+}
+
+static void training_goes_as_pefts(void **state) {
+    (void)state;
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        Case c = case_of(names[i]);
+        check_train(&c, "train", adapter_flag(&c), false);
+    }
+}
+
+/* A rate at which nothing is dropped leaves the ways that dropout takes: W x and W dropout(x) of
+ * their own. */
+static void dropout_beside_magnitudes(void **state) {
+    (void)state;
+    static const char *const some[] = {"dora", "dora_biases"};
+    for (size_t i = 0; i < sizeof some / sizeof *some; i++) {
+        Case c = case_of(some[i]);
+        char extra[400];
+        snprintf(extra, sizeof extra, "%s --set pref.dropout=1e-9", adapter_flag(&c));
+        check_train(&c, "dropout", extra, false);
+    }
+}
+
+/* A fresh magnitude is |W| by rows, of a quantized weight what it stands for: sums of n <= 56
+ * squares in f32 on both sides, so n^1/2 2^-24 each, halved by the root: within 1e-6. */
+static void magnitudes_start_as_pefts(void **state) {
+    (void)state;
+    static const char *const some[] = {"dora", "dora_fp4", "dora_embeddings"};
+    for (size_t i = 0; i < sizeof some / sizeof *some; i++) {
+        Case c = case_of(some[i]);
+        char dir[300], path[400], name[256];
+        Err err = {0};
+        train(&c, "fresh", 1, "--set run.lr=0", dir);
+        json_t *figures = figures_of(c.dir), *value;
+        json_t *want = json_object_get(json_object_get(figures, "fresh"), "magnitudes");
+        snprintf(path, sizeof path, "%s/adapter/adapter_model.safetensors", dir);
+        SafeFile *file = safe_open(path, &err);
+        if (!file) stop("%s", err.text);
+        const char *key;
+        assert_true(json_object_size(want) > 2);
+        json_object_foreach(want, key, value) {
+            size_t stem = strlen(key) - strlen(".weight");
+            snprintf(name, sizeof name, "base_model.model.%.*s", (int)stem, key);
+            const SafeTensor *t = safe_find(file, name);
+            if (!t) stop("%s: no tensor %s", path, name);
+            assert_int_equal(t->rank, 1);
+            assert_int_equal(t->count, json_array_size(value));
+            float got[512];
+            assert_true(t->count <= 512 && safe_read_f32(t, 0, t->count, got, &err));
+            for (int64_t k = 0; k < t->count; k++) {
+                double w = json_number_value(json_array_get(value, (size_t)k));
+                close_to(name, got[k], w, 1e-6 * w);
+            }
+        }
+        safe_close(file);
+        json_decref(figures);
+    }
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(peft_adapters_give_pefts_log_probs),
+        cmocka_unit_test(peft_directories_speak_for_themselves),
+        cmocka_unit_test(training_goes_as_pefts),
+        cmocka_unit_test(dropout_beside_magnitudes),
+        cmocka_unit_test(magnitudes_start_as_pefts),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
