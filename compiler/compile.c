@@ -117,6 +117,7 @@ typedef struct Attempt { /* one compilation of everything */
     int64_t keep;   /* bytes of activations that may be kept; 0: all */
     int64_t kept;   /* the answer */
     bool no_prefetch;
+    bool resident; /* of Unit */
     Hash128 hash;
 } Attempt;
 
@@ -156,6 +157,7 @@ static bool compile_unit(Attempt *a, Plan *plan, UnitKind kind) {
     memcpy(u->bound, plan->bound, sizeof u->bound);
     u->safe = a->options->safe;
     u->no_prefetch = a->no_prefetch;
+    u->resident = a->resident;
     u->activation_budget = kind == UNIT_TRAIN ? a->keep : 0;
     bool ok = unit_build(u);
     if (ok) a->hash = hash_unit(u, a->hash);
@@ -255,12 +257,18 @@ static int64_t search_tokens(Attempt *a, int64_t tokens) {
     return low * bucket;
 }
 
-/* Recompute costs time, prefetch memory; it hides more time than recomputing a weight's bytes
+/* A token of an answer is one pass over the weights, so where nothing is trained they are
+ * dequantized once if that fits.  Else: recompute costs time, prefetch memory; it hides more time than recomputing a weight's bytes
  * costs, so it goes last. */
 Plan *compile_spec(const Spec *spec, const CompileOptions *options) {
-    Attempt a = {.spec = spec, .options = options, .dump = options->dump};
-    Plan *plan = attempt(&a), *fits;
     bool trains = options->want[UNIT_TRAIN] || options->want[UNIT_EVAL] || options->want[UNIT_REF];
+    Attempt a = {.spec = spec, .options = options, .dump = options->dump, .resident = !trains};
+    Plan *plan = attempt(&a), *fits;
+    if (plan && !plan->fits && a.resident) {
+        a.resident = false;
+        plan_free(plan);
+        plan = attempt(&a);
+    }
     if (!plan || plan->fits || !trains) return plan;
     a.dump = (DumpOptions){0};
     int64_t kept = a.kept, over = plan->arena_bytes - plan->budget_bytes;

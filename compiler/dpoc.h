@@ -296,7 +296,8 @@ typedef struct WeightInfo { /* a frozen tensor of a checkpoint */
     Loc loc;
 } WeightInfo;
 
-/* A trained tensor: elements offset.. of the flat "params", "grads", "m", "v". */
+/* A trained tensor: elements offset.. of the flat "params", "grads", and of the moments "m", "v" or,
+ * the last Unit.coded elements, "m8", "v8". */
 typedef struct Trained {
     /* tensor: PEFT's name without "base_model.model.", "....q_proj.lora_A.weight" */
     const char *source, *tensor;
@@ -366,6 +367,7 @@ typedef struct Unit {
     Trained *trained;
     int ntrained, captrained;
     int64_t nparams; /* elements of the flat state, a multiple of 1024 */
+    int64_t coded;   /* so many of them, at the end, keep their moments in 8 bits */
     NodeId loss;     /* scalar: sum over the micro-batch; 0 in those without one */
     NodeId seed;     /* scalar input: 1 / denominator of the loss */
     Metric *metrics;
@@ -377,6 +379,7 @@ typedef struct Unit {
     const char **recomputed;
     int nrecomputed, caprecomputed;
     int64_t activation_budget; /* bytes remat may keep; 0: all of it */
+    bool resident;             /* quantized weights are dequantized once, in "init" */
     bool no_prefetch;          /* memory for two dequantized weights at once is not there */
     int64_t activation_bytes;  /* remat's answer: bytes of activations that wait for the backward */
 } Unit;
@@ -514,9 +517,9 @@ typedef struct Emit {
 #define PLAN_PUSH(plan, v, n, item)                                                                \
     ((v) = plan_room((plan), (v), sizeof(*(v)), (n)), (v)[(n)++] = (item))
 void *plan_room(Plan *plan, void *v, size_t size, int n);
-Arg emit_arg(Emit *e, NodeId id);               /* stored value or view; buf -1 for id 0 */
-int emit_align(const Arg *arg); /* bytes, up to 16, of which its address is a multiple */
-int emit_kernel(Emit *e, const Kernel *kernel); /* index; equal text is one kernel */
+Arg emit_arg(Emit *e, NodeId id); /* stored value or view; buf -1 for id 0 */
+int emit_align(const Arg *arg);   /* bytes, up to 16, of which its address is a multiple */
+int emit_kernel(Emit *e, const Kernel *kernel);                /* index; equal text is one kernel */
 Step *emit_step(Emit *e, StepKind kind, int nargs, int ndims); /* label and where are filled in */
 /* result k's node if it is stored in this group, else 0 */
 NodeId emit_part(Emit *e, NodeId id, int k);

@@ -3,8 +3,8 @@
  * A weight that is kept in a quantized format is not one buffer but several: codes and statistics,
  * leaves named TENSOR#PART.  Each reader gets a dequant node of its own (a fresh inst), in the
  * reader's phase: the numbers exist only while they are used, in scratch memory, and the forward's
- * are not the backward's. A reader in an init phase (a cast, a view) is copied along for each of
- * its own readers. Relies on graph.c and the formats of runtime/quantize.h.  Promises: the same
+ * are not the backward's.  Where weights are resident (Unit.resident) one in "init" serves all.
+ * A reader in an init phase (a cast, a view) is copied along for each of its own readers.  Relies on graph.c and the formats of runtime/quantize.h.  Promises: the same
  * values as the format means, no other node changes.
  */
 #include "dpoc.h"
@@ -15,8 +15,9 @@ typedef struct Quant {
     const Graph *from;
     Graph *to;
     NodeId *map;
-    bool *packed;         /* quantized leaves, casts and views of them: made where they are read */
-    uint32_t inst;        /* of the last dequantization */
+    bool *packed;  /* quantized leaves, casts and views of them: made where they are read */
+    uint32_t inst; /* of the last dequantization that is not resident */
+    int made;
     bool *early;          /* needed by the loss or a metric */
     bool forward;         /* the reader at hand is early */
     NodeId last, last_of; /* the forward's last dequantization, and of which weight */
@@ -52,6 +53,8 @@ static NodeId part_leaf(Quant *q, const Node *w, QuantPiece piece, const char *n
 /* Forward readers that follow each other share one: policy and reference, after `share`. */
 static NodeId dequant(Quant *q, NodeId weight, Phase phase, const Origin *reader) {
     const Node *w = node(q->from, weight);
+    const bool resident = q->u->resident;
+    if (resident) phase = PHASE_INIT; /* and all readers' */
     if (q->forward && q->last_of == weight && node(q->to, q->last)->phase == phase) return q->last;
     const WeightInfo *info = &q->u->weights[w->attr.i0];
     NodeId in[5] = {part_leaf(q, w, QUANT_CODES, "codes"), part_leaf(q, w, QUANT_ABSMAX, "absmax")};
@@ -62,9 +65,11 @@ static NodeId dequant(Quant *q, NodeId weight, Phase phase, const Origin *reader
         in[n++] = part_leaf(q, w, QUANT_MAP, "map");
     }
     Attr attr = {.name = intern(info->format), .i0 = info->block, .i1 = info->nested};
-    NodeId id = graph_add(q->to, OP_dequant, in, n, &attr, w->type, ++q->inst, reader);
+    NodeId id =
+        graph_add(q->to, OP_dequant, in, n, &attr, w->type, resident ? 0 : ++q->inst, reader);
     if (id) q->to->node[id].phase = phase;
     if (q->forward) q->last = id, q->last_of = weight;
+    q->made++;
     return id;
 }
 
@@ -111,5 +116,5 @@ int pass_quant(Pass *pass, Unit *u) {
         unit_replace_graph(u, q.to, q.map);
     }
     arena_free(arena);
-    return (int)q.inst;
+    return q.made;
 }

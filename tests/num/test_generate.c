@@ -31,7 +31,7 @@ static const char *device(void) {
 }
 
 static void check_compile(Model *m, json_t *figures, const char *compute, GenerateBounds bounds,
-                          const Target *target) {
+                          const Target *target, int64_t budget) {
     const char *set = intern_printf("graph.compute=%s", compute), *adapter[4];
     json_t *adapters = json_object_get(figures, "adapters");
     int n = (int)json_array_size(adapters);
@@ -51,7 +51,7 @@ static void check_compile(Model *m, json_t *figures, const char *compute, Genera
     Spec *spec = check_file(m->arena, diags, &check);
     if (!spec) diags_print(diags, 0, stderr, false);
     assert_non_null(spec);
-    CompileOptions options = {.target = target, .generate = bounds};
+    CompileOptions options = {.target = target, .generate = bounds, .budget = budget};
     for (UnitKind kind = UNIT_PREFILL; kind < NUNIT; kind++) options.want[kind] = true;
     m->plan = compile_spec(spec, &options);
     if (!m->plan) diags_print(diags, 0, stderr, false);
@@ -66,15 +66,19 @@ static void check_compile(Model *m, json_t *figures, const char *compute, Genera
     must(exec_bind(m->r.exec, bind, nsources, 1, NULL, &err), &err);
 }
 
-static Model open_model(json_t *figures, const char *compute, GenerateBounds bounds) {
+static Model open_within(json_t *figures, const char *compute, GenerateBounds bounds,
+                         int64_t budget) {
     Err err = {0};
     Model m = {.arena = arena_new()};
     Device *dev = device_open(&(DeviceOptions){.name = device(), .cache_dir = run_cache()}, &err);
     must(dev != NULL, &err);
     const Target *target = target_by_arch(dev->arch);
     dev->ops->close(dev);
-    check_compile(&m, figures, compute, bounds, target);
+    check_compile(&m, figures, compute, bounds, target, budget);
     return m;
+}
+static Model open_model(json_t *figures, const char *compute, GenerateBounds bounds) {
+    return open_within(figures, compute, bounds, 0);
 }
 
 static void close_model(Model *m) {
@@ -243,6 +247,34 @@ static void bf16_as_recomputed(void **unused) {
     json_decref(figures);
 }
 
+/* Quantized weights stay as numbers where there is room, and say the same where there is not. */
+static void resident_or_not(void **unused) {
+    json_t *figures = json_pack("{s:s, s:[s]}", "model", "bnb_nf4", "adapters", "bnb_nf4");
+    float logits[2][NEW * VOCAB];
+    int64_t budget = 0;
+    for (int tight = 0; tight < 2; tight++) {
+        Model m = open_within(figures, "fp32", (GenerateBounds){16, 1, LONGEST + NEW}, budget);
+        assert_true(m.plan->fits);
+        int dequants = 0;
+        const Program *decode = plan_program(m.plan, "decode");
+        for (int i = 0; i < decode->nsteps; i++)
+            dequants += decode->steps[i].kind == STEP_KERNEL &&
+                        !strcmp(m.plan->kernels[decode->steps[i].kernel].kind, "dequant");
+        assert_int_equal(dequants, tight ? 7 : 0); /* linear layers of one block */
+        budget = m.plan->arena_bytes - 1;
+        int32_t ids[] = {5, 90, 17};
+        Answer a = {.prompt = ids, .nprompt = COUNT(ids)};
+        Watch w = {.watch = {watch_logits}, .m = &m, .keep = logits[tight]};
+        GenerateJob job = {.exec = m.r.exec, .plan = m.plan, .max_tokens = NEW, .watch = &w.watch};
+        Err err = {0};
+        must(generate(&job, &a, 1, NULL, &err), &err);
+        ids_free(&a.ids);
+        close_model(&m);
+    }
+    assert_memory_equal(logits[0], logits[1], sizeof logits[0]);
+    json_decref(figures);
+}
+
 /* Stop tokens, lengths, and what cannot be answered. */
 static void ends_and_errors(void **unused) {
     json_t *all = all_figures(), *figures = json_object_get(all, "gqa");
@@ -344,9 +376,10 @@ static void greedy_takes_the_first(void **unused) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(as_hugging_face),    cmocka_unit_test(together_as_alone),
-        cmocka_unit_test(bf16_as_recomputed), cmocka_unit_test(ends_and_errors),
-        cmocka_unit_test(draws_as_defined),   cmocka_unit_test(greedy_takes_the_first),
+        cmocka_unit_test(as_hugging_face),        cmocka_unit_test(together_as_alone),
+        cmocka_unit_test(bf16_as_recomputed),     cmocka_unit_test(resident_or_not),
+        cmocka_unit_test(ends_and_errors),        cmocka_unit_test(draws_as_defined),
+        cmocka_unit_test(greedy_takes_the_first),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
