@@ -1,6 +1,6 @@
 /* test_objectives.c: loss and gradient norm of every objective in models/objectives, in one
  * training step of the program, against PyTorch's in double precision
- * (tests/peers/make_objectives.py).  Those that cross pairs also where the step takes four
+ * (tests/peers/make_objectives.py).  Those that cross pairs also where the step takes three
  * micro-batches.
  *
  * Tolerance: what the product promises in fp32 compute, 1e-3 of the figure.
@@ -89,7 +89,7 @@ static void losses_and_gradients_are_pytorchs(void **state) {
         bool coupled = false;
         for (size_t k = 0; k < COUNT(crossing); k++) coupled |= !strcmp(crossing[k], name);
         if (coupled)
-            wrong += differs(name, json_object_get(figures, name), step_of(name, dir, 80, arena));
+            wrong += differs(name, json_object_get(figures, name), step_of(name, dir, 64, arena));
         seen++;
     }
     assert_int_equal(wrong, 0);
