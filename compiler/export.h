@@ -20,9 +20,9 @@ typedef struct Export {
     Err err;
 } Export;
 
-/* A Work on the run's model, checked; `set`: one more setting, or NULL.  `merged`: over the result
- * instead, without adapters and quantization. */
-int export_work(Export *e, Work *w, bool merged, const char *set);
+/* A Work on the run's model, checked; `set`: one more setting, or NULL.  `bare`: over this model
+ * directory instead, which holds what adapters and quantization made; or NULL. */
+int export_work(Export *e, Work *w, const char *bare, const char *set);
 int export_fail(Export *e); /* prints e->err; its code */
 
 /* export_check.c: the merged model beside base and adapter, on random tokens.  `base` is checked

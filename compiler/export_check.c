@@ -12,8 +12,11 @@
 
 #include "../runtime/job/job.h"
 
+#include <errno.h>
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { PAIRS = 4, SIGMAS = 6 };
 #define CHECK_TOKENS "run.tokens=1024"
@@ -46,16 +49,34 @@ static int score(Work *w, const Pairs *pairs, Score *out) {
     return 0;
 }
 
-/* The same for another setting, or for the result. */
-static int score_again(Export *e, bool merged, const char *set, const Pairs *pairs, Score *out) {
+/* The same with another setting, or over a directory that holds all. */
+static int score_again(Export *e, const char *bare, const char *set, const Pairs *pairs,
+                       Score *out) {
     static const bool want[NUNIT] = {[UNIT_EVAL] = true};
     Work w;
     int n = 0;
-    if (export_work(e, &w, merged, set) == EXIT_OK && work_device(&w, NULL) == EXIT_OK &&
+    if (export_work(e, &w, bare, set) == EXIT_OK && work_device(&w, NULL) == EXIT_OK &&
         work_compile(&w, NULL, want) == EXIT_OK)
         n = score(&w, pairs, out);
     work_close(&w);
     return n;
+}
+
+/* A directory with the base's configuration and the weights that were trained (`train base`). */
+static const char *trained_model(Export *e, const char *base) {
+    const char *dir = path_join(e->arena, e->part, "trained");
+    const char *from[] = {path_join(e->arena, base, "config.json"),
+                          path_join(e->arena, e->trained, "model.safetensors")};
+    const char *name[] = {"config.json", "model.safetensors"};
+    if (!dir_make(dir, &e->err)) return NULL;
+    for (int i = 0; i < 2; i++) {
+        char *real = realpath(from[i], NULL);
+        bool ok = real && symlink(real, path_join(e->arena, dir, name[i])) == 0;
+        if (!ok) fail(&e->err, EXIT_IO, "%s: cannot be linked: %s", from[i], strerror(errno));
+        free(real);
+        if (!ok) return NULL;
+    }
+    return dir;
 }
 
 static double unit_of(DType t) {
@@ -85,7 +106,7 @@ static bool compare(const Score *trained, const Score *merged, int n, double per
     if (!quiet)
         fprintf(stderr,
                 "check, log-probability of %d random answers:\n"
-                "  base+adapter        merged   difference        bound\n",
+                "       trained        merged   difference        bound\n",
                 n);
     for (int i = 0; i < n; i++) {
         const Score *t = &trained[i];
@@ -101,18 +122,18 @@ static bool compare(const Score *trained, const Score *merged, int n, double per
     return worst <= 1;
 }
 
-static int compare_all(Export *e, const Work *base, const Score *trained, const Pairs *pairs,
-                       int n) {
+static int compare_all(Export *e, const Work *base, const Score *trained, const char *full,
+                       const Pairs *pairs, int n) {
     Score rounded[2 * PAIRS], merged[2 * PAIRS];
-    if (score_again(e, false, "graph.compute=bf16", pairs, rounded) != n ||
-        score_again(e, true, "graph.compute=fp32", pairs, merged) != n)
+    if (score_again(e, full, "graph.compute=bf16", pairs, rounded) != n ||
+        score_again(e, e->part, "graph.compute=fp32", pairs, merged) != n)
         return EXIT_NUMERIC;
     double sums = unit_of(DT_f32) * sqrt((double)longest_sum(base->plan));
     double units = (unit_of(e->dtype) + sums) / unit_of(DT_bf16);
     double bound = SIGMAS * rms_per_token(trained, rounded, n) * units;
     if (compare(trained, merged, n, bound, e->options->quiet)) return EXIT_OK;
-    fail(&e->err, EXIT_NUMERIC,
-         "the merged model does not give what base and adapter give; it is left in %s", e->part);
+    fail(&e->err, EXIT_NUMERIC, "the merged model does not give what %s; it is left in %s",
+         full ? "the trained one gives" : "base and adapter give", e->part);
     return export_fail(e);
 }
 
@@ -127,12 +148,16 @@ int export_check(Export *e, Work *base, const MergeReport *report) {
         fprintf(stderr, "warning: not checked: values were cut, so the models differ\n");
         return EXIT_OK;
     }
+    const char *full = e->trained ? trained_model(e, work_model_dir(base)) : NULL;
+    if (e->trained && !full) return export_fail(e);
     Score trained[2 * PAIRS];
     Pairs *pairs = pairs_random(base->plan, PAIRS, 1);
-    int n = score(base, pairs, trained);
-    exec_close(base->exec);
+    int n = full ? score_again(e, full, "graph.compute=fp32", pairs, trained)
+                 : score(base, pairs, trained);
+    if (base->exec) exec_close(base->exec);
     base->exec = NULL;
-    int code = n ? compare_all(e, base, trained, pairs, n) : EXIT_NUMERIC;
+    int code = n ? compare_all(e, base, trained, full, pairs, n) : EXIT_NUMERIC;
+    if (full) remove_tree(full);
     pairs_free(pairs);
     return code;
 }

@@ -111,6 +111,7 @@ static const char *state_of_run(Export *e, const char *run) {
 static bool describe_adapter(Export *e, const char *dir) {
     const char *use = e->options->spec ? e->options->spec : NULL;
     e->as_run = *e->options;
+    e->again = true; /* the program is ours */
     e->adapter = dir;
     char *real = use ? realpath(use, NULL) : NULL;
     const char *text = arena_printf(e->arena,
@@ -156,17 +157,17 @@ static bool find_run(Export *e) {
 
 /* ---- the model it is about ------------------------------------------------------------------- */
 
-int export_work(Export *e, Work *w, bool merged, const char *set) {
+int export_work(Export *e, Work *w, const char *bare, const char *set) {
     Options *o = NEW(e->arena, Options);
     *o = e->as_run;
     o->quiet = true;
     if (set && o->set.n < MAX_LIST) o->set.item[o->set.n++] = set;
-    if (merged) {
-        o->model = e->part;
+    if (bare) {
+        o->model = bare;
         o->adapter.n = 0;
     }
     work_init(w, o);
-    w->bare = merged;
+    w->bare = bare != NULL;
     w->again = e->again;
     return work_check(w, e->spec, false);
 }
@@ -175,7 +176,7 @@ int export_work(Export *e, Work *w, bool merged, const char *set) {
  * are inside it, under their names. */
 static int name_trained(Export *e) {
     Work w;
-    int n = 0, code = e->from_run ? export_work(e, &w, false, NULL) : EXIT_OK;
+    int n = 0, code = e->from_run ? export_work(e, &w, NULL, NULL) : EXIT_OK;
     if (!e->from_run) return EXIT_OK;
     const AdapterSpec *a = code == EXIT_OK ? spec_adapters(w.spec, &n) : NULL;
     OptionList *list = &e->as_run.adapter;
@@ -280,7 +281,7 @@ static int export_merged(Export *e) {
     Work w;
     int code = name_trained(e);
     if (code != EXIT_OK) return code;
-    code = export_work(e, &w, false, "graph.compute=fp32");
+    code = export_work(e, &w, NULL, "graph.compute=fp32");
     if (code == EXIT_OK && !e->options->no_check) code = work_device(&w, NULL);
     if (code == EXIT_OK) code = work_compile(&w, NULL, want);
     if (code == EXIT_OK) code = merge_now(e, &w, &report);
