@@ -132,6 +132,7 @@ static void check(Case *c, double tolerance) {
     }
     eval_run(e, PHASE_MICRO, false);
     for (int twice = 0; twice < 2; twice++) run_program(&r, "eval", c->extent);
+    if (plan_buf(plan, "cache") >= 0) compare(r.exec, plan, e, "cache", 0);
     for (int i = 0; i < c->nout; i++)
         compare(r.exec, plan, e, intern_printf("out%d", i), tolerance);
     run_close(&r);
@@ -171,6 +172,34 @@ static void sorted(void **unused) {
     NodeId y = input(c, "y", vec(DT_f32, X_P), NULL);
     output(c, g_op(c->u.g, OP_take, y, g_part(c->u.g, s, 1), 0));
     check(c, 0);
+    arena_free(arena);
+}
+
+/* Rows into a cache that holds others; who reads the result reads all of them, in its place. */
+static void appended(void **unused) {
+    enum { HELD = 61 }; /* a prime: i * 7 never names a row twice */
+    Arena *arena = arena_new();
+    for (int t = DT_f32; t <= DT_bf16; t++) {
+        Case *c = case_new(arena);
+        Graph *g = c->u.g;
+        c->u.bound[X_H] = 64;
+        c->extent[X_H] = HELD;
+        double index[T], back[R];
+        for (int i = 0; i < T; i++) index[i] = i % 6 == 1 ? -1 : i * 7 % HELD;
+        for (int i = 0; i < R; i++) back[i] = i * 5 % HELD;
+        const Type *type =
+            type_of((DType)t, 3, (Dim[]){dim_extent(X_H), dim_const(HK), dim_const(S)});
+        input(c, "cache", type, NULL); /* its values; the state is the leaf */
+        NodeId cache = g_state(g, "cache", PHASE_MICRO, ROLE_CACHE, type);
+        NodeId x = input(c, "x", heads((DType)t, HK), NULL);
+        NodeId y = g_op(g, OP_append, cache, x, input(c, "at", vec(DT_i32, X_T), index));
+        output(c, g_op(g, OP_take, y, input(c, "back", vec(DT_i32, X_R), back), 0));
+        NodeId s = input(c, "segs", mat(DT_i32, X_G, 6), (double[]){0, T, 0, 0, 10, T + 5});
+        NodeId q = input(c, "q", heads((DType)t, H), NULL);
+        Attr attr = {.num = 0.4};
+        output(c, graph_add(g, OP_attend, (NodeId[]){q, y, y, s}, 4, &attr, NULL, 0, NULL));
+        check(c, 2e-4);
+    }
     arena_free(arena);
 }
 
@@ -281,7 +310,7 @@ static void quantized(void **unused) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(take_and_put), cmocka_unit_test(sorted),    cmocka_unit_test(attention),
-        cmocka_unit_test(head),         cmocka_unit_test(quantized),
+        cmocka_unit_test(head),         cmocka_unit_test(quantized), cmocka_unit_test(appended),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

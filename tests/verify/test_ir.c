@@ -129,6 +129,18 @@ static const struct {
      "%4 = attend %2 %3 %3 %1 : f32[2,3,4] init",
      "3 query heads are not a multiple of 2"},
     {"%2 = part %1 k=1 : f32[T] micro", "input has no part 1"},
+    {"%2 = state name=\"c\" phase=2 role=8 : f32[H] micro\n"
+     "%3 = input name=\"i\" phase=2 : i32[R] micro\n"
+     "%4 = append %2 %1 %3 : f32[H] micro",
+     "rows as the cache has them are needed"},
+    {"%2 = state name=\"c\" phase=2 role=5 : f32[H] micro\n"
+     "%3 = input name=\"i\" phase=2 : i32[T] micro\n"
+     "%4 = append %2 %1 %3 : f32[H] micro",
+     "operand 1 is no cache"},
+    {"%2 = state name=\"c\" phase=2 role=8 : f32[H] micro\n"
+     "%3 = input name=\"i\" phase=2 : i32[T] micro\n"
+     "%4 = append %2 %1 %3 : f32[H] micro\n%5 = exp %2 : f32[H] micro",
+     "%5 reads the cache 'c' beside what appends to it"},
     {"%2 = assign %1 %1 : f32[T] micro\nroot %2", "writes something that is not a state"},
     {"%2 = bcast %1 lead=1 : f32[T,4] micro\n%3 = matmul %2 %2 tb=1 : f32[T,4] micro",
      "two axes would depend on the size of the batch"},
