@@ -179,8 +179,8 @@ static void hold_stops(Model *m, Eval *e) {
 static double loss_at(Model *m, Eval *e, const double *direction, double h) {
     double *p = NEW_ARRAY(m->arena, double, m->u->nparams);
     for (int64_t i = 0; i < m->u->nparams; i++) p[i] = m->params[i] + h * direction[i];
+    eval_run(e, PHASE_INIT, true); /* which may give some of them their start */
     eval_set(e, "params", p, m->u->nparams);
-    eval_run(e, PHASE_INIT, true);
     eval_run(e, PHASE_STEP, true);
     eval_run(e, PHASE_MICRO, true);
     return eval_get(e, m->loss, NULL)[0] * eval_get(e, m->seed, NULL)[0];
@@ -203,6 +203,8 @@ static void check_direction(Model *m, Eval *e, const double *grads, int64_t from
 /* Every tensor by itself, or one direction over all of them. */
 static void check_model(Model *m, const char *what, bool each) {
     Eval *e = start(m, m->u->g);
+    eval_run(e, PHASE_INIT, true);
+    eval_set(e, "params", m->params, m->u->nparams);
     eval_run(e, PHASE_MICRO, false);
     int64_t n;
     const double *grads = eval_state(e, "grads", &n);
@@ -263,6 +265,28 @@ static void dropout(void **state) {
     check_model(m, "dropout", true);
 }
 
+/* Magnitudes on every kind of weight, their norms held; with dropout, two products with a base. */
+static void dora(void **state) {
+    static const char *const what[] = {
+        "lora(rank = 2, alpha = 3, dora = true) on all_linear",
+        "lora(rank = 2, alpha = 3, dora = true, dropout = 0.3) on all_linear",
+        "lora(rank = 2, alpha = 3, dora = true) on \"model.embed_tokens\", "
+        "lora(rank = 3, rslora = true, dora = true) on \"{o_proj,lm_head}\"",
+        "lora(rank = 2, alpha = 3) on \"model.embed_tokens\", lora(rank = 3) on \"lm_head\"",
+    };
+    static const char *const name[] = {"biases", "gqa", "mha_tied", "mha_tied"};
+    for (size_t i = 0; i < COUNT(what); i++) {
+        char text[600];
+        snprintf(text, sizeof text,
+                 "use \"objectives/dpo.dpo\"\nbase = auto\nadapter pref = %s\n"
+                 "policy = base + pref\nreference = base\ntrain pref\n",
+                 what[i]);
+        Model *m = open_model(text, intern_printf(CASES "%s", name[i]));
+        make_batch(m, 97, i % 2 == 0);
+        check_model(m, what[i], true);
+    }
+}
+
 static void full_fine_tuning(void **state) {
     static const char text[] = "use \"objectives/dpo.dpo\"\nbase = auto\npolicy = base\n"
                                "reference = policy at start\ntrain base\n";
@@ -306,8 +330,8 @@ static void trunk(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(objectives),       cmocka_unit_test(models), cmocka_unit_test(dropout),
-        cmocka_unit_test(full_fine_tuning), cmocka_unit_test(trunk),
+        cmocka_unit_test(objectives), cmocka_unit_test(models),           cmocka_unit_test(dropout),
+        cmocka_unit_test(dora),       cmocka_unit_test(full_fine_tuning), cmocka_unit_test(trunk),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
