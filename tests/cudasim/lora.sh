@@ -1,0 +1,27 @@
+#!/bin/sh
+# Adapters of every kind on the simulated device: DoRA, embeddings, adapted heads, plain and over a quantized base.
+# One step against the evaluator in bf16, and training near the CPU device in fp32.
+. tests/cudasim/lib.sh
+case=$cases/gqa
+run() { # run NAME ADAPTER: a file with this adapter
+    sed "s/^adapter .*/adapter pref = $2/" models/dpo-lora.dpo > "$work/$1.dpo"
+}
+run dora 'lora(rank = 4, alpha = 8, dora = true) on all_linear'
+run rows 'lora(rank = 4, dora = true) on "model.embed_tokens", lora(rank = 4, dora = true) on "{v_proj,lm_head}"'
+run plain_rows 'lora(rank = 4) on "model.embed_tokens", lora(rank = 4) on "v_proj"'
+sed 's/^base = .*/&\nquantize base nf4(block = 64, double = true) on "model.layers[*].**.*_proj"/' \
+    "$work/dora.dpo" > "$work/quantized.dpo"
+for name in dora rows plain_rows quantized; do
+    on_sim "$dpoc" verify "$work/$name.dpo" --device=cuda --model $case --quiet --set run.tokens=256 \
+        --set graph.compute=bf16 > "$work/verify" || die "$name: $(cat "$work/verify")"
+    tail -n 1 "$work/verify"
+done
+for name in dora rows quantized; do
+    dropout=$([ $name = rows ] || echo --set pref.dropout=0.1)
+    for device in cpu cuda; do
+        on_sim "$dpoc" train "$work/$name.dpo" --device=$device --quiet --overwrite -o "$work/$name-$device" \
+            --model $case --data $case/pairs.jsonl --set run.batch=3 --set run.steps=3 --set run.tokens=256 \
+            --set run.lr=1e-2 --set graph.compute=fp32 $dropout || die "$name: training on $device failed"
+    done
+    near_run "$work/$name-cpu" "$work/$name-cuda" 1000 || die "$name: not what the CPU computes"
+done
