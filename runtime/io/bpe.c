@@ -226,7 +226,7 @@ static size_t bytes(Bpe *b, const char *word, size_t len) {
     return n;
 }
 
-void bpe_word(Bpe *b, const char *word, size_t len, Ids *out) {
+static void encode_word(Bpe *b, const char *word, size_t len, Ids *out) {
     if (b->ignore_merges) {
         int32_t whole = bpe_find(b, word, len);
         if (whole >= 0) {
@@ -240,4 +240,32 @@ void bpe_word(Bpe *b, const char *word, size_t len, Ids *out) {
         merge_short(b, b->symbol, (int)n, out);
     else
         merge_long(b, (int32_t)n, out);
+}
+
+/* The slot for a word of 1 to 15 bytes; its key is set as that of the word. */
+static Recent *recent_slot(Bpe *b, const char *word, size_t len, uint64_t key[2]) {
+    char bytes[16] = {0};
+    memcpy(bytes, word, len);
+    bytes[15] = (char)len;
+    memcpy(key, bytes, sizeof bytes);
+    uint64_t h = (key[0] ^ key[1] * 0x9E3779B97F4A7C15u) * 0xD6E8FEB86659FD93u;
+    return &b->recent[(h >> 40) % RECENT];
+}
+
+void bpe_word(Bpe *b, const char *word, size_t len, Ids *out) {
+    if (len > 15 || len == 0) {
+        encode_word(b, word, len, out);
+        return;
+    }
+    uint64_t key[2];
+    Recent *r = recent_slot(b, word, len, key);
+    if (r->key[0] == key[0] && r->key[1] == key[1]) {
+        for (int i = 0; i < RECENT_IDS && r->id[i] >= 0; i++) ids_push(out, r->id[i]);
+        return;
+    }
+    int64_t begin = out->n;
+    encode_word(b, word, len, out);
+    if (out->n - begin > RECENT_IDS) return;
+    memcpy(r->key, key, sizeof key);
+    for (int i = 0; i < RECENT_IDS; i++) r->id[i] = begin + i < out->n ? out->v[begin + i] : -1;
 }

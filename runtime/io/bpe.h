@@ -37,6 +37,14 @@ typedef struct Added { /* an added token, cut out of the text before all else */
     bool special, lstrip, rstrip, single_word;
 } Added;
 
+/* A word met before, with its ids: text repeats itself, and these slots stay in the processor's
+ * cache while the tables above do not. */
+enum { RECENT = 32768, RECENT_IDS = 4 }; /* slots, one for each hash; ids a slot can hold */
+typedef struct Recent {
+    uint64_t key[2];        /* its bytes, at most 15, and their number in the last one */
+    int32_t id[RECENT_IDS]; /* -1 behind the last */
+} Recent;
+
 /* Patterns of added tokens as a byte trie; node 0 is the root. */
 typedef struct TrieNode {
     int32_t child, sibling; /* 0: none */
@@ -98,6 +106,7 @@ typedef struct Bpe {
     pcre2_match_context *context;
     pcre2_jit_stack *stack;
     /* scratch of one call, kept between calls */
+    Recent recent[RECENT];
     struct Symbol *symbol;
     uint64_t *heap;
     size_t capsymbol, capheap;
