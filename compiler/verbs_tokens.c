@@ -10,15 +10,18 @@
 
 #define SHOWN 3 /* pairs, without --limit */
 
-typedef struct
-    Sequence { /* one side of a pair: what the model reads, and from where it is scored */
+/* One side of a pair: what the model reads, and from where it is scored. */
+typedef struct Sequence {
     const char *side;
     Ids ids;
-    int64_t scored; /* ids[scored ..] are */
+    int64_t prompt, scored; /* ids[.. prompt) are the pair's prompt, ids[scored ..] count */
 } Sequence;
 
-static Sequence sequence(const Pair *p, const char *side, const int32_t *answer, int n) {
-    Sequence s = {.side = side, .scored = p->prompt};
+static Sequence sequence(const Pair *p, int side) {
+    const int32_t *answer = side ? pair_rejected(p) : pair_chosen(p);
+    int32_t n = side ? p->rejected : p->chosen;
+    Sequence s = {.side = side ? "rejected" : "chosen", .prompt = p->prompt};
+    s.scored = s.prompt + p->context[side];
     for (int i = 0; i < p->prompt; i++) ids_push(&s.ids, p->ids[i]);
     for (int i = 0; i < n; i++) ids_push(&s.ids, answer[i]);
     return s;
@@ -54,25 +57,25 @@ static void print_piece(const Tokenizer *t, int32_t id) {
 }
 
 /* A line a token: side, id, 1 where it is scored, piece; what is scored stands out. */
-static void print_ids(const Work *w, const char *side, const Ids *ids, int64_t from,
-                      int64_t scored) {
+static void print_ids(const Work *w, const Sequence *s, int64_t from) {
     bool color = options_color(w->options, stdout);
-    for (int64_t i = from; i < ids->n; i++) {
-        const char *on = !color ? "" : i >= scored ? "\033[1;32m" : "\033[2m";
-        printf("%s%-8s %6d  %c  ", on, i < scored && scored < INT64_MAX ? "prompt" : side,
-               ids->v[i], i >= scored ? '1' : '0');
-        print_piece(w->tokenizer, ids->v[i]);
+    for (int64_t i = from; i < s->ids.n; i++) {
+        const char *on = !color ? "" : i >= s->scored ? "\033[1;32m" : "\033[2m";
+        printf("%s%-8s %6d  %c  ", on, i < s->prompt ? "prompt" : s->side, s->ids.v[i],
+               i >= s->scored ? '1' : '0');
+        print_piece(w->tokenizer, s->ids.v[i]);
         printf("%s\n", color ? "\033[0m" : "");
     }
 }
 
 static void print_pair(const Work *w, const Pairs *pairs, const Pair *p, const Sequence *chosen,
                        const Sequence *rejected) {
-    printf("# %s: prompt %d, chosen %d", pair_where(w->arena, pairs, p), p->prompt, p->chosen);
-    if (p->rejected) printf(", rejected %d", p->rejected);
+    printf("# %s: prompt %d, chosen %d", pair_where(w->arena, pairs, p), p->prompt,
+           pair_scored(p, 0));
+    if (p->rejected) printf(", rejected %d", pair_scored(p, 1));
     printf("\n");
-    print_ids(w, chosen->side, &chosen->ids, 0, chosen->scored);
-    print_ids(w, rejected->side, &rejected->ids, rejected->scored, rejected->scored);
+    print_ids(w, chosen, 0);
+    if (p->rejected) print_ids(w, rejected, rejected->prompt);
 }
 
 /* ---- for programs ---------------------------------------------------------------------------- */
@@ -123,7 +126,7 @@ static int show_text(Work *w, const Template *template, json_t *out) {
     else if (out)
         json_object_set_new(out, "text", ids_json(w, &ids));
     else
-        print_ids(w, "text", &ids, 0, INT64_MAX);
+        print_ids(w, &(Sequence){"text", ids, 0, ids.n}, 0);
     ids_free(&ids);
     return code;
 }
@@ -134,8 +137,8 @@ static void show_pairs(const Work *w, const Pairs *pairs, json_t *out) {
     json_t *list = json_array();
     for (int64_t i = 0; i < n; i++) {
         const Pair *p = &pairs->pair[i];
-        Sequence chosen = sequence(p, "chosen", pair_chosen(p), p->chosen);
-        Sequence rejected = sequence(p, "rejected", pair_rejected(p), p->rejected);
+        Sequence chosen = sequence(p, 0);
+        Sequence rejected = sequence(p, 1);
         if (out)
             json_array_append_new(list, pair_json(w, pairs, p, &chosen, &rejected));
         else
