@@ -44,7 +44,8 @@ static bool bad(Reader *r, const char *format, ...) {
 /* As a user's message where strings are one, else as text to continue. */
 static bool add_text(Reader *r, const char *text) {
     Prompt *p = prompt_new(r->w, text, r->out);
-    bool chat = r->template->kind == TEMPLATE_CHAT && (r->chat || r->template->named);
+    bool chat = r->template->named ? r->template->kind != TEMPLATE_NONE
+                                   : r->chat && r->template->kind == TEMPLATE_CHAT;
     return work_prompt(r->w, r->template, text, chat, &p->ids);
 }
 

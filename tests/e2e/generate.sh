@@ -1,0 +1,90 @@
+#!/bin/sh
+# `generate` as a person uses it: prompts of every form, alone and together, before and after, sampled and repeated.
+. tests/e2e/lib.sh
+demo=examples/demo
+gen() {
+    "$dpoc" generate --model $demo/model --spec $demo/concise.dpo --device=cpu --quiet "$@"
+}
+same() { # FILE FILE WHAT
+    cmp -s "$1" "$2" || die "$3: $(diff "$1" "$2" | head -n 4)"
+}
+
+# Streamed, as JSON, alone, together: one answer.
+question='Q: Mira put the coin in the hallway. Where is the coin?
+A:'
+gen --prompt "$question" > "$work/streamed" || die "no answer"
+grep -q 'it is in the hallway' "$work/streamed" || die "not the known answer: $(cat "$work/streamed")"
+printf %s "$question" | gen --prompt - > "$work/stdin" || die "no answer to stdin"
+same "$work/streamed" "$work/stdin" "from stdin"
+gen --chat $demo/prompts.jsonl --max-tokens=40 --json > "$work/together" || die "no answers"
+gen --chat $demo/prompts.jsonl --max-tokens=40 --json --at-once=1 > "$work/alone" || die "no answers one by one"
+gen --chat $demo/prompts.jsonl --max-tokens=40 --json --at-once=3 > "$work/three" || die "no answers in threes"
+same "$work/together" "$work/alone" "one by one"
+same "$work/together" "$work/three" "in threes"
+[ "$(wc -l < "$work/together")" = "$(wc -l < $demo/prompts.jsonl)" ] || die "not one line a prompt"
+head -n 1 "$work/together" | grep -q '"end":"stop"' || die "no stop: $(head -n 1 "$work/together")"
+
+# Every form of a file asks the same two things.
+cat > "$work/a.txt" << 'END'
+Q: Anna has a box.
+Q: Tom has a cup.
+END
+cat > "$work/b.jsonl" << 'END'
+{"prompt": "Q: Anna has a box."}
+{"messages": [{"role": "user", "content": "Q: Tom has a cup."}, {"role": "assistant", "content": "No."}]}
+END
+cat > "$work/c.json" << 'END'
+[{"prompt": "Q: Anna has a box.", "chosen": " a", "rejected": " b"},
+ {"prompt": [{"role": "user", "content": "Q: Tom has a cup."}]}]
+END
+cat > "$work/d.jsonl" << 'END'
+{"chosen": "Q: Anna has a box. One", "rejected": "Q: Anna has a box. Two"}
+{"question": "Q: Tom has a cup.", "chosen": "a", "rejected": "b"}
+END
+for form in a.txt b.jsonl c.json d.jsonl; do
+    gen --prompts "$work/$form" --set data.template=plain --max-tokens=5 --json > "$work/$form.out" ||
+        die "$form is not read"
+    sed 's/"answer".*//; s/\. "/."/; s/\\n"/"/' "$work/$form.out" > "$work/$form.asked"
+    same "$work/a.txt.asked" "$work/$form.asked" "$form"
+done
+
+# Drawn answers are repeated with the seed, whatever they are drawn with, and differ without it.
+draw() {
+    gen --chat $demo/prompts.jsonl --max-tokens=20 --temperature=1.3 --top-p=0.95 --json "$@"
+}
+draw --seed=5 > "$work/draw" && draw --seed=5 --at-once=2 > "$work/again" && draw --seed=6 > "$work/other"
+same "$work/draw" "$work/again" "the same seed"
+cmp -s "$work/draw" "$work/other" && die "another seed draws the same"
+
+# Before and after: without an adapter's weights both are one; then they are what each is alone.
+gen --chat $demo/prompts.jsonl --max-tokens=20 --before --json > "$work/both" || die "no --before"
+sed 's/.*"answer":\(".*"\),"prompt_tokens.*"before":\(.*\),"before_tokens.*/\1 \2/' "$work/both" > "$work/sides"
+awk '{ n = length($0); if (substr($0, 1, (n - 1) / 2) != substr($0, (n + 3) / 2)) exit 1 }' "$work/sides" ||
+    die "before and after differ with B = 0: $(head -n 1 "$work/both")"
+
+# What can't be answered says so.
+fails() { # CODE TEXT FLAGS..
+    code=$1 text=$2
+    shift 2
+    status=0
+    gen "$@" > "$work/out" 2> "$work/err" || status=$?
+    [ $status = $code ] || die "$*: exit $status, not $code: $(cat "$work/err")"
+    grep -qF "$text" "$work/err" || die "$*: $(cat "$work/err")"
+}
+printf '{"prompt": "a"}\n{"promt": "a"}\n' > "$work/bad.jsonl"
+fails 5 'bad.jsonl:2: no "prompt" or "messages"' --prompts "$work/bad.jsonl"
+printf '\n' > "$work/empty.txt"
+fails 5 'empty.txt: no prompt' --prompts "$work/empty.txt"
+fails 5 'missing.txt' --prompts "$work/missing.txt"
+printf '[{"role": "user", "content": "hello"}]' > "$work/chat.json"
+fails 5 'name a data.template' --chat "$work/chat.json"
+fails 2 'generate needs --prompt' --max-tokens=3
+
+# A signal ends it with what there is (weights that say nothing never stop).
+"$dpoc" generate --model $demo/model --random-weights --prompt "$question" --max-tokens=100000 --quiet \
+    > "$work/long" 2> "$work/err" &
+until [ "$(wc -c < "$work/long")" -gt 200 ]; do sleep 0.1; done
+kill -TERM $!
+status=0
+wait $! || status=$?
+[ $status = 143 ] || die "exit $status after SIGTERM: $(tail -n 2 "$work/err")"
