@@ -1,6 +1,7 @@
 #!/bin/sh
 # Training and evaluation on the simulated device, near the CPU device step by step in fp32: plain, without shared
-# prompts and with dropout, all weights trained, a quantized base, an objective that sorts; small trained models.
+# prompts and with dropout, all weights trained, a quantized base, an objective that sorts, over
+# three micro-batches; small trained models.
 . tests/cudasim/lib.sh
 # both NAME SPEC [flags]: the same run on both devices
 both() {
@@ -22,7 +23,7 @@ sed 's/^base = .*/&\nquantize base nf4(block = 64, double = true) on "model.laye
     models/dpo-lora.dpo > "$work/quantized.dpo"
 both quantized "$work/quantized.dpo" $lora
 sed '/^objective/,/^}/d; 1i use "objectives/aot.dpo"' models/dpo-lora.dpo > "$work/aot.dpo"
-both aot "$work/aot.dpo" $lora
+both aot "$work/aot.dpo" $lora --set run.batch=6 --set run.tokens=64 --set pref.dropout=0.1
 
 # The demo's model, and stories260K where it is.
 small="--set run.steps=1 --set run.warmup=0 --set run.batch=1 --set run.tokens=256"

@@ -57,6 +57,9 @@ rm -r "$work/broken/checkpoint-4" "$work/broken/adapter"
 cmp "$work/broken/adapter/adapter_model.safetensors" "$work/tight/adapter/adapter_model.safetensors" ||
     die "a resumed run is another"
 
+"$dpoc" verify "$work/own.dpo" $data --set pref.rank=4 --set run.tokens=64 > "$work/log" 2>&1 ||
+    { cat "$work/log"; die "the device's gradients are not the evaluator's"; }
+
 # Batches of run.batch pairs, the last one smaller; the mean over pairs.
 loss_of() { # loss_of PAIRS [flags]
     file=$1

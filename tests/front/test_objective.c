@@ -1,5 +1,5 @@
-/* test_objective.c: every objective of models/objectives on a real batch, against its formula
- * written here.
+/* test_objective.c: objectives of models/objectives on a real batch, against their formulas
+ * written here (tests/num/test_losses.c has all of them, without a model).
  *
  * The built graph gives each token's log-prob for policy and reference; sums over answers and the
  * losses of the papers (numerics as in TRL) are computed below from those alone, in double, and
@@ -58,11 +58,6 @@ static Sums sums_of(const Case *c) {
     return s;
 }
 
-static int ascending(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 /* The mean over pairs of one of the formulas, by file name. */
 static double of_pair(const char *name, const Sums *s, int i) {
     double w = s->lp[0][i], l = s->lp[1][i], rw = w - s->rf[0][i], rl = l - s->rf[1][i];
@@ -116,22 +111,10 @@ static double sft(const Sums *s) {
     return sum / s->chosen_tokens;
 }
 
-static double aot(const Sums *s) {
-    double gain[2][32], sum = 0;
-    for (int i = 0; i < s->p; i++) {
-        gain[0][i] = s->lp[0][i] - s->lp[1][i];
-        gain[1][i] = s->rf[0][i] - s->rf[1][i];
-    }
-    for (int m = 0; m < 2; m++) qsort(gain[m], (size_t)s->p, sizeof(double), ascending);
-    for (int i = 0; i < s->p; i++) sum -= log_sigmoid(0.1 * (gain[0][i] - gain[1][i]));
-    return sum / s->p;
-}
-
 static double expected(const char *name, const Sums *s) {
     double sum = 0;
     for (int i = 0; i < s->p; i++) sum += of_pair(name, s, i) / s->p;
     if (!strcmp(name, "sft")) return sft(s);
-    if (!strcmp(name, "aot")) return aot(s);
     if (!strcmp(name, "rpo")) {
         sum = 0;
         for (int i = 0; i < s->p; i++) sum += of_pair("dpo", s, i) / s->p;
@@ -174,18 +157,10 @@ static double logged(const Case *c, const char *name) {
     return 0;
 }
 
-static const char *const names[] = {"dpo",          "hinge",
-                                    "ipo",          "nca",
-                                    "bco",          "sppo",
-                                    "apo_zero",     "apo_down",
-                                    "sigmoid_norm", "exo",
-                                    "cdpo",         "robust",
-                                    "discopop",     "dpo_js",
-                                    "dpop",         "simpo",
-                                    "wpo",          "ld_dpo",
-                                    "orpo",         "sft",
-                                    "aot",          "dpo_forward_kl",
-                                    "rpo"};
+static const char *const names[] = {
+    "dpo",          "hinge",  "ipo",  "nca",    "bco",      "sppo",          "apo_zero", "apo_down",
+    "sigmoid_norm", "exo",    "cdpo", "robust", "discopop", "dpo_js",        "dpop",     "simpo",
+    "wpo",          "ld_dpo", "orpo", "sft",    "rpo",      "dpo_forward_kl"};
 
 static void losses_are_their_formulas(void **state) {
     (void)state;
@@ -196,8 +171,7 @@ static void losses_are_their_formulas(void **state) {
         double got = logged(&c, "loss"), want = expected(names[i], &s);
         if (!(fabs(got - want) <= 1e-9 * fmax(1, fabs(want))))
             die("%s: loss %.12g, not %.12g\n", names[i], got, want);
-        bool coupled = !strcmp(names[i], "aot"), one_sided = !strcmp(names[i], "sft");
-        assert_int_equal(spec_coupled(c.spec), coupled);
+        bool one_sided = !strcmp(names[i], "sft");
         assert_int_equal(spec_one_sided(c.spec), one_sided);
         case_free(&c);
     }
