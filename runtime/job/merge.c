@@ -284,6 +284,21 @@ static bool read_rows(Merger *m, Matrix *x, int64_t begin, int64_t n) {
     return true;
 }
 
+/* DoRA on an embedding: the lengths of its columns, before anything is merged. */
+static bool measure_columns(Merger *m, Matrix *x) {
+    double *scratch = malloc((size_t)x->cols * sizeof *scratch);
+    bool ok = scratch || fail(m->err, EXIT_MEMORY, "out of memory");
+    for (int k = 0; ok && k < x->ndelta; k++)
+        for (int64_t row = 0; ok && x->delta[k].squares && row < x->rows; row += x->piece) {
+            int64_t n = x->rows - row < x->piece ? x->rows - row : x->piece;
+            ok = read_rows(m, x, row, n);
+            for (int64_t i = 0; ok && i < n; i++)
+                delta_measure(&x->delta[k], x->in + i * x->cols, row + i, x->cols, scratch);
+        }
+    free(scratch);
+    return ok;
+}
+
 static bool round_rows(const Merger *m, const Matrix *x, int64_t begin, int64_t n) {
     int64_t size = dtype_bytes(m->job->dtype);
     bool ok = true;
@@ -341,7 +356,8 @@ static bool put_matrix(Merger *m, const Out *out, SafeWriter *w, int index) {
     Matrix x;
     RowRounding sum = {0};
     int64_t size = dtype_bytes(m->job->dtype);
-    bool ok = matrix_open(m, out, &x) && read_deltas(m, &x) && (!x.quantized || read_scales(m, &x));
+    bool ok = matrix_open(m, out, &x) && read_deltas(m, &x) &&
+              (!x.quantized || read_scales(m, &x)) && measure_columns(m, &x);
     for (int64_t row = 0; ok && row < x.rows; row += x.piece) {
         int64_t n = x.rows - row < x.piece ? x.rows - row : x.piece;
         ok = read_rows(m, &x, row, n) && round_rows(m, &x, row, n);

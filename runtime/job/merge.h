@@ -2,8 +2,8 @@
  *
  * W' = W + sum over adapters of what each adds to W:
  *   LoRA  s B A                                    s = alpha / r (rslora: alpha / sqrt r)
- *   DoRA  (m / |W + s B A|) (W + s B A) - W        | | of each row; m its magnitude
- * An embedding [V, d] gets s (B A)^T.  Sums are made in double precision and rounded once.
+ *   DoRA  (m / |W + s B A|) (W + s B A) - W        | | of each output; m its magnitude
+ * An embedding [V, d] gets s (B A)^T; its outputs are columns.  Sums are made in double precision and rounded once.
  * Relies on bind.h (reading), quantize.h, io/.  Host memory: the adapters and a few MiB.
  */
 #ifndef DPOC_MERGE_H
@@ -58,7 +58,8 @@ bool merge_write(const MergeJob *job, Arena *arena, MergeReport *report, Err *er
 /* ---- merge_row.c: the arithmetic -------------------------------------------------------------- */
 typedef struct Delta {   /* what one adapter adds to one matrix [rows, cols] */
     float *left, *right; /* [rows, r], [r, cols]; owned */
-    float *magnitude;    /* [rows], or NULL */
+    float *magnitude;    /* [rows], of an embedding [cols]; or NULL */
+    double *squares;     /* of an embedding with magnitudes: sums over its rows, else NULL */
     int64_t r;
     double scale;
 } Delta;
@@ -66,6 +67,8 @@ typedef struct Delta {   /* what one adapter adds to one matrix [rows, cols] */
 bool delta_read(const Adapter *a, const Checkpoint *c, const char *module, int64_t rows,
                 int64_t cols, Delta *out, Err *err);
 void delta_free(Delta *d);
+/* Adds a row of W + s B A to the squares; every row before the first merge_row. */
+void delta_measure(Delta *d, const float *w, int64_t row, int64_t cols, double *scratch);
 /* out[cols] = row number `row`, which is w[cols] in the base; scratch[cols]. */
 void merge_row(const float *w, int64_t row, int64_t cols, const Delta *d, int n, double *scratch,
                double *out);

@@ -28,7 +28,7 @@ static float *transpose(float *x, int64_t rows, int64_t cols, Err *err) {
 static bool shapes_fit(const SafeTensor *a, const SafeTensor *b, const SafeTensor *m,
                        const char *module, int64_t rows, int64_t cols, bool embedding, Err *err) {
     int64_t in = embedding ? rows : cols, out = embedding ? cols : rows;
-    if (a->shape[1] == in && b->shape[0] == out && (!m || m->count == rows)) return true;
+    if (a->shape[1] == in && b->shape[0] == out && (!m || m->count == out)) return true;
     return fail(err, EXIT_INPUT,
                 "%s: A and B of %s are [%lld, %lld] and [%lld, %lld]; the weight "
                 "is [%lld, %lld]",
@@ -53,7 +53,9 @@ bool delta_read(const Adapter *a, const Checkpoint *c, const char *module, int64
         out->left = transpose(out->left, out->r, rows, err);
     }
     if (m) out->magnitude = read_all(m, err);
-    if (out->left && out->right && (!m || out->magnitude)) return true;
+    if (m && embedding) out->squares = calloc((size_t)cols, sizeof *out->squares);
+    if (m && embedding && !out->squares) fail(err, EXIT_MEMORY, "no memory to merge %s", module);
+    if (err->code == 0) return true;
     delta_free(out);
     return false;
 }
@@ -62,6 +64,7 @@ void delta_free(Delta *d) {
     free(d->left);
     free(d->right);
     free(d->magnitude);
+    free(d->squares);
     *d = (Delta){0};
 }
 
@@ -85,14 +88,29 @@ static double length(const double *x, int64_t n) {
     return sqrt(sum);
 }
 
+/* An output that is zero has no direction to be scaled. */
+static double scale_to(float magnitude, double size) {
+    return size > 0 ? (double)magnitude / size : 1;
+}
+
+void delta_measure(Delta *d, const float *w, int64_t row, int64_t cols, double *scratch) {
+    add_product(w, row, cols, d, scratch);
+    for (int64_t j = 0; j < cols; j++) d->squares[j] += scratch[j] * scratch[j];
+}
+
 void merge_row(const float *w, int64_t row, int64_t cols, const Delta *d, int n, double *scratch,
                double *out) {
     for (int64_t j = 0; j < cols; j++) out[j] = (double)w[j];
     for (int i = 0; i < n; i++) {
+        const float *m = d[i].magnitude;
         add_product(w, row, cols, &d[i], scratch);
-        double size = d[i].magnitude ? length(scratch, cols) : 1;
-        double scale = d[i].magnitude && size > 0 ? (double)d[i].magnitude[row] / size : 1;
-        for (int64_t j = 0; j < cols; j++) out[j] += scale * scratch[j] - (double)w[j];
+        if (m && !d[i].squares) {
+            double scale = scale_to(m[row], length(scratch, cols));
+            for (int64_t j = 0; j < cols; j++) scratch[j] *= scale;
+        }
+        for (int64_t j = 0; m && d[i].squares && j < cols; j++)
+            scratch[j] *= scale_to(m[j], sqrt(d[i].squares[j]));
+        for (int64_t j = 0; j < cols; j++) out[j] += scratch[j] - (double)w[j];
     }
 }
 
