@@ -185,17 +185,19 @@ static NodeId low_rank(Builder *b, const Lora *l, NodeId x) {
     return times(b->g, l->scale, g_matmul(b->g, low, l->b, false, true));
 }
 
-/* y + (f - 1) W x' + f s B A x', x' = dropout(x), as f (W x' + s B A x') - W x': the value in
- * parentheses waits for the backward, in the compute type.  Without dropout y is W x. */
+/* y + (f - 1) W x' + f s B A x' with x' = dropout(x).  Let z = W x' + s B A x', rounded, as it waits
+ * for the backward.  Without dropout y is W x, and the result y + s B A x + (f - 1) z; with it,
+ * y + (f z - W x'), W x' rounded.  Either way it is y where f is 1 and B is 0. */
 static NodeId dora_linear(Builder *b, const Lora *l, NodeId y, NodeId x, NodeId weight) {
     Graph *g = b->g;
     bool drops = l->dropout > 0;
     NodeId in = drops ? dropout(b, l, x) : x, own = y;
     if (drops) own = g_cast(g, g_cast(g, g_matmul(g, in, weight, false, true), b->round), DT_f32);
     NodeId sum = g_op(g, OP_add, own, low_rank(b, l, in), 0);
-    sum = g_cast(g, g_cast(g, sum, b->round), DT_f32);
-    NodeId scaled = columns_times(g, sum, magnitude_factor(b, l, weight));
-    return drops ? g_op(g, OP_add, y, g_op(g, OP_sub, scaled, own, 0), 0) : scaled;
+    NodeId z = g_cast(g, g_cast(g, sum, b->round), DT_f32), f = magnitude_factor(b, l, weight);
+    if (drops) return g_op(g, OP_add, y, g_op(g, OP_sub, columns_times(g, z, f), own, 0), 0);
+    NodeId more = g_op(g, OP_sub, f, g_const(g, 1, node(g, f)->type), 0);
+    return g_op(g, OP_add, sum, columns_times(g, z, more), 0);
 }
 
 NodeId lora_linear(Builder *b, const Ast *at, NodeId x, const Weight *w) {

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Adapters of every kind on the simulated device: DoRA, embeddings, adapted heads, plain and over a quantized base.
-# One step against the evaluator in bf16, and training near the CPU device in fp32.
+# One step against the evaluator in bf16, training near the CPU device in fp32.
 . tests/cudasim/lib.sh
 case=$cases/gqa
 run() { # run NAME ADAPTER: a file with this adapter
@@ -15,6 +15,12 @@ for name in dora rows plain_rows quantized; do
     on_sim "$dpoc" verify "$work/$name.dpo" --device=cuda --model $case --quiet --set run.tokens=256 \
         --set graph.compute=bf16 > "$work/verify" || die "$name: $(cat "$work/verify")"
     tail -n 1 "$work/verify"
+done
+# Magnitudes begin at the norms: policy and reference are the same numbers, so the first loss is ln 2 to the last bit.
+for device in cpu cuda; do
+    on_sim "$dpoc" train "$work/dora.dpo" --device=$device --quiet --overwrite -o "$work/first" --model $case \
+        --data $case/pairs.jsonl --set run.steps=1 --set run.tokens=256 --set graph.compute=bf16 || die "no first step"
+    grep -q '"loss":0.69314718' "$work/first/metrics.jsonl" || die "$device: the first loss is not ln 2"
 done
 for name in dora rows quantized; do
     dropout=$([ $name = rows ] || echo --set pref.dropout=0.1)
