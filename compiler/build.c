@@ -43,10 +43,7 @@ void unit_bounds(const Spec *spec, const Target *target, UnitKind kind, int64_t 
     bound[X_G] = bound[X_K] = 3 * pairs + 1;
 }
 
-/* One more tensor of the flat state; offsets are multiples of 16. */
 static void add_trained(Unit *u, Trained t) {
-    t.offset = u->nparams;
-    u->nparams += round_up(t.rows * t.cols, 16);
     PUSH(u->arena, u->trained, u->ntrained, u->captrained, t);
 }
 
@@ -90,12 +87,28 @@ static void add_base(Unit *u, const Base *base) {
     }
 }
 
+/* Gives a tensor its place in the flat state.  With 8-bit moments the small ones, which keep theirs
+ * in fp32 as in bitsandbytes, are part 0; the blocks of 256 of part 1 hold one tensor each. */
+static void place_trained(Unit *u, Trained *t, bool coded, int part) {
+    const int64_t n = t->rows * t->cols;
+    if ((coded && n >= 4096) != (part == 1)) return;
+    t->offset = u->nparams;
+    u->nparams += round_up(n, part ? 256 : 16);
+}
+
 static void lay_out_trained(Unit *u) {
     const Spec *spec = u->spec;
     for (int i = 0; i < spec->nadapters; i++) add_adapter(u, &spec->adapters[i]);
     for (int i = 0; i < spec->nbases; i++)
         if (spec->bases[i]->trained) add_base(u, spec->bases[i]);
-    u->nparams = round_up(u->nparams, 1024);
+    const char *optimizer = spec_str(spec, "run.optimizer");
+    const bool coded = strstr(optimizer, "8bit") != NULL;
+    for (int part = 0; part < 2; part++) {
+        int64_t begin = u->nparams;
+        for (int i = 0; i < u->ntrained; i++) place_trained(u, &u->trained[i], coded, part);
+        u->nparams = round_up(u->nparams, 1024);
+        u->coded = u->nparams - begin;
+    }
 }
 
 Unit *unit_new(Arena *arena, const Spec *spec, const Target *target, UnitKind kind) {

@@ -24,6 +24,10 @@ static double map_price(Op op) {
         return 20;
     case OP_pow:
         return 40;
+    case OP_dynamic_value:
+        return 20;
+    case OP_dynamic_code:
+        return 200;
     case OP_sqrt:
     case OP_rsqrt:
     case OP_div:

@@ -252,12 +252,12 @@ void emit_kern_c(const Kern *k, const char *symbol, Text *out) {
 
 const char *emit_prelude(const Target *target) {
     static const char *const cpu[] = {
-        "kernels/cpu/vectors.h", "kernels/types.h",     "kernels/math.h",     "kernels/random.h",
-        "kernels/tables.h",      "kernels/cpu/lanes.h", "kernels/cpu/tiles.h"};
-    static const char *const cuda[] = {"kernels/types.h",        "kernels/math.h",
-                                       "kernels/random.h",       "kernels/tables.h",
-                                       "kernels/cuda/lanes.cuh", "kernels/cuda/ptx.cuh",
-                                       "kernels/cuda/tile.cuh"};
+        "kernels/cpu/vectors.h", "kernels/types.h",   "kernels/math.h",      "kernels/random.h",
+        "kernels/tables.h",      "kernels/dynamic.h", "kernels/cpu/lanes.h", "kernels/cpu/tiles.h"};
+    static const char *const cuda[] = {"kernels/types.h",      "kernels/math.h",
+                                       "kernels/random.h",     "kernels/tables.h",
+                                       "kernels/dynamic.h",    "kernels/cuda/lanes.cuh",
+                                       "kernels/cuda/ptx.cuh", "kernels/cuda/tile.cuh"};
     const char *const *parts = target->cuda ? cuda : cpu;
     const size_t nparts = target->cuda ? COUNT(cuda) : COUNT(cpu);
     static const char *text[2]; /* made once for each */

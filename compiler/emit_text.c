@@ -108,6 +108,8 @@ static void expression(const Out *o, int i, Text *out) {
         text_add(out, v->dtype == DT_bf16 ? "f32_round_bf16(v%d)" : "v%d", v->a);
     else if (v->op == OP_uniform)
         uniform_text(o, v, out);
+    else if (v->op == OP_dynamic_value || v->op == OP_dynamic_code)
+        text_add(out, "%s(v%d, %lld)", op_info[v->op].name, v->a, (long long)v->i0);
     else if (!format[v->op])
         bug("no expression for", op_info[v->op].name);
     else

@@ -16,6 +16,7 @@ void eval_cast(Eval *e, NodeId id);
 void eval_bcast(Eval *e, NodeId id);
 void eval_map(Eval *e, NodeId id);
 void eval_rotate_half(Eval *e, NodeId id);
+void eval_dynamic(Eval *e, NodeId id);
 void eval_uniform(Eval *e, NodeId id);
 void eval_sum_cols(Eval *e, NodeId id);
 void eval_max_cols(Eval *e, NodeId id);
@@ -112,6 +113,26 @@ void eval_rotate_half(Eval *e, NodeId id) {
     const double *x = eval_in(e, id, 0);
     int64_t n = eval_count(e, id), size = eval_last(e, eval_node(e, id)->type), half = size / 2;
     for (int64_t i = 0; i < n; i++) y[i] = i % size < half ? -x[i + half] : x[i - half];
+}
+
+/* The entry of the map nearest to x by a walk through all of them: the first on a tie. */
+static double nearest_code(const float *map, double x, bool is_signed) {
+    int best = is_signed && x >= 0 ? 127 : 0; /* 0 and above; what is below 0 stays there */
+    int end = is_signed && x < 0 ? 127 : 256;
+    for (int i = best; i < end; i++)
+        if (fabs((double)map[i] - x) < fabs((double)map[best] - x)) best = i;
+    return best;
+}
+
+void eval_dynamic(Eval *e, NodeId id) {
+    const Node *n = eval_node(e, id);
+    const double *x = eval_in(e, id, 0);
+    double *y = eval_out(e, id);
+    bool is_signed = n->attr.i0 != 0;
+    const float *map = quant_map(is_signed);
+    for (int64_t i = 0, count = eval_count(e, id); i < count; i++)
+        y[i] = n->op == OP_dynamic_value ? (double)map[(int)x[i] & 255]
+                                         : nearest_code(map, x[i], is_signed);
 }
 
 void eval_uniform(Eval *e, NodeId id) {

@@ -211,11 +211,12 @@ void infer_part(Infer *i) {
 void infer_cast(Infer *i) {
     const Type *x = i->in[0];
     DType to = (DType)i->attr->i0;
-    if (to != DT_f32 && to != DT_bf16 && to != DT_f16) {
+    if (to != DT_f32 && to != DT_bf16 && to != DT_f16 && to != DT_u8) {
         wrong(i, "can't round to that type");
         return;
     }
-    if (x->dtype == DT_u8) wrong(i, "can't cast u8");
+    if (x->dtype != DT_f32 && to == DT_u8) wrong(i, "only f32 becomes u8");
+    if (x->dtype == DT_u8 && to != DT_f32) wrong(i, "u8 becomes f32 only");
     result(i, to, x->rank, x->dim);
 }
 

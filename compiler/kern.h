@@ -38,7 +38,7 @@ typedef struct KVal {
     /* of the value: a cast rounds to it; loads and stores: the argument's element type */
     DType dtype;
     double num;     /* KOP_CONST */
-    int64_t i0, i1; /* uniform: stream, cols; a and b are the loads of its keys and seed, of which
+    int64_t i0, i1; /* i0: the node's; uniform: stream, cols; a and b are the loads of its keys and seed, of which
                      * words 0 and 1 are taken, both i32 */
     /* KOP_LOAD, KOP_STORE: element (row, col) is at
      *     base + (index >= 0 ? args[index][row / rowdiv] : row / rowdiv) * ld + column

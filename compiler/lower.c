@@ -203,6 +203,7 @@ static int lower_op(Lower *l, NodeId id, Access at, KLevel level) {
     v.op = sums_rows(l->g, id) ? OP_sum_rows : n->op;
     v.dtype = n->type->dtype;
     v.level = level;
+    v.i0 = n->attr.i0;
     int in[3] = {-1, -1, -1};
     for (int i = 0; i < n->nin; i++) in[i] = operand(l, n->in[i], at, false);
     v.a = in[0], v.b = in[1], v.c = in[2];

@@ -87,6 +87,10 @@ static int op_cost(const KVal *v) {
         return 8;
     case OP_uniform:
         return 60;
+    case OP_dynamic_value:
+        return 20;
+    case OP_dynamic_code:
+        return 200;
     case OP_rsqrt:
     case OP_exp:
     case OP_log:

@@ -103,7 +103,7 @@ static bool second_level(Binder *b, Quant *q) {
     ok = ok && write_part(b, q, QUANT_ABSMAX, 0, codes, q->blocks) &&
          write_part(b, q, QUANT_ABSMAX2, 0, absmax2, groups * 4) &&
          write_part(b, q, QUANT_OFFSET, 0, &offset, 4) &&
-         write_part(b, q, QUANT_MAP, 0, quant_map(), 256 * 4);
+         write_part(b, q, QUANT_MAP, 0, quant_map(true), 256 * 4);
     free(codes);
     free(absmax2);
     return ok;

@@ -84,28 +84,28 @@ static float edge(int i, int items) {
     return i < (items + 1) / 2 ? fmaf(step, (float)i, 0.1f) : fmaf(-step, (float)(items - i), 1.0f);
 }
 
-/* bitsandbytes' create_dynamic_map(signed, 7 exponent bits): for i in 0..6 the midpoints of 2^i + 1
- * edges from 0.1 to 1, times 10^(i-6), with both signs; then 0 and 1. */
-static void make_map(float map[256]) {
+/* bitsandbytes' create_dynamic_map: for i in 0..6 the midpoints of P + 1 edges from 0.1 to 1, times
+ * 10^(i-6); P is 2^i and both signs are there, or 2^(i+1); then 0 and 1. */
+static void make_map(float map[256], bool is_signed) {
     static const float scale[7] = {1e-6f, 1e-5f, 1e-4f, 1e-3f, 1e-2f, 1e-1f, 1.0f};
     int n = 0;
     for (int i = 0; i < 7; i++)
-        for (int j = 0; j < 1 << i; j++) {
-            float mean = (edge(j, 1 << i) + edge(j + 1, 1 << i)) / 2.0f;
+        for (int j = 0, items = 1 << (i + !is_signed); j < items; j++) {
+            float mean = (edge(j, items) + edge(j + 1, items)) / 2.0f;
             map[n++] = scale[i] * mean;
-            map[n++] = -(scale[i] * mean);
+            if (is_signed) map[n++] = -(scale[i] * mean);
         }
     map[n++] = 0;
     map[n++] = 1;
     qsort(map, 256, sizeof *map, by_value);
 }
 
-const float *quant_map(void) {
-    static float map[256];
-    static bool made;
-    if (!made) make_map(map);
-    made = true;
-    return map;
+const float *quant_map(bool is_signed) {
+    static float map[2][256];
+    static bool made[2];
+    if (!made[is_signed]) make_map(map[is_signed], is_signed);
+    made[is_signed] = true;
+    return map[is_signed];
 }
 
 /* Number of thresholds below x: NaN compares false with all of them and gives code 0. */
@@ -193,7 +193,7 @@ static uint8_t nearest(const float map[256], float x) {
 }
 
 void quant_nested(const float *absmax, int64_t n, float offset, uint8_t *codes, float *absmax2) {
-    const float *map = quant_map();
+    const float *map = quant_map(true);
 #pragma omp parallel for schedule(static) if (n > 1 << 14)
     for (int64_t g = 0; g < (n + QUANT_GROUP - 1) / QUANT_GROUP; g++) {
         int64_t end = (g + 1) * QUANT_GROUP < n ? (g + 1) * QUANT_GROUP : n;

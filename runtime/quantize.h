@@ -40,7 +40,8 @@ int64_t quant_part_count(QuantPart part, int64_t n, int64_t block, bool nested);
 int64_t quant_part_bytes(QuantPart part, int64_t n, int64_t block, bool nested);
 
 const float *quant_lut(QuantFormat format); /* 16 values; NULL for int8 */
-const float *quant_map(void);               /* 256 values of the signed dynamic map, ascending */
+/* 256 values of the dynamic map, ascending: signed, from -0.993 to 1, or from 0 to 1. */
+const float *quant_map(bool is_signed);
 
 /* n elements, whole blocks but for the tensor's last; codes: quant_part_count bytes; absmax: per
  * block. */

@@ -264,7 +264,7 @@ static bool read_scales(Merger *m, Matrix *x) {
         for (int64_t i = 0; i < blocks; i++) sum += (double)x->absmax[i];
         float offset = (float)(sum / (double)blocks);
         quant_nested(x->absmax, blocks, offset, codes, absmax2);
-        dequant_nested(codes, absmax2, offset, quant_map(), blocks, x->absmax);
+        dequant_nested(codes, absmax2, offset, quant_map(true), blocks, x->absmax);
     }
     free(absmax2);
     free(codes);

@@ -183,7 +183,7 @@ static void quantized_parts(void **unused) {
     for (int k = 0; k < BLOCKS; k++) sum += (double)absmax[k];
     float offset = (float)(sum / BLOCKS);
     quant_nested(absmax, BLOCKS, offset, nested, absmax2);
-    const void *want[] = {codes, nested, absmax2, &offset, quant_map()};
+    const void *want[] = {codes, nested, absmax2, &offset, quant_map(true)};
     for (int i = 0; i < 5; i++)
         assert_memory_equal(got + plan->bufs[i].offset, want[i], (size_t)plan->bufs[i].bytes);
     free(got);

@@ -69,7 +69,7 @@ static void expect(int which, int64_t n, Parts *p) {
         for (int64_t i = 0; i < blocks; i++) sum += (double)p->absmax[i];
         p->offset = (float)(sum / (double)blocks);
         quant_nested(p->absmax, blocks, p->offset, p->nested, p->absmax2);
-        dequant_nested(p->nested, p->absmax2, p->offset, quant_map(), blocks, p->absmax);
+        dequant_nested(p->nested, p->absmax2, p->offset, quant_map(true), blocks, p->absmax);
     }
     dequant_blocks(format, p->codes, p->absmax, 0, n, block, p->y);
     for (int64_t i = 0; i < n; i++) p->half[i] = float_to_bf16(p->y[i]);
@@ -230,7 +230,7 @@ static void check_all(Device *dev, const Plan *plan) {
             if (nested) {
                 same(dev, plan, c, s, QUANT_ABSMAX2, p.absmax2);
                 same(dev, plan, c, s, QUANT_OFFSET, &p.offset);
-                same(dev, plan, c, s, QUANT_MAP, quant_map());
+                same(dev, plan, c, s, QUANT_MAP, quant_map(true));
             }
             same(dev, plan, c, s, YOUT, cases[c].y == DT_f32 ? (void *)p.y : p.half);
         }

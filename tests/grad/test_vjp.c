@@ -322,6 +322,8 @@ static const struct {
     {OP_le, "piecewise constant"},
     {OP_eq, "piecewise constant"},
     {OP_stop, "stops the gradient: that is its meaning"},
+    {OP_dynamic_value, "of a code, which is a whole number"},
+    {OP_dynamic_code, "piecewise constant"},
     {OP_uniform, "depends on integers only"},
     {OP_attend_bwd, "no second derivatives"},
     {OP_linear_logprob_bwd, "no second derivatives"},

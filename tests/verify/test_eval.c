@@ -165,7 +165,7 @@ static void check_format(const char *name, bool nested) {
     float offset = 0.75f;
     if (nested) {
         quant_nested(absmax, BLOCKS, offset, scales, absmax2);
-        dequant_nested(scales, absmax2, offset, quant_map(), BLOCKS, absmax);
+        dequant_nested(scales, absmax2, offset, quant_map(true), BLOCKS, absmax);
     }
     dequant_blocks(format, codes, absmax, 0, WEIGHTS, BLOCK, back);
     int64_t bytes = quant_part_count((QuantPart){format, QUANT_CODES}, WEIGHTS, BLOCK, nested);
@@ -173,7 +173,7 @@ static void check_format(const char *name, bool nested) {
     for (int i = 0; i < bytes; i++) d[0][i] = codes[i];
     for (int i = 0; i < BLOCKS; i++) d[1][i] = nested ? (double)scales[i] : (double)absmax[i];
     d[2][0] = (double)absmax2[0], d[3][0] = (double)offset;
-    for (int i = 0; i < 256; i++) d[4][i] = (double)quant_map()[i];
+    for (int i = 0; i < 256; i++) d[4][i] = (double)quant_map(true)[i];
     Arena *arena;
     Graph *g = fresh(&arena);
     NodeId in[5] = {input(g, "0", DT_u8, 1, SIZES(bytes)),
