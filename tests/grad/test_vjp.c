@@ -328,6 +328,7 @@ static const struct {
     {OP_attend_bwd, "no second derivatives"},
     {OP_linear_logprob_bwd, "no second derivatives"},
     {OP_dequant, "quantized weights are frozen"},
+    {OP_append, "a cache is there for generating, which has no gradient"},
     {OP_assign, "an effect"},
     {OP_accumulate, "an effect"},
 };
