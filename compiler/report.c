@@ -267,7 +267,10 @@ void report_does_not_fit(const Plan *plan, FILE *out) {
     Peak peak = report_peak(plan);
     largest_text(plan, &peak, out);
     free(peak.buf);
-    if (plan->fit_tokens)
+    if (plan_program(plan, "decode") && !plan_program(plan, "micro"))
+        fprintf(out, "help: a smaller `--max-tokens` makes the KV cache smaller (now %lld rows)\n",
+                (long long)plan->bound[X_H]);
+    else if (plan->fit_tokens)
         fprintf(out, "help: `--set run.tokens=%lld` fits (now %lld)\n", (long long)plan->fit_tokens,
                 (long long)plan->bound[X_T]);
     else
