@@ -299,6 +299,7 @@ arg:
 path:
     name                        { $$ = $1; }
   | path '.' NAME               { $$ = AST(A_PATH, @$, .a = $1, NAMED($3, @3)); }
+  | path '.' NUMBER             { $$ = AST(A_PATH, @$, .a = $1, NAMED($3, @3)); } /* llama3.1 */
   ;
 
 scope:
