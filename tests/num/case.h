@@ -18,7 +18,7 @@
 #define CASES     "tests/num/cases"
 #define stop(...) (print_error(__VA_ARGS__), print_error("\n"), assert_true(false))
 
-static char *run(const char *command, int *status) {
+static inline char *run(const char *command, int *status) {
     FILE *f = popen(command, "r");
     assert_non_null(f);
     size_t cap = 1 << 20, len = 0, n;
@@ -32,12 +32,12 @@ static char *run(const char *command, int *status) {
     return text;
 }
 
-static const char *build(void) {
+static inline const char *build(void) {
     const char *b = getenv("BUILD");
     return b ? b : "build";
 }
 
-static json_t *figures_of(const char *dir) {
+static inline json_t *figures_of(const char *dir) {
     char path[512];
     snprintf(path, sizeof path, "%s/figures.json", dir);
     json_error_t e;
@@ -46,19 +46,19 @@ static json_t *figures_of(const char *dir) {
     return j;
 }
 
-static double num(json_t *o, const char *key) {
+static inline double num(json_t *o, const char *key) {
     json_t *v = json_object_get(o, key);
     if (!json_is_number(v)) stop("no number '%s'", key);
     return json_number_value(v);
 }
 
-static void close_to(const char *what, double got, double want, double tol) {
+static inline void close_to(const char *what, double got, double want, double tol) {
     if (!(fabs(got - want) <= tol))
         stop("%s: got %.9g, want %.9g, tolerance %.3g", what, got, want, tol);
 }
 
 /* The per-pair log-probs and the loss that an eval command prints as JSON. */
-static void compare_eval(const char *name, const char *command, json_t *want) {
+static inline void compare_eval(const char *name, const char *command, json_t *want) {
     char what[256];
     int status;
     char *text = run(command, &status);
@@ -86,7 +86,7 @@ static void compare_eval(const char *name, const char *command, json_t *want) {
 }
 
 /* Largest |logp| + |ref| of a case: what the reward tolerance is made of. */
-static double reward_scale(json_t *figures) {
+static inline double reward_scale(json_t *figures) {
     json_t *rows = json_object_get(json_object_get(figures, "eval"), "per_pair");
     double most = 0;
     for (size_t i = 0; i < json_array_size(rows); i++) {
@@ -97,7 +97,8 @@ static double reward_scale(json_t *figures) {
     return most;
 }
 
-static void compare_steps(const char *name, const char *run_dir, json_t *want, double scale) {
+static inline void compare_steps(const char *name, const char *run_dir, json_t *want,
+                                 double scale) {
     char path[600], line[8192], what[256];
     snprintf(path, sizeof path, "%s/metrics.jsonl", run_dir);
     FILE *f = fopen(path, "r");
