@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "kernels/math.h"
+#include "runtime/quantize.h"
 #include "kernels/random.h"
 #include "tests/emit/device.h"
 #include "tests/emit/kerns.h"
@@ -31,6 +32,8 @@ static double get(const Run *r, int arg, int64_t i) {
         return (double)((const float *)r->p[arg])[i];
     case DT_bf16:
         return (double)f32_from_bf16(((const uint16_t *)r->p[arg])[i]);
+    case DT_u8:
+        return ((const uint8_t *)r->p[arg])[i];
     default:
         return ((const int32_t *)r->p[arg])[i];
     }
@@ -39,6 +42,8 @@ static double get(const Run *r, int arg, int64_t i) {
 static void set(const Run *r, int arg, int64_t i, double x) {
     if (r->c->arg[arg].dtype == DT_f32)
         ((float *)r->p[arg])[i] = (float)x;
+    else if (r->c->arg[arg].dtype == DT_u8)
+        ((uint8_t *)r->p[arg])[i] = (uint8_t)x;
     else
         ((uint16_t *)r->p[arg])[i] = bf16_from_f32((float)x);
 }
@@ -115,6 +120,17 @@ static double function(Op op, double a, double b) {
     }
 }
 
+/* By looking through bitsandbytes' table; a negative number is never the code of 0. */
+static double dynamic(const KVal *v, double x) {
+    const float *map = quant_map(v->i0);
+    if (v->op == OP_dynamic_value) return (double)map[(int)x];
+    const int end = v->i0 && x < 0 ? 127 : 256;
+    int best = 0;
+    for (int i = 1; i < end; i++)
+        if (fabs((double)map[i] - x) < fabs((double)map[best] - x)) best = i;
+    return best;
+}
+
 static double apply(const Run *r, const KVal *v, double a, double b, double c) {
     switch (v->op) {
     case OP_neg:
@@ -143,6 +159,9 @@ static double apply(const Run *r, const KVal *v, double a, double b, double c) {
         return a == b;
     case OP_select:
         return a != 0 ? b : c;
+    case OP_dynamic_value:
+    case OP_dynamic_code:
+        return dynamic(v, a);
     case OP_cast:
         return v->dtype == DT_bf16 ? (double)f32_round_bf16((float)a) : a;
     default:
@@ -273,6 +292,8 @@ static void fill(const Case *c, void **p) {
                 ((int32_t *)p[a])[i] = (int32_t)(next(&s) % (uint32_t)(c->integers[a] + 1)) - 1;
             else if (c->arg[a].dtype == DT_bf16)
                 ((uint16_t *)p[a])[i] = bf16_from_f32(x);
+            else if (c->arg[a].dtype == DT_u8)
+                ((uint8_t *)p[a])[i] = (uint8_t)(next(&s) >> 24);
             else
                 ((float *)p[a])[i] = x;
         }

@@ -309,6 +309,22 @@ static Case *case_in_place(int64_t rows, int64_t cols) {
     return c;
 }
 
+/* A moment kept in 8 bits: decoded, moved towards x, coded again in its place. */
+static Case *case_coded(int64_t rows, bool is_signed) {
+    Case *c = new_case("coded", KERN_ROWS, rows, 256);
+    const int code = input(c, DT_u8, LEVEL_ELEM), most = input(c, DT_f32, LEVEL_ROW);
+    const int unit = op1(c, OP_dynamic_value, code), x = input(c, DT_f32, LEVEL_ELEM);
+    const int old = op2(c, OP_mul, op2(c, OP_mul, unit, most), number(c, 0.9));
+    int next = op2(c, OP_add, old, op2(c, OP_mul, x, number(c, 0.1)));
+    if (!is_signed) next = op1(c, OP_abs, next);
+    const int top = op1(c, OP_max_cols, op1(c, OP_abs, next));
+    const int again = op1(c, OP_dynamic_code, op2(c, OP_div, next, top));
+    c->val[unit].i0 = c->val[again].i0 = is_signed;
+    store_to(c, 0, again, LEVEL_ELEM, false);
+    store_to(c, 1, top, LEVEL_ROW, false);
+    return c;
+}
+
 /* Every function of one or two operands, summed with weights into one value. */
 static Case *case_all_ops(int64_t rows, int64_t cols) {
     static const Op one[] = {OP_neg,  OP_exp, OP_sin,     OP_cos,
@@ -402,7 +418,7 @@ static Case *case_random(uint64_t seed) {
     return c;
 }
 
-enum { RANDOM_CASES = 60, MAX_CASES = 56 + RANDOM_CASES };
+enum { RANDOM_CASES = 60, MAX_CASES = 58 + RANDOM_CASES };
 static int all_cases(Case **c) {
     int n = 0;
     for (int bf = 0; bf < 2; bf++) {
@@ -439,6 +455,8 @@ static int all_cases(Case **c) {
     c[n++] = case_dropout(60, 1, 512);
     c[n++] = case_norm(4096);
     c[n++] = case_in_place(30, 640);
+    c[n++] = case_coded(70, true);
+    c[n++] = case_coded(3, false);
     c[n++] = case_all_ops(30, 70);
     for (int i = 0; i < RANDOM_CASES; i++) c[n++] = case_random((uint64_t)i);
     return n;
