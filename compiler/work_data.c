@@ -26,30 +26,6 @@ int work_template(Work *w, Template *out) {
     return EXIT_OK;
 }
 
-/* Rules that go together: what data.like names. */
-typedef struct Like {
-    const char *name;
-    PairsBos bos;
-    PairsEos eos;
-    PairsBoundary boundary;
-    PairsTruncate truncate;
-    int max_prompt, max_length;
-} Like;
-
-static const Like likes[] = {
-    {"dpoc", BOS_ONCE, EOS_STRINGS, BOUNDARY_COMMON, TRUNCATE_KEEP_START, 0, 1024},
-    {"trl_1", BOS_TOKENIZER, EOS_STRINGS, BOUNDARY_COMMON, TRUNCATE_KEEP_START, 0, 1024},
-    {"trl_0_24", BOS_NONE, EOS_ALWAYS, BOUNDARY_APART, TRUNCATE_KEEP_END, 512, 1024},
-    {"trl_0_9", BOS_ALWAYS, EOS_MISSING, BOUNDARY_REPAIR, TRUNCATE_PROMPT_FIRST, 128, 512},
-};
-
-static const Like *like_of(const Spec *s) {
-    const char *name = spec_str(s, "data.like");
-    for (size_t i = 0; i < COUNT(likes); i++)
-        if (strcmp(likes[i].name, name) == 0) return &likes[i];
-    return &likes[0];
-}
-
 /* The place of a setting's word among `names`; what `like` says where it is auto. */
 static int rule(const Spec *s, const char *path, const char *const *names, int like) {
     const char *word = spec_str(s, path);
@@ -63,7 +39,7 @@ static int limit(const Spec *s, const char *path, int like) {
 }
 
 static PairsOptions pairs_options(const Spec *s) {
-    const Like *like = like_of(s);
+    const PairsLike *like = pairs_like(spec_str(s, "data.like"));
     PairsOptions o = {
         .sft = spec_one_sided(s),
         .max_prompt = limit(s, "data.max_prompt", like->max_prompt),

@@ -71,6 +71,17 @@ extern const char *const pairs_bos_names[],
             *const pairs_truncate_names
                 []; /* by value, NULL at the end: the words of data's settings */
 
+/* Rules that go together, and the lengths that were their defaults: what data.like names. */
+typedef struct PairsLike {
+    const char *name;
+    PairsBos bos;
+    PairsEos eos;
+    PairsBoundary boundary;
+    PairsTruncate truncate;
+    int max_prompt, max_length;
+} PairsLike;
+const PairsLike *pairs_like(const char *name); /* dpoc, trl_1, trl_0_24, trl_0_9; NULL: unknown */
+
 /* What is seen of a long reading: called about twice a second. */
 typedef struct PairsWatch PairsWatch;
 struct PairsWatch {

@@ -15,6 +15,19 @@ const char *const pairs_boundary_names[] = {"common", "count", "repair", "apart"
 const char *const pairs_truncate_names[] = {"keep_start", "keep_end", "keep_answers",
                                             "prompt_first", NULL};
 
+static const PairsLike likes[] = {
+    {"dpoc", BOS_ONCE, EOS_STRINGS, BOUNDARY_COMMON, TRUNCATE_KEEP_START, 0, 1024},
+    {"trl_1", BOS_TOKENIZER, EOS_STRINGS, BOUNDARY_COMMON, TRUNCATE_KEEP_START, 0, 1024},
+    {"trl_0_24", BOS_NONE, EOS_ALWAYS, BOUNDARY_APART, TRUNCATE_KEEP_END, 512, 1024},
+    {"trl_0_9", BOS_ALWAYS, EOS_MISSING, BOUNDARY_REPAIR, TRUNCATE_PROMPT_FIRST, 128, 512},
+};
+
+const PairsLike *pairs_like(const char *name) {
+    for (size_t i = 0; i < COUNT(likes); i++)
+        if (strcmp(likes[i].name, name) == 0) return &likes[i];
+    return NULL;
+}
+
 void tokens_free(PairTokens *t) {
     ids_free(&t->prompt);
     for (int i = 0; i < 2; i++) ids_free(&t->side[i].ids);
