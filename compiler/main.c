@@ -34,6 +34,8 @@ static const Verb verbs[] = {
      "device results against the double-precision evaluator", verb_verify, 1},
     {"tokens", "tokens [FILE.dpo] --model DIR [--data PAIRS] [--text S] [--json]",
      "ids, pieces and loss mask as training sees them", verb_tokens, 1},
+    {"report", "report RUN [RUN2 ..] [-o FILE.html|FILE.svg]",
+     "curves and summary of runs, finished or going on", verb_report, MAX_LIST},
     {"passes", "passes", "the passes and why they stand in this order", verb_passes, 0},
     {"ops", "ops", "the op table", verb_ops, 0},
     {"settings", "settings [--json]", "all keys with types, ranges and defaults", verb_settings, 0},

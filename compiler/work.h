@@ -76,6 +76,7 @@ int verb_plan(const Options *), verb_compile(const Options *), verb_view(const O
 int verb_train(const Options *), verb_eval(const Options *), verb_generate(const Options *);
 int verb_bench(const Options *), verb_verify(const Options *), verb_tokens(const Options *);
 int verb_export(const Options *);
+int verb_report(const Options *);
 int verb_passes(const Options *), verb_ops(const Options *), verb_settings(const Options *);
 int verb_doctor(const Options *), verb_cache(const Options *);
 

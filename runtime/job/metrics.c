@@ -74,6 +74,13 @@ static bool lock(FILE *file, const char *path, Err *err) {
     return fail(err, EXIT_USAGE, "%s: another process is writing this run", path);
 }
 
+bool metrics_in_use(const char *path) {
+    FILE *file = fopen(path, "r");
+    bool used = file && flock(fileno(file), LOCK_SH | LOCK_NB) != 0 && errno == EWOULDBLOCK;
+    if (file) fclose(file);
+    return used;
+}
+
 static bool cut(const char *path, int64_t keep_steps, Err *err) {
     size_t len;
     char *text = file_read(path, &len, err);

@@ -14,6 +14,7 @@ MetricsFile *metrics_open(const char *path, int64_t keep_steps, Err *err);
 /* From now on the numbers of events that have a step go to TensorBoard, too: "loss" of a step is
  * train/loss, "eval_loss" is eval/loss, "gpu/power_watts" keeps its name.  Not owned. */
 void metrics_mirror(MetricsFile *m, TfEvents *events);
+bool metrics_in_use(const char *path); /* a process is writing it */
 void metrics_begin(MetricsFile *m, const char *event);
 void metrics_int(MetricsFile *m, const char *key, int64_t value);
 void metrics_num(MetricsFile *m, const char *key, double value);

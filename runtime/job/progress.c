@@ -81,11 +81,14 @@ void progress_curve(FILE *out, const char *title, const double *y, int n, int he
     for (int c = 0; c < width; c++) {
         int begin = (int)((int64_t)n * c / width), end = (int)((int64_t)n * (c + 1) / width);
         double sum = 0;
-        for (int i = begin; i < end; i++) sum += y[i];
-        column[c] = sum / (end - begin);
+        int known = 0;
+        for (int i = begin; i < end; i++)
+            if (isfinite(y[i])) sum += y[i], known++;
+        column[c] = known ? sum / known : NAN;
         lo = fmin(lo, column[c]);
         hi = fmax(hi, column[c]);
     }
+    if (!isfinite(lo)) return;
     if (!(hi > lo)) hi = lo + 1;
     fprintf(out, "%s\n", title);
     for (int r = height - 1; r >= 0; r--) {
@@ -96,7 +99,7 @@ void progress_curve(FILE *out, const char *title, const double *y, int n, int he
         else
             fprintf(out, "%9s |", "");
         for (int c = 0; c < width; c++) {
-            int at = (int)((column[c] - lo) / (hi - lo) * (height - 1) + 0.5);
+            double at = floor((column[c] - lo) / (hi - lo) * (height - 1) + 0.5);
             fputc(at == r ? '*' : ' ', out);
         }
         fputc('\n', out);
