@@ -141,8 +141,11 @@ static void print_start(const Work *w, const TrainJob *job) {
     if (w->options->quiet) return;
     const char *model = work_model_dir(w), *optimizer = spec_str(w->spec, "run.optimizer");
     fprintf(stderr, "  %-12s%s\n", "model", model ? model : w->options->args.item[0]);
-    fprintf(stderr, "  %-12s%.4g, trainable %.4g (%.2f %%)\n", "parameters", p->parameters_total,
-            p->parameters_trainable, 100 * p->parameters_trainable / fmax(1, p->parameters_total));
+    char total[32], trained[32];
+    format_count(total, p->parameters_total);
+    format_count(trained, p->parameters_trainable);
+    fprintf(stderr, "  %-12s%s, trainable %s (%.2f %%)\n", "parameters", total, trained,
+            100 * p->parameters_trainable / fmax(1, p->parameters_total));
     print_steps(w, job);
     print_memory(p);
     if (strstr(optimizer, "paged"))

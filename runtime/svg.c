@@ -246,38 +246,53 @@ void svg_chart(Text *out, const SvgChart *c, int id, int x, int y) {
     text_add(out, "</svg>\n");
 }
 
-/* Colours of Okabe and Ito, told apart by people who see few; darkened or lightened until they
- * stand out from their background. */
-static const char *const light[SVG_COLOURS] = {"#0067a5", "#c8500a", "#00845c", "#b0468a",
-                                               "#a67c00", "#2f8fc4", "#6a4fb3", "#5c5c5c"};
-static const char *const dark[SVG_COLOURS] = {"#56b4e9", "#f08a4b", "#2fc39a", "#e58ac0",
-                                              "#e6c02a", "#9bd0f0", "#a995ea", "#b8b8b8"};
+/* ---- colours ---------------------------------------------------------------------------------- */
 
-static void colours(Text *out, const char *const *colour) {
-    for (int i = 0; i < SVG_COLOURS; i++) text_add(out, ".c%d{--c:%s}", i, colour[i]);
-    text_add(out, "\n");
+typedef struct Theme {
+    const char *ink, *soft, *grid, *zero, *back, *panel;
+    const char *curve[SVG_COLOURS];
+} Theme;
+/* Curves: colours of Okabe and Ito, told apart by people who see few, darkened or lightened until
+ * they stand out from their background. */
+static const Theme light = {
+    "#1c1e21",
+    "#5b6068",
+    "#e3e5e8",
+    "#9aa0a8",
+    "#ffffff",
+    "#f6f7f8",
+    {"#0067a5", "#c8500a", "#00845c", "#b0468a", "#a67c00", "#2f8fc4", "#6a4fb3", "#5c5c5c"}};
+static const Theme dark = {
+    "#e8eaed",
+    "#a8adb5",
+    "#33373d",
+    "#70767f",
+    "#16181b",
+    "#1f2226",
+    {"#56b4e9", "#f08a4b", "#2fc39a", "#e58ac0", "#e6c02a", "#9bd0f0", "#a995ea", "#b8b8b8"}};
+
+/* Colours are written out: viewers that know no variables of CSS show them, too. */
+static void theme(Text *out, const Theme *t, bool page) {
+    if (page)
+        text_add(out, ":root{--ink:%s;--soft:%s;--grid:%s;--back:%s;--panel:%s}\n", t->ink, t->soft,
+                 t->grid, t->back, t->panel);
+    text_add(out,
+             ".back{fill:%s}.chart text{fill:%s}.chart .tick{fill:%s}.grid{stroke:%s}"
+             ".zero,.mark{stroke:%s}.dot{stroke:%s}.line.key{stroke:%s}.dot.key{fill:%s}\n",
+             t->back, t->ink, t->soft, t->grid, t->zero, t->back, t->soft, t->soft);
+    for (int i = 0; i < SVG_COLOURS; i++)
+        text_add(out, ".line.c%d,.pale.c%d{stroke:%s}.dot.c%d{fill:%s}.swatch.c%d{background:%s}\n",
+                 i, i, t->curve[i], i, t->curve[i], i, t->curve[i]);
 }
 
 void svg_style(Text *out, bool page) {
-    const char *scope = page ? ":root" : "svg";
-    text_add(out,
-             "%s{--ink:#1c1e21;--soft:#5b6068;--grid:#e3e5e8;--zero:#9aa0a8;--back:#ffffff;"
-             "--panel:#f6f7f8}\n",
-             scope);
-    colours(out, light);
-    text_add(out,
-             ".chart text{font-family:system-ui,sans-serif;fill:var(--ink)}"
-             ".chart .tick{font-size:12px;fill:var(--soft);font-weight:400}"
-             ".chart .head{font-size:15px;font-weight:600}\n"
-             ".grid{stroke:var(--grid)}.zero,.mark{stroke:var(--zero)}"
-             ".line,.pale{fill:none;stroke:var(--c);stroke-width:2;stroke-linejoin:round}"
-             ".pale{opacity:.35;stroke-width:1}.dashed{stroke-dasharray:6 4}.thin{stroke-width:1}"
-             ".dot{fill:var(--c);stroke:var(--back)}.key{--c:var(--soft)}\n");
+    text_add(out, ".chart text{font-family:system-ui,sans-serif}.chart "
+                  ".tick{font-size:12px;font-weight:400}.chart .head{font-size:15px;"
+                  "font-weight:600}\n.line,.pale{fill:none;stroke-width:2;stroke-linejoin:round}"
+                  ".pale{opacity:.35;stroke-width:1}.dashed{stroke-dasharray:6 "
+                  "4}.thin{stroke-width:1}\n");
+    theme(out, &light, page);
     text_add(out, "@media(prefers-color-scheme:dark){\n");
-    text_add(out,
-             "%s{--ink:#e8eaed;--soft:#a8adb5;--grid:#33373d;--zero:#70767f;--back:#16181b;"
-             "--panel:#1f2226}\n",
-             scope);
-    colours(out, dark);
+    theme(out, &dark, page);
     text_add(out, "}\n");
 }

@@ -13,6 +13,19 @@ void progress_start(Progress *p, int64_t first, int64_t total, int64_t every, bo
     p->started = now_seconds();
 }
 
+void format_count(char out[32], double n) {
+    static const struct {
+        double scale;
+        const char *suffix;
+    } units[] = {{1e12, "T"}, {1e9, "B"}, {1e6, "M"}, {1e3, "k"}};
+    snprintf(out, 32, n < 100 ? "%.3g" : "%.0f", n);
+    for (size_t i = COUNT(units); i-- > 0;) {
+        double x = n / units[i].scale;
+        if (x >= 10 || (x >= 1 && i < 3))
+            snprintf(out, 32, "%.*f%s", x >= 100 ? 0 : x >= 10 ? 1 : 2, x, units[i].suffix);
+    }
+}
+
 void format_duration(char out[32], double seconds) {
     int64_t s = (int64_t)(seconds + 0.5);
     if (s >= 3600)
@@ -30,8 +43,9 @@ static void print_line(const Progress *p, const ProgressLine *line) {
             line->loss);
     if (line->has_rewards)
         fprintf(stderr, "  margin %+.3f  acc %.2f", line->margin, line->accuracy);
-    fprintf(stderr, "  lr %.2e  gnorm %.3g  %.4g tok/s", line->lr, line->grad_norm,
-            line->tokens_per_second);
+    char rate[32];
+    format_count(rate, line->tokens_per_second);
+    fprintf(stderr, "  lr %.2e  gnorm %.3g  %s tok/s", line->lr, line->grad_norm, rate);
     if (isfinite(line->mfu)) fprintf(stderr, "  %.0f%% MFU", 100 * line->mfu);
     char memory[32];
     format_bytes(memory, line->memory);

@@ -22,6 +22,8 @@ typedef struct ProgressLine {
 
 void progress_start(Progress *p, int64_t first, int64_t total, int64_t every, bool quiet);
 void progress_step(Progress *p, const ProgressLine *line);
+/* "352", "16.4k", "8.03B" */
+void format_count(char out[32], double n);
 /* "12:04", "1:02:03" */
 void format_duration(char out[32], double seconds);
 /* Leaves the redrawn line, so that other text can be written. */

@@ -227,9 +227,11 @@ static const char *row_device(Arena *a, const RunLog *l) {
 static const char *row_parameters(Arena *a, const RunLog *l) {
     double all = json_number_value(json_object_get(l->config, "parameters")),
            trained = json_number_value(json_object_get(l->config, "trainable"));
-    return all > 0
-               ? arena_printf(a, "%.4g, %.4g trained (%.2f %%)", all, trained, 100 * trained / all)
-               : "";
+    char total[32], part[32];
+    format_count(total, all);
+    format_count(part, trained);
+    return all > 0 ? arena_printf(a, "%s, %s trained (%.2f %%)", total, part, 100 * trained / all)
+                   : "";
 }
 
 /* "60 of 64 kept, cut 3, too_long 4": what was read of the training files, where it is known. */
@@ -310,7 +312,10 @@ static const char *row_time(Arena *a, const RunLog *l) {
 static const char *row_tokens(Arena *a, const RunLog *l) {
     double seconds = 1e-3 * curve_sum(run_curve(l, "step_time_ms"));
     if (!isfinite(l->tokens)) return "";
-    return arena_printf(a, "%.4g, %.4g a second", l->tokens, l->tokens / fmax(1e-9, seconds));
+    char tokens[32], rate[32];
+    format_count(tokens, l->tokens);
+    format_count(rate, l->tokens / fmax(1e-9, seconds));
+    return arena_printf(a, "%s, %s a second", tokens, rate);
 }
 
 static const char *row_memory(Arena *a, const RunLog *l) {
@@ -350,18 +355,21 @@ static const struct {
              {"energy", row_energy},
              {"device", row_device}};
 
-/* Settings whose text is not the same in all runs. */
+/* Settings whose text is not the same in all runs that say it. */
 static void add_differences(Arena *arena, const RunLog *logs, int n, ReportRow **rows, int *nrows,
                             int *cap) {
     const char *path;
-    json_t *value, *settings = json_object_get(logs[0].config, "settings");
+    json_t *value, *settings = NULL;
+    for (int i = 0; i < n && !settings; i++) settings = json_object_get(logs[i].config, "settings");
     json_object_foreach(settings, path, value) {
         ReportRow row = {arena_str(arena, path), NEW_ARRAY(arena, const char *, n)};
+        const char *said = NULL;
         bool differs = false;
         for (int i = 0; i < n; i++) {
             const char *text = run_setting(arena, &logs[i], path);
             row.text[i] = text ? text : "";
-            differs = differs || strcmp(row.text[i], row.text[0]) != 0;
+            differs = differs || (said && text && strcmp(said, text) != 0);
+            if (text) said = text;
         }
         if (differs) PUSH(arena, *rows, *nrows, *cap, row);
     }

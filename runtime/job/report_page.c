@@ -13,7 +13,7 @@ typedef struct ChartOf {
     const char *other;                         /* instead of solid where no run has that */
     const char *keys[2];  /* what solid and dashed mean, where both are there */
     double scale, lo, hi; /* unit of the axis; range, equal: from the values */
-    bool from_zero, smooth;
+    bool from_zero, smooth, bytes;
 } ChartOf;
 
 static const ChartOf charts[] = {
@@ -30,14 +30,18 @@ static const ChartOf charts[] = {
      .dashed = "logps/rejected",
      .keys = {"chosen", "rejected"},
      .smooth = true},
+    {.title = "Mean logit of an answer",
+     .solid = "logits/chosen",
+     .dashed = "logits/rejected",
+     .keys = {"chosen", "rejected"},
+     .smooth = true},
     {.title = "Gradient norm", .solid = "grad_norm", .from_zero = true, .smooth = true},
     {.title = "Learning rate", .solid = "learning_rate", .from_zero = true},
     {.title = "Tokens a second", .solid = "tokens_per_second", .from_zero = true, .smooth = true},
     {.title = "Memory in use",
-     .unit = "GiB",
      .solid = "gpu/memory_used_bytes",
      .other = "cpu/memory_used_bytes",
-     .scale = 1.0 / (1 << 30),
+     .bytes = true,
      .from_zero = true},
     {.title = "Utilization",
      .unit = "%",
@@ -75,6 +79,7 @@ static bool shown_above(const char *key) {
 typedef struct Drawing { /* lines of one chart, in the order of drawing */
     Arena *arena;
     const ChartOf *of;
+    double scale;
     SvgLine *line;
     int nline, cap;
 } Drawing;
@@ -83,7 +88,7 @@ enum { SMOOTH_FROM = 16 }; /* values; fewer are drawn as they are */
 
 static void add_line(Drawing *d, const Curve *c, const double *y, int colour, SvgStyle style) {
     double *scaled = NEW_ARRAY(d->arena, double, c->n);
-    for (int i = 0; i < c->n; i++) scaled[i] = y[i] * (d->of->scale != 0 ? d->of->scale : 1);
+    for (int i = 0; i < c->n; i++) scaled[i] = y[i] * d->scale;
     SvgLine line = {c->x, scaled, c->n, colour, style};
     PUSH(d->arena, d->line, d->nline, d->cap, line);
 }
@@ -119,16 +124,27 @@ static void add_run(Drawing *d, const RunLog *log, int colour, bool pale, bool *
     }
 }
 
+/* GiB, or MiB where there is less than one. */
+static double byte_scale(const ChartOf *of, const RunLog *logs, int n, const char **unit) {
+    double most = 0;
+    for (int i = 0; i < n; i++) most = fmax(most, curve_best(solid_curve(of, &logs[i]), false));
+    bool small = most < 1 << 30;
+    *unit = small ? "MiB" : "GiB";
+    return small ? 1.0 / (1 << 20) : 1.0 / (1 << 30);
+}
+
 /* False: no run has these curves. */
 static bool add_chart(Text *out, Arena *arena, const ChartOf *of, const RunLog *logs, int n, int id,
                       int x, int y) {
-    Drawing d = {.arena = arena, .of = of};
+    const char *unit = of->unit;
+    Drawing d = {.arena = arena, .of = of, .scale = of->scale != 0 ? of->scale : 1};
+    if (of->bytes) d.scale = byte_scale(of, logs, n, &unit);
     bool evals = false;
     for (int pale = 1; pale >= 0; pale--) /* faint ones below */
         for (int i = 0; i < n; i++) add_run(&d, &logs[i], i, pale, &evals);
     if (!d.nline) return false;
     SvgChart chart = {.title = of->title,
-                      .unit = of->unit,
+                      .unit = unit,
                       .xlabel = "step",
                       .lo = of->lo,
                       .hi = of->hi,
@@ -187,8 +203,7 @@ void report_svg(const RunLog *logs, int n, Text *out) {
     page_title(out, logs, n);
     text_add(out, "</title>\n<style>\n");
     svg_style(out, false);
-    text_add(out,
-             ".back{fill:var(--back)}</style>\n<rect class=\"back\" width=\"%d\" height=\"%d\"/>\n",
+    text_add(out, "</style>\n<rect class=\"back\" width=\"%d\" height=\"%d\"/>\n",
              COLUMNS * SVG_WIDTH, height);
     for (int i = 0, x = 16; i < n; i++) {
         text_add(
@@ -279,14 +294,14 @@ void report_html(const RunLog *logs, int n, Text *out) {
     text_add(out, "</title>\n<style>\n");
     svg_style(out, true);
     text_add(out,
-             "body{margin:0 auto;padding:24px;max-width:1500px;background:var(--back);"
+             "body{margin:0 auto;padding:24px;max-width:1540px;background:var(--back);"
              "color:var(--ink);font:15px/1.45 system-ui,sans-serif}h1{font-size:22px}"
              "h2{font-size:18px;margin-top:28px}\n"
              "table{border-collapse:collapse;margin:12px 0}th,td{text-align:left;padding:4px "
              "14px 4px 0;vertical-align:top;border-bottom:1px solid var(--grid)}"
              "tbody th{font-weight:400;color:var(--soft);white-space:nowrap}"
              ".swatch{display:inline-block;width:22px;height:4px;margin:0 8px 4px "
-             "0;background:var(--c)}\n"
+             "0;}\n"
              ".charts{display:flex;flex-wrap:wrap;gap:12px}.charts svg{background:var(--panel);"
              "border-radius:8px;max-width:100%%;height:auto}.said{white-space:pre-wrap;"
              "max-width:34em;overflow-wrap:anywhere}pre{overflow-x:auto;font-size:13px}"

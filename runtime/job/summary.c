@@ -41,11 +41,13 @@ void summary_print(const Run *r) {
     const Totals *t = &r->total;
     if (r->job->quiet) return;
     double seconds = now_seconds() - t->started;
-    char spent[32];
+    char spent[32], tokens[32], rate[32];
     format_duration(spent, seconds);
-    fprintf(stderr, "%s: %lld steps in %s, %lld tokens (%.4g tok/s), %.3g pairs/s\n",
-            r->stopped_early ? "stopped early" : "done", (long long)t->steps, spent,
-            (long long)t->tokens, (double)t->tokens / seconds, (double)t->pairs / seconds);
+    format_count(tokens, (double)t->tokens);
+    format_count(rate, (double)t->tokens / seconds);
+    fprintf(stderr, "%s: %lld steps in %s, %s tokens (%s a second), %.3g pairs a second\n",
+            r->stopped_early ? "stopped early" : "done", (long long)t->steps, spent, tokens, rate,
+            (double)t->pairs / seconds);
     if (t->steps > 0) fprintf(stderr, "  loss      %.4f -> %.4f\n", t->first_loss, t->loss);
     if (r->eval.step >= 0) print_eval("eval", &r->eval);
     if (r->best_eval.step >= 0 && r->best_eval.step != r->eval.step)
