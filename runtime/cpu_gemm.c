@@ -2,7 +2,7 @@
  *
  * C is cut into tiles; each tile is one call of a oneDNN primitive made for a single thread, and
  * tiles run side by side.  The cut depends on sizes and strides alone, so bits do not depend on
- * the number of threads.  oneDNN 2.x has its fast path (and a scratchpad we can place) only for
+ * the number of threads.  A few rows are multiplied by cpu_rows.c.  oneDNN 2.x has its fast path (and a scratchpad we can place) only for
  * operands without gaps between rows: a tile that has gaps is packed first, and then k is cut too
  * and the parts are added in order.  A product with few rows is computed transposed.
  *
@@ -317,14 +317,7 @@ static const char *operand(char *room, const Operand *x, DType from, DType to, b
     return room;
 }
 
-#if defined(__x86_64__) && defined(__linux__) && !defined(__SANITIZE_ADDRESS__)
-#    define WIDE __attribute__((target_clones("default", "avx2", "avx512f")))
-#else
-#    define WIDE
-#endif
-
-/* c = alpha * x (+ bias) (+ c), each operation rounded to fp32, then to c's type; x is used up. */
-WIDE static void finish_row(const Gemm *g, float *x, const float *bias, void *c, int64_t n) {
+CPU_WIDE void cpu_gemm_finish(const Gemm *g, float *x, const float *bias, void *c, int64_t n) {
     float *f = c, alpha = g->alpha;
     uint16_t *h = c;
     if (alpha != 1) {
@@ -369,13 +362,14 @@ static void merge_tile(const Run *r, float *acc, int64_t i, int64_t ni, int64_t 
     float row[256];
     if (!r->cut->swap) {
         for (int64_t y = 0; y < ni; y++)
-            finish_row(g, acc + y * nj, r->bias ? r->bias + j : NULL,
-                       r->c + ((i + y) * g->ldc + j) * size, nj);
+            cpu_gemm_finish(g, acc + y * nj, r->bias ? r->bias + j : NULL,
+                            r->c + ((i + y) * g->ldc + j) * size, nj);
         return;
     }
     for (int64_t y = 0; y < nj; y++) {
         for (int64_t x = 0; x < ni; x++) row[x] = acc[x * nj + y];
-        finish_row(g, row, r->bias ? r->bias + i : NULL, r->c + ((j + y) * g->ldc + i) * size, ni);
+        cpu_gemm_finish(g, row, r->bias ? r->bias + i : NULL, r->c + ((j + y) * g->ldc + i) * size,
+                        ni);
     }
 }
 
@@ -428,7 +422,7 @@ int64_t cpu_gemm_need(CpuGemm *gemm, const Gemm *g, int64_t m, int64_t n, int64_
 }
 
 bool cpu_gemm_prepare(CpuGemm *gemm, const Gemm *g, int64_t m, int64_t n, int64_t k, Err *err) {
-    if (m < 1 || n < 1 || k < 1) return true;
+    if (m < 1 || n < 1 || k < 1 || cpu_rows_fit(g, m)) return true;
     Cut cut = cut_of(g, m, n, k, native_for(gemm, g));
     Prims prims;
     if (!prims_of(gemm, &cut, &prims, err)) return false;
@@ -443,6 +437,10 @@ bool cpu_gemm_prepare(CpuGemm *gemm, const Gemm *g, int64_t m, int64_t n, int64_
 bool cpu_gemm_run(CpuGemm *gemm, const Gemm *g, void *const *p, int64_t m, int64_t n, int64_t k,
                   Err *err) {
     if (m < 1 || n < 1) return true;
+    if (cpu_rows_fit(g, m)) {
+        cpu_rows_run(g, p, m, n, k, gemm->threads);
+        return true;
+    }
     if (!cpu_gemm_prepare(gemm, g, m, n, k, err)) return false;
     Cut cut = cut_of(g, m, n, k, native_for(gemm, g));
     Prims prims;
