@@ -72,18 +72,23 @@ static Hash128 hash_settings(const Plan *plan, Hash128 seed) {
 
 /* ---- one compilation ------------------------------------------------------------------------- */
 
-static int64_t vocabulary(const Graph *g) { /* rows of what the tokens select from */
+/* Rows of what the tokens select from; the fewest, where policy and reference differ. */
+static int64_t vocabulary(const Graph *g) {
+    int64_t least = 0;
     for (NodeId id = 1; id < g->n; id++) {
         const Node *n = node(g, id);
-        if (n->op == OP_take && node(g, n->in[1])->op == OP_input &&
-            !strcmp(node(g, n->in[1])->attr.name, "tokens"))
-            return node(g, n->in[0])->type->dim[0].c;
+        if (n->op != OP_take || node(g, n->in[1])->op != OP_input ||
+            strcmp(node(g, n->in[1])->attr.name, "tokens"))
+            continue;
+        int64_t rows = node(g, n->in[0])->type->dim[0].c;
+        if (!least || rows < least) least = rows;
     }
-    return 0;
+    return least;
 }
 
 static void keep_unit(Plan *plan, const Unit *u) {
-    plan->vocab = vocabulary(u->g);
+    int64_t vocab = vocabulary(u->g);
+    if (vocab && (!plan->vocab || vocab < plan->vocab)) plan->vocab = vocab;
     keep_lines(plan, &plan->refused, &plan->nrefused, u->refused, u->nrefused);
     keep_lines(plan, &plan->recomputed, &plan->nrecomputed, u->recomputed, u->nrecomputed);
     if (!plan->nmetrics) {

@@ -337,7 +337,7 @@ void diags_print(const Diags *diags, int from, FILE *out, bool color) {
         errors += d->severity == DIAG_ERROR;
         if (errors > MOST_ERRORS) break;
         bool primary = d->severity <= DIAG_WARNING;
-        add_diag(diags, d, primary ? NULL : main, &text, color);
+        if (i >= from) add_diag(diags, d, primary ? NULL : main, &text, color);
         if (primary) main = d;
     }
     if (from < diags->ndiag && diags->errors > MOST_ERRORS)

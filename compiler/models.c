@@ -444,6 +444,23 @@ static void blame_config(Spec *spec, const Base *base, int errors) {
     diags_blame_file(spec->front.diags, errors);
 }
 
+static int64_t vocabulary(const Base *base) { /* 0: not known */
+    for (int i = 0; base && i < base->nweight; i++)
+        if (base->weight[i]->embedded) return base->weight[i]->shape[0];
+    return 0;
+}
+
+/* Checkpoints of one tokenizer may be padded to different sizes; data that goes beyond the smaller
+ * one is refused when it is read. */
+static void check_vocabularies(Spec *spec) {
+    int64_t p = vocabulary(spec->policy.base), r = vocabulary(spec->reference.base);
+    if (p && r && p != r)
+        diag_warn(spec->front.diags, "vocabulary", spec->reference.loc,
+                  "the reference's vocabulary has %lld tokens, the policy's %lld: is it the same "
+                  "tokenizer?",
+                  (long long)r, (long long)p);
+}
+
 void models_weights(Spec *spec) {
     for (int i = 0; i < spec->nbases; i++) {
         Base *base = spec->bases[i];
@@ -463,4 +480,5 @@ void models_weights(Spec *spec) {
         if (!ok && ours) blame_config(spec, base, errors);
         if (ok && base->dir) check_checkpoint(spec, base);
     }
+    check_vocabularies(spec);
 }

@@ -149,6 +149,24 @@ static void a_fresh_policy_at_start_is_the_base(void **state) {
     free(b);
 }
 
+/* A warning, once; and no token is looked up beyond the smaller vocabulary (f16's has 131). */
+static void another_vocabulary_is_said(void **state) {
+    struct Run r = runs[5];
+    r.name = "vocabulary";
+    const char *file = written(&r, "");
+    int status;
+    char *text = run(intern_printf("%s/dpoc eval %s --set graph.compute=fp32 --model " CASES
+                                   "/f16 --data " CASES "/f16/pairs.jsonl --device=cpu 2>&1",
+                                   build(), file),
+                     &status);
+    assert_int_equal(WEXITSTATUS(status), EXIT_IO);
+    char *said = strstr(text, "[-Wvocabulary]");
+    assert_non_null(said);
+    assert_null(strstr(said + 1, "[-Wvocabulary]"));
+    assert_non_null(strstr(text, "beyond the model's vocabulary of 97"));
+    free(text);
+}
+
 /* ---- memory ---------------------------------------------------------------------------------- */
 
 typedef struct Sources { /* elements by source, and how many tensors are bound more than once */
@@ -206,6 +224,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(log_probs_and_steps_are_pytorchs),
         cmocka_unit_test(a_fresh_policy_at_start_is_the_base),
+        cmocka_unit_test(another_vocabulary_is_said),
         cmocka_unit_test(a_frozen_copy_is_there_once),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
