@@ -1,7 +1,7 @@
 /* template.h: chat templates: a conversation as token ids.
  *
- * A template is a few pieces of text (TemplateDef), written the same way in a .dpo file's `template`
- * statement and in the table of built-in ones:
+ * A template is a few pieces of text (TemplateDef), written the same way in a .dpo file's
+ * `template` statement and in the table of built-in ones:
  *
  *   {content} {role}           of the message; {content|trim}: without white space around it
  *   {<|im_start|>}             that token of the tokenizer
@@ -34,7 +34,7 @@ typedef struct TemplateDef {
     const char *end;            /* behind the last message, where no answer is asked for */
     const char *generation;     /* ... and where one is: what the answer then follows */
     const char *default_system; /* stands for a missing system message; NULL: nothing does */
-    /* `system` becomes the beginning of the first user's content; users and assistants take turns */
+    /* `system` becomes the beginning of the first user's content; user and assistant take turns */
     bool fold_system;
 } TemplateDef;
 
@@ -46,7 +46,7 @@ void template_check(const TemplateDef *def, const Tokenizer *t, TemplateFault *s
 /* The built-in one of that name, or NULL; names of all of them, NULL behind the last. */
 const TemplateDef *template_builtin(const char *name);
 extern const char *const template_names[];
-extern const char template_choices[]; /* "plain, llama3, .. or zephyr" */
+extern const char template_choices[]; /* "plain, llama3, .." for messages */
 
 typedef enum TemplateKind {
     TEMPLATE_NONE,  /* asked for, or auto found none: strings only, conversations are an error */
@@ -64,13 +64,13 @@ typedef struct Template {
 
 /* `name` is "auto" (or NULL), "none" or a built-in's name; `own`: a definition to use instead, or
  * NULL.  auto looks at the checkpoint's chat template (chat_template.jinja, chat_template.json or
- * tokenizer_config.json): none gives TEMPLATE_NONE, one that is not known is an error that lists the
- * names (exit 1).  A template whose control tokens the tokenizer lacks is an error, too. */
+ * tokenizer_config.json): none gives TEMPLATE_NONE, one that is not known is an error that lists
+ * the names (exit 1).  A template whose control tokens the tokenizer lacks is an error, too. */
 bool template_open(Template *out, const char *name, const TemplateDef *own, const char *dir,
                    Tokenizer *tokenizer, const char *date, Err *err);
-/* The built-in that says what a Jinja template says, recognised by what it contains; *system: its
- * default system message (interned), or NULL.  NULL and why (or NULL: nothing is known of it). */
-const TemplateDef *template_recognise(const char *jinja, const char **system, const char **why);
+/* What a Jinja template says, recognised by what it contains: a built-in definition with its
+ * default system message.  False and why, or NULL: nothing is known of it. */
+bool template_recognise(const char *jinja, TemplateDef *out, const char **why);
 
 /* Appends the ids of a conversation; with `generation` also what precedes the assistant's next
  * turn.  False and err (exit 5) for a conversation the template can't express. */

@@ -38,27 +38,39 @@ static const TemplateDef builtins[] = {
      .user = "{bos}[INST] {content|trim} [/INST]",
      .assistant = " {content|trim} {eos}",
      .fold_system = true},
-    {.name = "mistral", /* Mistral-7B-Instruct-v0.3 and later: [INST] is a token */
+    {.name = "mistral", /* Mistral-7B-Instruct-v0.3: [INST] is a token */
      .begin = "{bos}",
      .system = "{content}\n\n",
      .user = "{[INST]} {content}{[/INST]}",
      .assistant = " {content|trim}{eos}",
      .fold_system = true},
-    {.name = "mistral_v1", /* v0.1 and v0.2: [INST] is text */
+    {.name = "mistral_v0.1", /* as published first; [INST] is text */
+     .begin = "{bos}",
+     .system = "{content}\n\n",
+     .user = "[INST] {content} [/INST]",
+     .assistant = "{content}{eos} ",
+     .fold_system = true},
+    {.name = "mistral_v0.2", /* as published first, and Mixtral */
      .begin = "{bos}",
      .system = "{content}\n\n",
      .user = "[INST] {content} [/INST]",
      .assistant = "{content}{eos}",
      .fold_system = true},
+    {.name = "mistral_v1", /* what v0.1, v0.2 and Mixtral have since 2024 */
+     .begin = "{bos}",
+     .system = "{content}\n\n",
+     .user = " [INST] {content} [/INST]",
+     .assistant = " {content}{eos}",
+     .fold_system = true},
     {.name = "zephyr", /* and TinyLlama */
      .message = "<|{role}|>\n{content}{eos}\n",
      .generation = "<|assistant|>\n"},
 };
-const char *const template_names[] = {"plain",   "llama3",     "llama3.1", "chatml", "llama2",
-                                      "mistral", "mistral_v1", "zephyr",   NULL};
-const char template_choices[] =
-    "plain, llama3, llama3.1, chatml, llama2, mistral, mistral_v1, zephyr or a `template` of your "
-    "own";
+const char *const template_names[] = {
+    "plain",        "llama3",       "llama3.1",   "chatml", "llama2", "mistral",
+    "mistral_v0.1", "mistral_v0.2", "mistral_v1", "zephyr", NULL};
+const char template_choices[] = "plain, llama3, llama3.1, chatml, llama2, mistral (also _v0.1, "
+                                "_v0.2, _v1), zephyr or a `template` of your own";
 
 const TemplateDef *template_builtin(const char *name) {
     for (size_t i = 0; i < COUNT(builtins); i++)
@@ -129,49 +141,77 @@ static const char *default_system(const char *source) {
     return NULL;
 }
 
-const TemplateDef *template_recognise(const char *jinja, const char **system, const char **why) {
-#define HAS(text) (strstr(jinja, text) != NULL)
-    *system = *why = NULL;
+static bool has(const char *jinja, const char *text) {
+    return strstr(jinja, text) != NULL;
+}
+
+static bool trims(const char *jinja) {
+    return has(jinja, "|trim") || has(jinja, "| trim") || has(jinja, "strip()");
+}
+
+/* The templates of Mistral and Llama 2 differ in spaces alone. */
+static const char *recognise_inst(const char *jinja, TemplateDef *out, const char **why) {
     const char *name = NULL;
-    if (HAS("<|start_header_id|>") && HAS("<|end_header_id|>")) {
-        name = HAS("Cutting Knowledge Date") ? "llama3.1" : "llama3";
-    } else if (HAS("<|im_start|>") && HAS("think>")) {
-        *why = "it writes <think> blocks (a reasoning model's)";
-    } else if (HAS("<|im_start|>")) {
-        name = "chatml";
-        *system = default_system(jinja);
-    } else if (HAS("[INST]") && HAS("<<SYS>>")) {
-        name = "llama2";
-    } else if (HAS("[INST]") && HAS("[SYSTEM_PROMPT]")) {
+    if (has(jinja, "<<SYS>>")) {
+        name = trims(jinja) ? "llama2" : NULL;
+        if (!name) *why = "it is Llama 2's without trimming";
+    } else if (has(jinja, "[SYSTEM_PROMPT]")) {
         *why = "it has [SYSTEM_PROMPT] turns (Mistral Small 3 and later)";
-    } else if (HAS("[INST]")) {
-        name = HAS("[/INST]'") && HAS(" [/INST]'") ? "mistral_v1" : "mistral";
-    } else if (HAS("<|user|>\\n") && HAS("<|assistant|>") && HAS("eos_token")) {
-        name = "zephyr";
-    } else if (HAS("<start_of_turn>")) {
+    } else if (has(jinja, "' [INST] '")) {
+        name = "mistral_v1";
+    } else if (has(jinja, "'[INST] '") && has(jinja, "' [/INST]'")) {
+        name = has(jinja, "eos_token + ' '") ? "mistral_v0.1" : "mistral_v0.2";
+    } else if (has(jinja, "\"[INST] \"") && has(jinja, "\"[/INST]\"")) {
+        name = "mistral";
+    } else {
+        *why = "its [INST] turns are not those of Llama 2 or Mistral-7B";
+    }
+    if (!name) return NULL;
+    *out = *template_builtin(name);
+    if (strcmp(name, "mistral") == 0 && !trims(jinja)) out->assistant = " {content}{eos}";
+    return name;
+}
+
+bool template_recognise(const char *jinja, TemplateDef *out, const char **why) {
+    const char *name = NULL;
+    *why = NULL;
+    if (has(jinja, "<|start_header_id|>") && has(jinja, "<|end_header_id|>")) {
+        name = has(jinja, "Cutting Knowledge Date") ? "llama3.1" : "llama3";
+        *out = *template_builtin(name);
+        if (!trims(jinja)) out->message = LLAMA3("{role}", "{content}");
+    } else if (has(jinja, "<|im_start|>") && has(jinja, "think>")) {
+        *why = "it writes <think> blocks, as Qwen3's does";
+    } else if (has(jinja, "<|im_start|>")) {
+        name = "chatml";
+        *out = *template_builtin(name);
+        if (has(jinja, "bos_token")) out->begin = "{bos}";
+        out->default_system = default_system(jinja);
+    } else if (has(jinja, "[INST]")) {
+        name = recognise_inst(jinja, out, why);
+    } else if (has(jinja, "'<|user|>\n'") || has(jinja, "'<|user|>\\n'")) {
+        name = has(jinja, "eos_token") ? "zephyr" : NULL;
+        if (name) *out = *template_builtin(name);
+    } else if (has(jinja, "<start_of_turn>")) {
         *why = "it is Gemma's";
-    } else if (HAS("<|user|>") && HAS("<|end|>")) {
+    } else if (has(jinja, "<|user|>") && has(jinja, "<|end|>")) {
         *why = "it is Phi-3's";
     }
-#undef HAS
-    return name ? template_builtin(name) : NULL;
+    return name != NULL;
 }
 
 static bool detect(Template *out, const char *dir, Err *err) {
     char *source = jinja_source(dir, err);
     if (err->code) return false;
     if (!source) return true; /* TEMPLATE_NONE */
-    const char *system, *why;
-    const TemplateDef *def = template_recognise(source, &system, &why);
+    const char *why;
+    bool known = template_recognise(source, &out->def, &why);
     free(source);
-    if (!def)
+    if (!known)
         return fail(err, EXIT_INPUT,
                     "%s: its chat template is not one of those known here%s%s; set data.template "
                     "to %s (grammar/README.md, \"Chat templates\")",
                     dir, why ? ": " : "", why ? why : "", template_choices);
     out->kind = TEMPLATE_CHAT;
-    out->def = *def;
-    if (system) out->def.default_system = system;
     return true;
 }
 

@@ -161,7 +161,7 @@ static void detection(void **state) {
         {"{\"chat_template\": [{\"name\": \"rag\", \"template\": \"?\"}, {\"name\": \"default\", "
          "\"template\": \"<|im_start|>\"}]}",
          "chatml", NULL, NULL},
-        {"{\"chat_template\": \"[INST] <<SYS>>\"}", "llama2", NULL, NULL},
+        {"{\"chat_template\": \"[INST] <<SYS>> strip()\"}", "llama2", NULL, NULL},
         {"{\"chat_template\": \"<start_of_turn>\"}", NULL, NULL, "Gemma"},
         {"{\"chat_template\": \"<|im_start|> <think>\"}", NULL, NULL, "set data.template"},
         {"{\"chat_template\": ", NULL, NULL, "tokenizer_config.json:1"},
@@ -198,7 +198,99 @@ static void detection(void **state) {
     tokenizer_close(t);
 }
 
+/* ---- against jinja2 and huggingface/tokenizers (golden/make.py) ------------------------------- */
+
+static json_int_t largest_id(json_t *tokenizer) {
+    json_int_t max = -1;
+    const char *name;
+    json_t *id, *added;
+    size_t i;
+    json_object_foreach(json_object_get(json_object_get(tokenizer, "model"), "vocab"), name, id) {
+        if (json_integer_value(id) > max) max = json_integer_value(id);
+    }
+    json_array_foreach(json_object_get(tokenizer, "added_tokens"), i, added) {
+        json_int_t x = json_integer_value(json_object_get(added, "id"));
+        if (x > max) max = x;
+    }
+    return max;
+}
+
+/* A checkpoint's directory: one of the small tokenizers with control tokens (`strip`: which take
+ * white space around them), and a Jinja template. */
+static char *checkpoint(json_t *kinds, const json_t *t) {
+    char *dir = scratch_dir();
+    size_t i;
+    json_t *kind, *name, *tokenizer = NULL;
+    json_array_foreach(kinds, i, kind) {
+        if (json_equal(json_object_get(kind, "name"), json_object_get(t, "kind")))
+            tokenizer = json_deep_copy(json_object_get(kind, "tokenizer"));
+    }
+    assert_non_null(tokenizer);
+    bool strip = json_is_true(json_object_get(t, "strip"));
+    json_array_foreach(json_object_get(t, "control"), i, name) {
+        bool left = strip && strstr(json_string_value(name), "end");
+        json_t *token =
+            json_pack("{s:I, s:O, s:b, s:b, s:b, s:b}", "id", largest_id(tokenizer) + 1, "content",
+                      name, "lstrip", left, "rstrip", strip, "normalized", 0, "special", 1);
+        json_array_append_new(json_object_get(tokenizer, "added_tokens"), token);
+    }
+    json_t *config = json_pack("{s:s, s:s, s:O}", "bos_token", "<s>", "eos_token", "</s>",
+                               "chat_template", json_object_get(t, "jinja"));
+    char *a = json_dumps(tokenizer, 0), *b = json_dumps(config, 0);
+    scratch_write(dir, "tokenizer.json", a, strlen(a));
+    scratch_write(dir, "tokenizer_config.json", b, strlen(b));
+    json_decref(tokenizer);
+    json_decref(config);
+    free(a);
+    free(b);
+    return dir;
+}
+
+static void rendered(void **state) {
+    json_t *kinds = json_load_file("tests/io/golden/tokenizers.json", JSON_ALLOW_NUL, NULL);
+    json_t *root = json_load_file("tests/io/golden/templates.json", 0, NULL), *t, *c;
+    size_t i, k, total = 0;
+    json_array_foreach(json_object_get(root, "templates"), i, t) {
+        Err err = {0};
+        char *dir = checkpoint(json_object_get(kinds, "tokenizers"), t);
+        Tokenizer *tokenizer = tokenizer_open(dir, &err);
+        Template tpl;
+        if (!tokenizer || !template_open(&tpl, "auto", NULL, dir, tokenizer, NULL, &err))
+            fail_msg("%s", err.text);
+        const char *name = json_string_value(json_object_get(t, "name"));
+        char *what = scratch_printf("%s, %s", json_string_value(json_object_get(t, "kind")), name);
+        assert_int_equal(strncmp(name, tpl.def.name, strlen(tpl.def.name)), 0);
+        json_array_foreach(json_object_get(t, "cases"), k, c) {
+            Message m[8];
+            Ids ids = {0};
+            Text text = {0};
+            int n = messages_of(json_object_get(c, "messages"), m);
+            bool prompt = json_is_true(json_object_get(c, "prompt"));
+            if (!template_text(&tpl, m, n, prompt, &text, &err) ||
+                !template_encode(&tpl, m, n, prompt, &ids, &err))
+                fail_msg("%s: %s", what, err.text);
+            if (strcmp(text.data, json_string_value(json_object_get(c, "text"))) != 0)
+                fail_msg("%s, case %zu:\n%s|\nexpected\n%s|", what, k, text.data,
+                         json_string_value(json_object_get(c, "text")));
+            const json_t *want = json_object_get(c, "ids");
+            bool same = (size_t)ids.n == json_array_size(want);
+            for (int64_t j = 0; same && j < ids.n; j++)
+                same = ids.v[j] == json_integer_value(json_array_get(want, (size_t)j));
+            if (!same) fail_msg("%s, case %zu: other ids than of\n%s", what, k, text.data);
+            ids_free(&ids);
+            text_free(&text);
+            total++;
+        }
+        tokenizer_close(tokenizer);
+    }
+    assert_int_equal(total, 450);
+    json_decref(root);
+    json_decref(kinds);
+}
+
 int main(void) {
+    const struct CMUnitTest always[] = {cmocka_unit_test(rendered)};
+    if (cmocka_run_group_tests(always, NULL, NULL)) return 1;
     if (!have_data("llama3_chat_templates/GOLDEN.json")) return 77;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(goldens), cmocka_unit_test(meta_ids), cmocka_unit_test(injection),

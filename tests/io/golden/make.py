@@ -140,3 +140,69 @@ for name, spec in CASES.items():
     out.append({"name": name, "tokenizer": spec, "cases": cases})
 json.dump({"oracle": "tokenizers " + __version__, "tokenizers": out}, open("tokenizers.json", "w"),
           ensure_ascii=True, separators=(",", ":"))
+
+# templates.json: conversations through Jinja templates of the published forms, and what `tokenizers` makes of the
+# rendered text (which is what transformers does).  Contents hold no control tokens.
+from jinja2 import Environment
+
+TURNS = "{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}{{ 1 / 0 }}{% endif %}"
+SPLIT = ("{% if messages[0].role == 'system' %}{% set sys = messages[0].content %}{% set rest = messages[1:] %}"
+         "{% else %}{% set sys = none %}{% set rest = messages %}{% endif %}")
+FIRST = "{% set head = sys + '\\n\\n' if loop.first and sys is not none else '' %}"
+JINJA = {
+    "chatml": "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}{% endfor %}"
+              "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}",
+    "chatml bos": "{{ bos_token }}{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}"
+                  "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}",
+    "chatml default": "{% if messages[0].role != 'system' %}{{ '<|im_start|>system\\nYou are of use.<|im_end|>\\n' }}{% endif %}"
+              "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}{% endfor %}"
+              "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}",
+    "llama2": SPLIT + "{% for m in rest %}" + TURNS + "{% set c = '<<SYS>>\\n' + sys + '\\n<</SYS>>\\n\\n' + m.content "
+              "if loop.first and sys is not none else m.content %}{% if m.role == 'user' %}"
+              "{{ bos_token + '[INST] ' + c.strip() + ' [/INST]' }}{% else %}{{ ' ' + c.strip() + ' ' + eos_token }}{% endif %}{% endfor %}",
+    "mistral": SPLIT + "{{ bos_token }}{% for m in rest %}" + TURNS + FIRST + "{% if m.role == 'user' %}"
+               '{{ "[INST] " + head + m.content + "[/INST]" }}{% else %}{{ " " + m.content|trim + eos_token }}{% endif %}{% endfor %}',
+    "mistral_v0.1": SPLIT + "{{ bos_token }}{% for m in rest %}" + TURNS + FIRST + "{% if m.role == 'user' %}"
+               "{{ '[INST] ' + head + m.content + ' [/INST]' }}{% else %}{{ m.content + eos_token + ' ' }}{% endif %}{% endfor %}",
+    "mistral_v0.2": SPLIT + "{{ bos_token }}{% for m in rest %}" + TURNS + FIRST + "{% if m.role == 'user' %}"
+               "{{ '[INST] ' + head + m.content + ' [/INST]' }}{% else %}{{ m.content + eos_token }}{% endif %}{% endfor %}",
+    "mistral_v1": SPLIT + "{{ bos_token }}{% for m in rest %}" + TURNS + FIRST + "{% if m.role == 'user' %}"
+               "{{ ' [INST] ' + head + m.content + ' [/INST]' }}{% else %}{{ ' ' + m.content + eos_token }}{% endif %}{% endfor %}",
+    "zephyr": "{% for m in messages %}\n{% if m.role == 'user' %}\n{{ '<|user|>\\n' + m.content + eos_token }}\n"
+              "{% elif m.role == 'system' %}\n{{ '<|system|>\\n' + m.content + eos_token }}\n{% else %}\n"
+              "{{ '<|assistant|>\\n' + m.content + eos_token }}\n{% endif %}\n{% if loop.last and add_generation_prompt %}\n"
+              "{{ '<|assistant|>' }}\n{% endif %}\n{% endfor %}",
+    "llama3": "{% for m in messages %}{% set c = '<|start_header_id|>' + m.role + '<|end_header_id|>\\n\\n' + m.content|trim + "
+              "'<|eot_id|>' %}{% if loop.first %}{% set c = bos_token + c %}{% endif %}{{ c }}{% endfor %}"
+              "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{% endif %}",
+}
+CONTROL = {"chatml": ["<|im_start|>", "<|im_end|>"], "llama3": ["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"],
+           "mistral": ["[INST]", "[/INST]"]}
+KINDS = ["llama3", "nfc", "llama2", "metaspace first", "metaspace always"]
+CONTENTS = ["", "hello", " the that ", "\n\nhello world\n", "it's\u00a0the \u00e9\u3000", "12345 e\u0301 \u4f60", "  \u2581hi"]
+
+def with_control(spec, names, strip):
+    spec = json.loads(json.dumps(spec))
+    for name in names:
+        spec["added_tokens"].append(dict(id=max(a for a in list(spec["model"]["vocab"].values()) +
+            [t["id"] for t in spec["added_tokens"]]) + 1, content=name, single_word=False, lstrip=strip and "end" in name,
+            rstrip=strip, normalized=False, special=True))
+    return spec
+
+env, out = Environment(trim_blocks=True, lstrip_blocks=True), []
+for kind in KINDS:
+    for name, jinja in JINJA.items():
+        for strip in (False, True):
+            names = CONTROL.get(name.split()[0], [])
+            if strip and not names: continue
+            t = Tokenizer.from_str(json.dumps(with_control(CASES[kind], names, strip)))
+            cases = []
+            for n in range(6):
+                roles = ["system"] * (n % 2) + ["user", "assistant"] * 2
+                messages = [{"role": r, "content": rng.choice(CONTENTS)} for r in roles[:n % 2 + 1 + n // 2]]
+                prompt = messages[-1]["role"] == "user"
+                text = env.from_string(jinja).render(messages=messages, add_generation_prompt=prompt, bos_token="<s>", eos_token="</s>")
+                cases.append({"messages": messages, "prompt": prompt, "text": text, "ids": t.encode(text, add_special_tokens=False).ids})
+            out.append({"kind": kind, "control": names, "strip": strip, "name": name, "jinja": jinja, "cases": cases})
+json.dump({"oracle": "jinja2, tokenizers " + __version__, "templates": out}, open("templates.json", "w"), ensure_ascii=True,
+          separators=(",", ":"))
