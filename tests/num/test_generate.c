@@ -31,8 +31,10 @@ static const char *device(void) {
 }
 
 static void check_compile(Model *m, json_t *figures, const char *compute, GenerateBounds bounds,
-                          const Target *target, int64_t budget) {
-    const char *set = intern_printf("graph.compute=%s", compute), *adapter[4];
+                          const Target *target, int64_t budget, bool trains) {
+    const char *set[] = {intern_printf("graph.compute=%s", compute), "pref.rank=4", "pref.alpha=8",
+                         "run.tokens=128"};
+    const char *adapter[4];
     json_t *adapters = json_object_get(figures, "adapters");
     int n = (int)json_array_size(adapters);
     for (int i = 0; i < n; i++)
@@ -40,10 +42,10 @@ static void check_compile(Model *m, json_t *figures, const char *compute, Genera
             intern_printf(CASES "%s/adapter", json_string_value(json_array_get(adapters, i)));
     const char *model = json_string_value(json_object_get(figures, "model"));
     Diags *diags = diags_new(m->arena);
-    CheckOptions check = {.file = "llama3.dpo",
+    CheckOptions check = {.file = trains ? "dpo-lora.dpo" : "llama3.dpo",
                           .model = n ? intern_printf(CASES "%s", model) : model,
-                          .set = &set,
-                          .nset = 1,
+                          .set = set,
+                          .nset = trains ? 4 : 1,
                           .adapter = adapter,
                           .nadapter = n,
                           .random_weights = n == 0,
@@ -53,6 +55,7 @@ static void check_compile(Model *m, json_t *figures, const char *compute, Genera
     assert_non_null(spec);
     CompileOptions options = {.target = target, .generate = bounds, .budget = budget};
     for (UnitKind kind = UNIT_PREFILL; kind < NUNIT; kind++) options.want[kind] = true;
+    options.want[UNIT_TRAIN] = trains;
     m->plan = compile_spec(spec, &options);
     if (!m->plan) diags_print(diags, 0, stderr, false);
     assert_non_null(m->plan);
@@ -67,18 +70,18 @@ static void check_compile(Model *m, json_t *figures, const char *compute, Genera
 }
 
 static Model open_within(json_t *figures, const char *compute, GenerateBounds bounds,
-                         int64_t budget) {
+                         int64_t budget, bool trains) {
     Err err = {0};
     Model m = {.arena = arena_new()};
     Device *dev = device_open(&(DeviceOptions){.name = device(), .cache_dir = run_cache()}, &err);
     must(dev != NULL, &err);
     const Target *target = target_by_arch(dev->arch);
     dev->ops->close(dev);
-    check_compile(&m, figures, compute, bounds, target, budget);
+    check_compile(&m, figures, compute, bounds, target, budget, trains);
     return m;
 }
 static Model open_model(json_t *figures, const char *compute, GenerateBounds bounds) {
-    return open_within(figures, compute, bounds, 0);
+    return open_within(figures, compute, bounds, 0, false);
 }
 
 static void close_model(Model *m) {
@@ -172,15 +175,20 @@ static void as_hugging_face(void **unused) {
     json_decref(all);
 }
 
-/* Three unequal prompts in two places, in one run of prefill or pieces of 16: the same ids. */
+/* Three unequal prompts in two places, in one run of prefill or pieces of 16: the same ids; also
+ * where the adapter is what a plan trains. */
 static void together_as_alone(void **unused) {
     json_t *all = all_figures();
-    static const char *const names[] = {"gqa", "mistral"};
-    static const GenerateBounds bounds[] = {{16, 2, 2 * (LONGEST + NEW)},
-                                            {64, 3, 3 * (LONGEST + NEW)}};
-    for (size_t c = 0; c < COUNT(names); c++) {
-        json_t *figures = json_object_get(all, names[c]);
-        Model m = open_model(figures, "fp32", bounds[c]);
+    static const struct {
+        const char *name;
+        GenerateBounds bounds;
+        bool trains;
+    } cases[] = {{"gqa", {16, 2, 2 * (LONGEST + NEW)}, false},
+                 {"mistral", {64, 3, 3 * (LONGEST + NEW)}, false},
+                 {"qwen2", {32, 2, 2 * (LONGEST + NEW)}, true}};
+    for (size_t c = 0; c < COUNT(cases); c++) {
+        json_t *figures = json_object_get(all, cases[c].name);
+        Model m = open_within(figures, "fp32", cases[c].bounds, 0, cases[c].trains);
         Answer a[ROWS];
         prompts_of(&m, figures, a);
         GenerateJob job = {.exec = m.r.exec, .plan = m.plan, .max_tokens = NEW};
@@ -253,7 +261,8 @@ static void resident_or_not(void **unused) {
     float logits[2][NEW * VOCAB];
     int64_t budget = 0;
     for (int tight = 0; tight < 2; tight++) {
-        Model m = open_within(figures, "fp32", (GenerateBounds){16, 1, LONGEST + NEW}, budget);
+        Model m =
+            open_within(figures, "fp32", (GenerateBounds){16, 1, LONGEST + NEW}, budget, false);
         assert_true(m.plan->fits);
         int dequants = 0;
         const Program *decode = plan_program(m.plan, "decode");
