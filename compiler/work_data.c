@@ -98,6 +98,11 @@ int work_read_pairs(Work *w, const char *const *paths, int n, const Template *te
     if (!w->options->quiet && !w->options->json) options.watch = &watch.watch;
     *out = pairs_read(paths, n, &options, template, &w->err);
     if (watch.tty && watch.said > now) fputs("\r\033[K", stderr);
+    if (!*out && strcmp(w->options->verb, "check") == 0) { /* `check` collects what is wrong */
+        diag_file(w->diags, spec_loc(w->spec, "data.train"), "%s", w->err.text);
+        work_diagnostics(w);
+        return EXIT_INPUT;
+    }
     if (!*out) return work_fail(w);
     print_warnings(w, *out);
     return EXIT_OK;

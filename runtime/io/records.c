@@ -1,5 +1,6 @@
 /* records.c: data files, value by value (records.h). */
 #include "records.h"
+#include "records_foreign.h"
 
 #include <errno.h>    /* errno */
 #include <fcntl.h>    /* open */
@@ -23,6 +24,7 @@ struct Records {
 };
 
 Records *records_open(const char *path, Err *err) {
+    if (!records_no_directory(path, err)) return NULL;
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0) {
         fail(err, EXIT_IO, "%s: cannot be opened: %s", path, strerror(errno));
@@ -157,13 +159,10 @@ static bool next_element(Records *r, bool first, Err *err) {
 
 /* Looks at the beginning of the file: a byte order mark, an array, a format that is not ours. */
 static void begin(Records *r, Err *err) {
-    if (peek(r, 2, err) >= 0 && memcmp(r->data, "\xEF\xBB\xBF", 3) == 0) r->begin = 3;
-    if (peek(r, 3, err) >= 0 &&
-        (memcmp(r->data, "PAR1", 4) == 0 || memcmp(r->data, "ARRO", 4) == 0))
-        fail(err, EXIT_IO,
-             "%s: a Parquet or Arrow file; convert it with Python's pandas: "
-             "pandas.read_parquet(FILE).to_json(OUT, orient=\"records\", lines=True)",
-             r->path);
+    while (r->end < 4096 && more(r, err)) continue;
+    if (err->code) return;
+    if (r->end >= 3 && memcmp(r->data, "\xEF\xBB\xBF", 3) == 0) r->begin = 3;
+    if (!records_ours(r->path, r->data + r->begin, r->end - r->begin, err)) return;
     r->array = skip_space(r, err) == '[';
     if (r->array) advance(r, 1);
 }
