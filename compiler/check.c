@@ -301,9 +301,6 @@ static bool has_bind(const Spec *spec, const char *name) {
 static void check_parts(Spec *spec) {
     Diags *d = spec->front.diags;
     Loc here = spec->objective ? spec->objective->name_loc : (Loc){0};
-    if (!strcmp(spec_str(spec, "graph.ref"), "cached"))
-        diag(d, DIAG_ERROR, spec_loc(spec, "graph.ref"),
-             "graph.ref = cached is not built yet; leave it online");
     bool part = !spec->options.needs_model && !has_bind(spec, "base") && !has_bind(spec, "policy");
     if (part) return; /* a file of objectives or layers, for others to use */
     if (spec->objective && !has_bind(spec, "policy")) {
@@ -345,7 +342,9 @@ static void check_objective(Spec *spec) {
     Scores s[2] = {{0}, {0}};
     for (int i = 0; i < 2; i++) {
         s[i].logp = build_input(&b, i ? "reference" : "policy", DT_f32, 1, dim_extent(X_R), 0);
-        s[i].mean_logit = s[i].entropy = s[i].correct = s[i].logsum_p2 = s[i].logp;
+        s[i].mean_logit = s[i].correct = s[i].logp;
+        s[i].entropy = build_input(&b, "entropy", DT_f32, 1, dim_extent(X_R), 0);
+        s[i].logsum_p2 = build_input(&b, "logsum_p2", DT_f32, 1, dim_extent(X_R), 0);
         for (int side = 0; side < 2; side++) s[i].side[side] = sum_sequences(&b, s[i].logp, side);
         if (i && spec_ref_cached(spec)) s[i].logp = 0;
     }

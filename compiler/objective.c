@@ -454,7 +454,11 @@ static void build_loss(Obj *o) {
     Unit *u = o->b->u;
     Value *v = &o->loss;
     if (v->kind == V_BAD) return;
-    if (v->kind != V_TENSOR || (obj_level(o, v) == LEVEL_ONE && v->batch == BATCH_NO)) {
+    if (v->kind != V_TENSOR && v->kind != V_NUM) {
+        builder_error(o->b, o->loss_loc, "the loss is %s, not a number", value_kind(v));
+        return;
+    }
+    if (v->kind == V_NUM || (obj_level(o, v) == LEVEL_ONE && v->batch == BATCH_NO)) {
         builder_error(o->b, o->loss_loc, "the loss does not depend on the pairs");
         return;
     }
@@ -471,16 +475,32 @@ static void build_loss(Obj *o) {
     obj_metric_sum(o, "loss", u->loss, l == LEVEL_ONE ? "one" : divisor);
 }
 
-/* Statistics have no gradient: constants of a loss.  In check.c they are one node with logp. */
+/* Statistics have no gradient: constants of a loss. */
 static void refuse_statistics(Obj *o) {
     const Scores *s = o->model[0];
     static const char *const names[] = {"token_entropy", "token_logsum_p2"};
     for (int i = 0; s && o->b->u->loss && i < 2; i++) {
         NodeId what = i ? s->logsum_p2 : s->entropy;
-        if (what && what != s->logp && graph_flows(o->g, what, o->b->u->loss))
+        if (what && graph_flows(o->g, what, o->b->u->loss))
             builder_error(o->b, o->loss_loc, "%s has no gradient: in a loss write stop(%s(..))",
                           names[i], names[i]);
     }
+}
+
+/* The loss must move with the policy's log-probabilities. */
+static void refuse_constant(Obj *o) {
+    NodeId loss = o->b->u->loss, leaf = o->model[0]->logp;
+    if (!loss || !leaf) return;
+    Arena *scratch = arena_new();
+    bool *wanted = NEW_ARRAY(scratch, bool, o->g->n);
+    grad_paths(o->g, &leaf, 1, wanted);
+    if (!wanted[loss]) {
+        builder_error(o->b, o->loss_loc, "nothing would be trained: the loss has no gradient");
+        diag(o->b->front->diags, DIAG_HELP, o->loss_loc,
+             "it must take logp(policy, ..) or token_logp(policy, ..) outside of stop() and "
+             "comparisons");
+    }
+    arena_free(scratch);
 }
 
 bool objective_build(Builder *b, const Scores *policy, const Scores *reference) {
@@ -506,7 +526,8 @@ bool objective_build(Builder *b, const Scores *policy, const Scores *reference) 
     if (!o.loss_loc.file && diags_errors(b->front->diags) == errors)
         builder_error(b, o.ast->name_loc, "objective %s has no `loss = ..`", o.ast->text);
     build_loss(&o);
-    refuse_statistics(&o);
+    if (diags_errors(b->front->diags) == errors) refuse_statistics(&o);
+    if (diags_errors(b->front->diags) == errors) refuse_constant(&o);
     if (diags_errors(b->front->diags) == errors) {
         obj_standard_metrics(&o);
         obj_statements(&o, o.ast->list, true);

@@ -5,6 +5,8 @@
  */
 #include "objective.h"
 
+#include <string.h>
+
 void obj_metric_sum(Obj *o, const char *name, NodeId sum, const char *divisor) {
     Unit *u = o->b->u;
     if (sum) {
@@ -14,11 +16,27 @@ void obj_metric_sum(Obj *o, const char *name, NodeId sum, const char *divisor) {
     }
 }
 
+/* A name that a step's line of metrics has already: another metric's, or the run's own. */
+static bool taken(const Obj *o, const char *name) {
+    static const char *const run[] = {
+        "event",      "step",    "time",         "epoch",        "learning_rate",    "grad_norm",
+        "num_tokens", "seconds", "step_time_ms", "memory_bytes", "tokens_per_second"};
+    for (int i = 0; i < o->b->u->nmetrics; i++)
+        if (!strcmp(o->b->u->metrics[i].name, name)) return true;
+    for (size_t i = 0; i < COUNT(run); i++)
+        if (!strcmp(run[i], name)) return true;
+    return false;
+}
+
 void obj_metric(Obj *o, const char *name, Value v, const Ast *at) {
     if (v.kind == V_NUM) v = tensor_value(g_const(o->g, v.num, type_scalar(DT_f32)));
     if (v.kind == V_BAD) return;
     if (v.kind != V_TENSOR) {
         builder_error(o->b, at->loc, "a metric is a number, not %s", value_kind(&v));
+        return;
+    }
+    if (taken(o, name)) {
+        builder_error(o->b, at->loc, "%s is logged already: another name", name);
         return;
     }
     Level l = obj_level(o, &v);

@@ -45,7 +45,8 @@ static Built build(const char *name) {
     static const char *const names[2] = {"policy", "reference"};
     for (int m = 0; m < 2; m++) {
         s[m].logp = build_input(&b, names[m], DT_f32, 1, dim_extent(X_R), 0);
-        s[m].mean_logit = s[m].entropy = s[m].correct = s[m].logp;
+        s[m].mean_logit = s[m].correct = s[m].logp;
+        s[m].entropy = build_input(&b, "entropy", DT_f32, 1, dim_extent(X_R), 0);
         s[m].logsum_p2 = build_input(&b, "p2", DT_f32, 1, dim_extent(X_R), 0);
         for (int side = 0; side < 2; side++) s[m].side[side] = sum_sequences(&b, s[m].logp, side);
     }
