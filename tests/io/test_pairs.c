@@ -12,12 +12,19 @@ typedef struct Fixture {
     Template template;
 } Fixture;
 
-static Fixture fixture(const char *tokenizer, const char *template) {
-    Fixture f;
+static Tokenizer *tokenizer_of(const char *name) { /* each is opened once */
+    static Tokenizer *open[2];
+    int which = strcmp(name, "stories260k") == 0;
     Err err = {0};
-    f.tokenizer = tokenizer_open(data_path(tokenizer), &err);
-    if (!f.tokenizer ||
-        !template_open(&f.template, template, NULL, data_path(tokenizer), f.tokenizer, NULL, &err))
+    if (!open[which]) open[which] = tokenizer_open(data_path(name), &err);
+    if (!open[which]) fail_msg("%s", err.text);
+    return open[which];
+}
+
+static Fixture fixture(const char *tokenizer, const char *template) {
+    Fixture f = {.tokenizer = tokenizer_of(tokenizer)};
+    Err err = {0};
+    if (!template_open(&f.template, template, NULL, data_path(tokenizer), f.tokenizer, NULL, &err))
         fail_msg("%s", err.text);
     return f;
 }
@@ -55,7 +62,6 @@ static void check_group(const json_t *group, const char *path) {
         expect_part(name, pair_rejected(pair), pair->rejected, json_array_get(want, 2));
     }
     pairs_free(p);
-    tokenizer_close(f.tokenizer);
 }
 
 /* Each group as JSON Lines, as an array, and as a compressed array. */
@@ -109,7 +115,6 @@ static void real_files(void **state) {
         assert_int_equal(c.identical, files[i].identical);
         pairs_free(p);
     }
-    tokenizer_close(f.tokenizer);
 }
 
 /* ---- one file of our own --------------------------------------------------------------------- */
@@ -140,8 +145,7 @@ static void truncation(void **state) {
             Err err = {0};
             Pairs *p = pairs_read(&path, 1, &o, &f.template, &err);
             int over = w->prompt + w->chosen - max, gone = 0;
-            if (answers && over > 0)
-                gone = over < w->prompt ? over : w->prompt - 1;
+            if (answers && over > 0) gone = over < w->prompt ? over : w->prompt - 1;
             int prompt = w->prompt - gone;
             if (over > 0 && prompt >= max) { /* no room for an answer */
                 assert_null(p);
@@ -174,7 +178,6 @@ static void truncation(void **state) {
     assert_int_equal(p->pair[0].chosen, 3);
     pairs_free(p);
     pairs_free(whole);
-    tokenizer_close(f.tokenizer);
 }
 
 static void columns_and_keys(void **state) {
@@ -195,9 +198,9 @@ static void columns_and_keys(void **state) {
     float want[] = {1.5f, 1, -2, 0};
     assert_memory_equal(p->column, want, sizeof want);
     assert_string_equal(p->columns[1], "flag");
-    assert_string_equal(pair_where(p->arena, p, &p->pair[1]), scratch_printf("%s:2", p->file[0].path));
+    assert_string_equal(pair_where(p->arena, p, &p->pair[1]),
+                        scratch_printf("%s:2", p->file[0].path));
     pairs_free(p);
-    tokenizer_close(f.tokenizer);
 }
 
 /* What can't be used is refused with file, line and key; nothing crashes. */
@@ -265,7 +268,6 @@ static void malformed(void **state) {
         if (err.code != EXIT_IO && !strstr(err.text, "chat template"))
             fail_msg("case %zu: exit %d", i, err.code);
     }
-    tokenizer_close(f.tokenizer);
 }
 
 /* Five of a kind and a count; good records beside bad ones. */
@@ -292,7 +294,174 @@ static void many_errors(void **state) {
     assert_string_equal(p->warning[0].name, "empty");
     assert_non_null(strstr(p->warning[0].line[0], "d.jsonl:1: \"chosen\" is empty"));
     pairs_free(p);
-    tokenizer_close(f.tokenizer);
+}
+
+/* What is no JSON is named with the command that converts it. */
+static void foreign_files(void **state) {
+    static const struct {
+        const char *name, *bytes;
+        size_t len;
+        const char *said;
+    } files[] = {
+        {"a.parquet", "PAR1\x15\x04", 6, "read_parquet('"},
+        {"b.jsonl", "PAR1", 4, "b_converted.jsonl'"},
+        {"c.arrow", "ARROW1\0\0", 8, "read_feather('"},
+        {"d.arrow", "\xFF\xFF\xFF\xFF\x10\0\0\0", 8, "Dataset.from_file('"},
+        {"e.csv", "prompt,chosen,rejected\nq,a,b\n", 29, "read_csv('"},
+        {"f.txt", "prompt\tchosen\trejected\nq\ta\tb\n", 29, "sep='\\t'"},
+        {"g.jsonl.zst", "\x28\xB5\x2F\xFD..", 6, "zstd -d '"},
+        {"h.jsonl", "\xFF\xFE{\0", 4, "iconv -f UTF-16"},
+    };
+    Fixture f = stories();
+    char *dir = scratch_dir();
+    for (size_t i = 0; i < COUNT(files); i++) {
+        Err err = {0};
+        const char *path = scratch_write(dir, files[i].name, files[i].bytes, files[i].len);
+        assert_null(pairs_read(&path, 1, &(PairsOptions){0}, &f.template, &err));
+        assert_int_equal(err.code, EXIT_IO);
+        if (!strstr(err.text, files[i].said)) fail_msg("%s: %s", files[i].name, err.text);
+    }
+    const char *text = "{\"prompt\":\"x\",\"chosen\":\"y,chosen\",\"rejected\":\"z\"}\n";
+    Pairs *p = read_one(scratch_write(dir, "json.csv", text, strlen(text)), &(PairsOptions){0}, &f);
+    assert_int_equal(p->n, 1); /* a name alone says nothing */
+    pairs_free(p);
+    const char *path = dir;
+    Err err = {0};
+    assert_null(pairs_read(&path, 1, &(PairsOptions){0}, &f.template, &err));
+    assert_non_null(strstr(err.text, scratch_printf("%s/h.jsonl", dir))); /* one to name */
+    err = (Err){0};
+    path = scratch_dir();
+    scratch_write(path, "x.parquet", "PAR1", 4);
+    assert_null(pairs_read(&path, 1, &(PairsOptions){0}, &f.template, &err));
+    assert_non_null(strstr(err.text, "load_dataset('"));
+}
+
+/* ---- what is said of a file ------------------------------------------------------------------ */
+
+static const PairsWarning *warning(const Pairs *p, const char *name) {
+    for (int i = 0; i < p->nwarnings; i++)
+        if (strcmp(p->warning[i].name, name) == 0) return &p->warning[i];
+    return NULL;
+}
+
+/* The dialect a record is taken for, by itself and where one is named. */
+static void detection(void **state) {
+    static const struct {
+        const char *record, *dialect, *named, *then; /* then NULL: malformed under that name */
+    } cases[] = {
+        {"{\"prompt\":\"q\",\"chosen\":\"a\",\"rejected\":\"b\"}", "TRL strings", "hh", NULL},
+        {"{\"chosen\":\"\\n\\nHuman: q\\n\\nAssistant: a\",\"rejected\":\"\\n\\nHuman: "
+         "q\\n\\nAssistant: b\"}",
+         "HH transcripts", "trl", "TRL strings with the prompt in both"},
+        {"{\"question\":\"q\",\"system\":\"s\",\"prompt\":\"p\",\"chosen\":\"a\",\"rejected\":"
+         "\"b\"}",
+         "Orca", "trl", "TRL strings"},
+        {"{\"instruction\":\"q\",\"input\":\"i\",\"chosen\":\"a\",\"rejected\":\"b\"}", "Alpaca",
+         "orca", NULL},
+        {"{\"prompt\":\"q\",\"chosen\":[{\"role\":\"user\",\"content\":\"q\"},{\"role\":"
+         "\"assistant\",\"content\":\"a\"}],\"rejected\":[{\"role\":\"user\",\"content\":\"q\"},{"
+         "\"role\":\"assistant\",\"content\":\"b\"}]}",
+         "string prompt with conversations", "trl", "string prompt with conversations"},
+        {"{\"conversations\":[{\"from\":\"gpt\",\"value\":\"odd\"},{\"from\":\"human\",\"value\":"
+         "\"q\"},"
+         "{\"from\":\"gpt\",\"value\":\"odd\"}],\"chosen\":{\"from\":\"gpt\",\"value\":\"a\"},"
+         "\"rejected\":{\"from\":\"gpt\",\"value\":\"b\"}}",
+         "ShareGPT", "openai", NULL},
+    };
+    Fixture f = fixture("llama3_tokenizer", "llama3");
+    for (size_t i = 0; i < COUNT(cases); i++)
+        for (int named = 0; named < 2; named++) {
+            Err err = {0};
+            const char *path = file_of(cases[i].record);
+            const char *want = named ? cases[i].then : cases[i].dialect;
+            PairsOptions o = {.dialect = named ? cases[i].named : "auto"};
+            Pairs *p = pairs_read(&path, 1, &o, &f.template, &err);
+            if (!p != !want) fail_msg("case %zu: %s", i, err.text);
+            if (p) assert_string_equal(pairs_dialects(p->arena, &p->file[0]), want);
+            pairs_free(p);
+        }
+}
+
+/* Paths of keys, a system column, columns that are numbers, columns that change the tokens. */
+static void maps(void **state) {
+    Fixture f = fixture("llama3_tokenizer", "llama3");
+    f.template.named = false;
+    PairsOptions o = {.prompt_key = "in.0.text",
+                      .chosen_key = "out.good",
+                      .rejected_key = "out.bad",
+                      .system_key = "sys"};
+    Pairs *p = read_one(file_of("{\"in\":[{\"text\":\"Q\"}],\"out\":{\"good\":\"A\",\"bad\":\"B\"},"
+                                "\"sys\":\"S\"}\n"
+                                "{\"in\":[{\"text\":\"Q\"}],\"out\":{\"good\":\"A\",\"bad\":\"B\"},"
+                                "\"sys\":null}\n"),
+                        &o, &f);
+    Pairs *q = read_one(file_of("{\"system\":\"S\",\"question\":\"Q\",\"chosen\":\"A\","
+                                "\"rejected\":\"B\"}"),
+                        &(PairsOptions){0}, &f);
+    assert_int_equal(p->n, 2); /* the second one has no system message: strings */
+    const Pair *x = &p->pair[0], *y = &q->pair[0];
+    assert_int_equal(x->prompt, y->prompt);
+    assert_memory_equal(x->ids, y->ids, sizeof(int32_t) * (size_t)(x->prompt + x->chosen));
+    assert_true(p->pair[1].prompt < x->prompt);
+    pairs_free(p);
+    pairs_free(q);
+    static const char *const names[] = {"ref_chosen_logps", "ref_rejected_logps"};
+    o = (PairsOptions){.columns = names, .ncolumns = 2};
+    p = read_one(file_of("{\"prompt\":\"q\",\"chosen\":\"a\",\"rejected\":\"b\",\"tools\":[{}],"
+                         "\"ref_chosen_logps\":-1.5,\"ref_rejected_logps\":-2}"),
+                 &o, &f);
+    assert_true(p->column[0] == -1.5f && p->column[1] == -2);
+    assert_int_equal(warning(p, "tools")->count, 1);
+    pairs_free(p);
+}
+
+/* Counts, percentiles and warnings by file, and each bos policy on a text that begins with one. */
+static void summaries(void **state) {
+    Fixture f = stories();
+    Text ids = {0};
+    for (int i = 1; i <= 40; i++) { /* prompts of 1 .. 40 tokens */
+        text_add(&ids, "{\"prompt_ids\":[1");
+        for (int k = 1; k < i; k++) text_add(&ids, ",%d", k);
+        text_add(&ids, "],\"chosen_ids\":[3],\"rejected_ids\":[4,5]}\n");
+    }
+    text_add(&ids, IDS("[1]", "[3]", "[4,5]")); /* the first again */
+    const char *paths[] = {file_of(ids.data),
+                           file_of("\xEF\xBB\xBF\n \r\n{\"prompt\":\"<s>x\",\"chosen"
+                                   "\":\"y\",\"rejected\":\"y\"}\r\n\n")};
+    for (int rule = BOS_ONCE; rule <= BOS_NONE; rule++) {
+        Err err = {0};
+        Pairs *p = pairs_read(paths, 2, &(PairsOptions){.bos = (PairsBos)rule}, &f.template, &err);
+        assert_non_null(p);
+        const Pair *last = &p->pair[p->n - 1];
+        assert_int_equal(last->ids[0], 1);
+        assert_int_equal(last->ids[1] == 1, rule == BOS_TOKENIZER);
+        assert_int_equal(warning(p, "bos") != NULL, rule == BOS_TOKENIZER);
+        assert_int_equal(last->line, 3);
+        PairsLengths l = pairs_lengths(p, 0, 0), all = pairs_lengths(p, -1, 2);
+        assert_true(l.median == 20 && l.p95 == 38 && l.max == 40 && all.median == 2);
+        assert_int_equal(p->file[0].counts.repeated, 1);
+        assert_int_equal(p->file[0].counts.identical, 0);
+        assert_int_equal(p->file[1].counts.identical, 1);
+        assert_int_equal(p->counts.kept, 42);
+        pairs_free(p);
+    }
+    text_free(&ids);
+}
+
+/* An array of all records in one line, longer than any buffer to begin with. */
+static void one_line(void **state) {
+    Fixture f = stories();
+    Text text = {0};
+    for (int i = 0; i < 30000; i++)
+        text_add(&text, "%s{\"prompt_ids\":[1,%d],\"chosen_ids\":[2],\"rejected_ids\":[3]}",
+                 i ? ", " : "[", i % 500);
+    text_add(&text, "]");
+    Pairs *p = read_one(scratch_write(scratch_dir(), "a.json", text.data, text.len),
+                        &(PairsOptions){0}, &f);
+    assert_int_equal(p->n, 30000);
+    assert_int_equal(p->pair[29999].ids[1], 29999 % 500);
+    pairs_free(p);
+    text_free(&text);
 }
 
 /* Files that are not there, are directories, are cut off. */
@@ -327,15 +496,16 @@ static void broken_files(void **state) {
     pairs_free(p);
     assert_null(pairs_read(&text, 1, &(PairsOptions){0}, &none, &err));
     assert_non_null(strstr(err.text, "tokenizer"));
-    tokenizer_close(f.tokenizer);
 }
 
 int main(void) {
     if (!have_data("llama3_tokenizer/tokenizer.json")) return 77;
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(dialects),    cmocka_unit_test(real_files),
-        cmocka_unit_test(truncation),  cmocka_unit_test(columns_and_keys),
-        cmocka_unit_test(malformed),   cmocka_unit_test(many_errors),
-        cmocka_unit_test(broken_files)};
+        cmocka_unit_test(dialects),     cmocka_unit_test(real_files),
+        cmocka_unit_test(truncation),   cmocka_unit_test(columns_and_keys),
+        cmocka_unit_test(malformed),    cmocka_unit_test(many_errors),
+        cmocka_unit_test(broken_files), cmocka_unit_test(foreign_files),
+        cmocka_unit_test(detection),    cmocka_unit_test(maps),
+        cmocka_unit_test(summaries),    cmocka_unit_test(one_line)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
