@@ -34,8 +34,10 @@ size_t answer_text(AnswerText *a, const Answer *answer, bool last) {
     decode(a, answer, begin, a->done, &old);
     decode(a, answer, begin, end, &all);
     const bool waits = unfinished(&all) && !last && end - a->done < WAIT;
-    if (!waits && all.len >= old.len) {
-        if (all.len > old.len) text_addn(&a->text, all.data + old.len, all.len - old.len);
+    if (!waits) {
+        size_t from = old.len; /* ids that are no text may change what stood before them */
+        while (from < all.len && (all.data[from] & 0xc0) == 0x80) from++;
+        if (from < all.len) text_addn(&a->text, all.data + from, all.len - from);
         a->done = end;
     }
     text_free(&old);

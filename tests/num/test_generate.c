@@ -11,6 +11,7 @@
 #include "tests/plan/run.h"
 
 #include "compiler/spec.h"
+#include "runtime/io/utf8.h"
 #include "runtime/job/job.h"
 
 #include <jansson.h>
@@ -383,12 +384,46 @@ static void greedy_takes_the_first(void **unused) {
     assert_int_equal(sample_token(&s, x, TOKENS, 0, 0, work), -1);
 }
 
+/* ---- answers as text ------------------------------------------------------------------------- */
+
+/* The pieces of an answer that comes id by id are valid, and together its text. */
+static void pieces_are_whole(void **unused) {
+    static const char text[] =
+        " na\u00efve caf\u00e9 \u20ac5 \U0001f600\U0001f9d1\u200d\U0001f680 \u4f60\u597d.";
+    Err err = {0};
+    Tokenizer *t = tokenizer_open("examples/demo/model", &err);
+    must(t != NULL, &err);
+    Ids prompt = {0}, all = {0};
+    tokenizer_encode(t, "Q: who?\nA:", 10, false, &prompt);
+    tokenizer_encode(t, text, sizeof text - 1, false, &all);
+    assert_true(all.n > 20); /* a character is several tokens here */
+    for (int bad = 0; bad < 2; bad++) {
+        Answer a = {.prompt = prompt.v, .nprompt = prompt.n};
+        AnswerText shown = {.tokenizer = t};
+        for (int64_t i = 0; i < all.n; i++) {
+            if (bad && i % 3 == 1) continue; /* broken characters */
+            ids_push(&a.ids, all.v[i]);
+            answer_text(&shown, &a, false);
+            assert_int_equal(utf8_valid(shown.text.data, shown.text.len), shown.text.len);
+        }
+        answer_text(&shown, &a, true);
+        assert_int_equal(utf8_valid(shown.text.data, shown.text.len), shown.text.len);
+        if (!bad) assert_string_equal(shown.text.data, text);
+        assert_int_equal(shown.done, prompt.n + a.ids.n);
+        answer_text_free(&shown);
+        ids_free(&a.ids);
+    }
+    ids_free(&prompt);
+    ids_free(&all);
+    tokenizer_close(t);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(as_hugging_face),        cmocka_unit_test(together_as_alone),
-        cmocka_unit_test(bf16_as_recomputed),     cmocka_unit_test(resident_or_not),
-        cmocka_unit_test(ends_and_errors),        cmocka_unit_test(draws_as_defined),
-        cmocka_unit_test(greedy_takes_the_first),
+        cmocka_unit_test(as_hugging_face),    cmocka_unit_test(together_as_alone),
+        cmocka_unit_test(bf16_as_recomputed), cmocka_unit_test(resident_or_not),
+        cmocka_unit_test(ends_and_errors),    cmocka_unit_test(draws_as_defined),
+        cmocka_unit_test(pieces_are_whole),   cmocka_unit_test(greedy_takes_the_first),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
