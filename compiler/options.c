@@ -77,7 +77,9 @@ static const Flag flags[] = {
     {"prompts", 0, FLAG_TEXT, AT(prompts), "FILE", "generate",
      "many prompts, as training reads them: text lines, JSON Lines"},
     {"chat", 0, FLAG_TEXT, AT(chat), "FILE", "generate",
-     "JSON list of messages, or a file of prompts"},
+     "JSON list of messages, or a file of prompts (-: a message a line, answered)"},
+    {"context", 0, FLAG_COUNT, AT(context), "N", "generate",
+     "tokens a conversation (--chat -) may have (default 4096)"},
     {"spec", 0, FLAG_TEXT, AT(spec), "FILE.dpo", "generate tokens",
      "model description (default: by model_type)"},
     {"max-tokens", 0, FLAG_COUNT, AT(max_tokens), "N", "generate",
@@ -259,6 +261,7 @@ bool options_parse(int argc, char **argv, const Verb *verbs, int nverbs, Options
                      .top_p = NAN,
                      .top_k = NAN,
                      .at_once = NAN,
+                     .context = NAN,
                      .limit = NAN,
                      .runs = NAN,
                      .checkpoint = NAN};

@@ -2,12 +2,11 @@
  *
  * One plan, made for these prompts: a cache for as many as are answered at once.  One prompt is
  * streamed; of several, each is printed when it and all before it are done. */
-#include <jansson.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "../runtime/job/job.h"
+#include "generate.h"
 #include "prompts.h"
 
 enum { SIDES = 2 }; /* after, before */
@@ -21,54 +20,6 @@ typedef struct Printer { /* what is shown while answers grow */
     bool streams;
     int shown;
 } Printer;
-
-/* ---- settings -------------------------------------------------------------------------------- */
-
-static json_t *generation_config(const Work *w) {
-    const char *dir = work_model_dir(w);
-    return dir ? json_load_file(path_join(w->arena, dir, "generation_config.json"), 0, NULL) : NULL;
-}
-
-static void add_stop(int32_t *stop, int *n, int max, int64_t id) {
-    if (id >= 0 && id <= INT32_MAX && *n < max) stop[(*n)++] = (int32_t)id;
-}
-
-/* eos of the tokenizer and of generation_config.json (a number or a list), the template's end. */
-static int stop_tokens(const Work *w, const Template *t, int32_t *stop, int max) {
-    int n = 0;
-    add_stop(stop, &n, max, w->tokenizer->eos);
-    if (t->kind == TEMPLATE_CHAT) add_stop(stop, &n, max, template_stop(t));
-    json_t *config = generation_config(w), *eos = json_object_get(config, "eos_token_id");
-    if (json_is_integer(eos)) add_stop(stop, &n, max, json_integer_value(eos));
-    for (size_t i = 0; json_is_array(eos) && i < json_array_size(eos); i++)
-        add_stop(stop, &n, max, json_integer_value(json_array_get(eos, i)));
-    json_decref(config);
-    return n;
-}
-
-/* A flag, else what generation_config.json says where that was asked for, else `value`. */
-static double number(double flag, const json_t *config, const char *key, double value) {
-    const json_t *its = json_object_get(config, key);
-    if (!isnan(flag)) return flag;
-    return json_is_number(its) ? json_number_value(its) : value;
-}
-
-static Sampling sampling_of(const Work *w) {
-    const Options *o = w->options;
-    json_t *config = o->model_sampling ? generation_config(w) : NULL;
-    bool greedy = !config || json_is_false(json_object_get(config, "do_sample"));
-    Sampling s = {.temperature = number(o->temperature, config, "temperature", greedy ? 0 : 1),
-                  .top_k = (int64_t)number(o->top_k, config, "top_k", 0),
-                  .top_p = number(o->top_p, config, "top_p", 1),
-                  .seed = work_seed(w)};
-    if (greedy && isnan(o->temperature)) s.temperature = 0;
-    if (o->model_sampling && !o->quiet) {
-        fprintf(stderr, "sampling: temperature %g, top-p %g, top-k ", s.temperature, s.top_p);
-        fprintf(stderr, s.top_k ? "%lld\n" : "off\n", (long long)s.top_k);
-    }
-    json_decref(config);
-    return s;
-}
 
 /* ---- what is printed ------------------------------------------------------------------------- */
 
@@ -127,7 +78,7 @@ static void print_token(GenerateWatch *self, const Answer *answer) {
     fflush(stdout);
 }
 
-static void print_stats(const Work *w, const GenerateStats *s) {
+void generate_print_stats(const Work *w, const GenerateStats *s) {
     if (w->options->quiet) return;
     const double decoded = (double)s->tokens;
     fprintf(stderr, "%lld prompt tokens, %.0f a second; %lld new ones, %.1f a second",
@@ -139,10 +90,6 @@ static void print_stats(const Work *w, const GenerateStats *s) {
 
 /* ---- the run --------------------------------------------------------------------------------- */
 
-static int64_t max_tokens(const Work *w) {
-    return isnan(w->options->max_tokens) ? 128 : (int64_t)w->options->max_tokens;
-}
-
 /* Memory for these prompts: a cache for so many at once, prompts in pieces of so many rows. */
 static GenerateBounds bounds_of(const Work *w, const Prompts *prompts, int64_t at_once,
                                 int64_t piece) {
@@ -153,7 +100,7 @@ static GenerateBounds bounds_of(const Work *w, const Prompts *prompts, int64_t a
         all += n;
     }
     GenerateBounds b = {.sequences = at_once < prompts->n ? at_once : prompts->n, .rows = 16};
-    b.cache = b.sequences * generate_rows(longest, max_tokens(w));
+    b.cache = b.sequences * generate_rows(longest, generate_max_tokens(w));
     while (b.rows < all && b.rows < piece) b.rows *= 2;
     return b;
 }
@@ -179,7 +126,7 @@ static int compile(Work *w, const Prompts *prompts) {
     }
 }
 
-static void print_start(const Work *w) {
+void generate_print_start(const Work *w) {
     if (w->options->quiet || w->options->json) return;
     char cache[32], peak[32];
     int64_t bytes = 0;
@@ -209,10 +156,10 @@ static int answer(Work *w, const Template *t, const Prompts *prompts) {
     p.streams = prompts->n == 1 && !o->json && !o->before;
     GenerateJob job = {.exec = w->exec,
                        .plan = w->plan,
-                       .sampling = sampling_of(w),
-                       .max_tokens = max_tokens(w),
+                       .sampling = generate_sampling(w),
+                       .max_tokens = generate_max_tokens(w),
                        .stop = stop,
-                       .nstop = stop_tokens(w, t, stop, COUNT(stop))};
+                       .nstop = generate_stops(w, t, stop, COUNT(stop))};
     stop_watch();
     bool ok = true;
     for (int side = SIDES - 1; ok && side >= 0; side--) {
@@ -223,7 +170,7 @@ static int answer(Work *w, const Template *t, const Prompts *prompts) {
         ok = generate(&job, p.answer[side], prompts->n, &stats, &w->err);
     }
     if (ok && p.streams && stop_signal()) fputc('\n', stdout);
-    if (ok) print_stats(w, &stats);
+    if (ok) generate_print_stats(w, &stats);
     answer_text_free(&p.stream);
     for (int side = 0; side < SIDES; side++)
         for (int i = 0; p.answer[side] && i < prompts->n; i++) ids_free(&p.answer[side][i].ids);
@@ -247,7 +194,7 @@ static int read_prompts(Work *w, const Template *t, Prompts *prompts) {
         ok = prompts_text(w, t, text ? text : o->prompt, prompts);
         free(text);
     }
-    if (ok && o->chat) ok = prompts_file(w, t, o->chat, true, prompts);
+    if (ok && o->chat && strcmp(o->chat, "-")) ok = prompts_file(w, t, o->chat, true, prompts);
     if (ok && o->prompts) ok = prompts_file(w, t, o->prompts, false, prompts);
     return ok ? EXIT_OK : work_fail(w);
 }
@@ -256,6 +203,9 @@ int verb_generate(const Options *o) {
     if (!o->model && !o->spec) return work_usage("generate needs --model DIR");
     if (!o->prompt && !o->chat && !o->prompts)
         return work_usage("generate needs --prompt TEXT, --prompts FILE or --chat FILE");
+    const bool talks = o->chat && !strcmp(o->chat, "-");
+    if (talks && (o->prompt || o->prompts || o->json || o->before))
+        return work_usage("--chat - is a conversation, and goes with no other prompts");
     Work w;
     work_init(&w, o);
     Template template;
@@ -265,12 +215,14 @@ int verb_generate(const Options *o) {
     if (code == EXIT_OK && !w.tokenizer) code = work_usage("this checkpoint has no tokenizer");
     if (code == EXIT_OK) code = read_prompts(&w, &template, &prompts);
     if (code == EXIT_OK) code = work_device(&w, NULL);
-    if (code == EXIT_OK) code = compile(&w, &prompts);
-    if (code == EXIT_OK) print_start(&w);
+    if (code == EXIT_OK && talks && template.kind == TEMPLATE_NONE)
+        code = work_usage("a conversation needs a chat template: --set data.template=NAME");
+    if (code == EXIT_OK) code = talks ? chat_compile(&w) : compile(&w, &prompts);
+    if (code == EXIT_OK) generate_print_start(&w);
     if (code == EXIT_OK) code = work_open(&w);
     if (code == EXIT_OK && o->prompt && !o->json && prompts.n == 1 && !o->before)
         fputs(prompts.prompt[0].text, stdout);
-    if (code == EXIT_OK) code = answer(&w, &template, &prompts);
+    if (code == EXIT_OK) code = talks ? chat_run(&w, &template) : answer(&w, &template, &prompts);
     prompts_free(&prompts);
     work_close(&w);
     return code;

@@ -133,7 +133,7 @@ static void give_places(Generation *g) {
     for (int64_t i = 0; i < g->places && g->next < g->n; i++) {
         if (g->place[i].answer) continue;
         g->place[i].answer = &g->answer[g->next++];
-        g->place[i].rows = 0;
+        g->place[i].rows = g->place[i].answer->cached;
     }
 }
 

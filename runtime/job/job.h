@@ -149,6 +149,7 @@ extern const char *const answer_ends[NANSWER]; /* "interrupted", "stop", "length
 typedef struct Answer {
     const int32_t *prompt; /* at least one id */
     int64_t nprompt;
+    int64_t cached; /* its first rows, which the only answer before left in the cache (n is 1) */
     uint64_t key;   /* of its draws: the number of the prompt */
     Ids ids;        /* the answer's; ids_free is the caller's */
     AnswerEnd end;

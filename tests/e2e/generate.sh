@@ -62,6 +62,30 @@ sed 's/.*"answer":\(".*"\),"prompt_tokens.*"before":\(.*\),"before_tokens.*/\1 \
 awk '{ n = length($0); if (substr($0, 1, (n - 1) / 2) != substr($0, (n + 3) / 2)) exit 1 }' "$work/sides" ||
     die "before and after differ with B = 0: $(head -n 1 "$work/both")"
 
+# A conversation from stdin keeps its cache; its second answer is what the whole conversation gets at once.
+printf 'Q: Anna has a box.\n\nQ: Who is Tom?\n' > "$work/turns"
+gen --chat - --set data.template=plain --max-tokens=12 < "$work/turns" > "$work/talk" || die "no conversation"
+[ "$(wc -l < "$work/talk")" = 2 ] || die "not two answers: $(cat "$work/talk")"
+cat > "$work/talk.json" << END
+[{"role": "user", "content": "Q: Anna has a box."}, {"role": "assistant", "content": "$(sed -n 1p "$work/talk")"},
+ {"role": "user", "content": "Q: Who is Tom?"}]
+END
+gen --chat "$work/talk.json" --set data.template=plain --max-tokens=12 > "$work/second" || die "no second answer"
+sed -n 2p "$work/talk" > "$work/talk2"
+same "$work/talk2" "$work/second" "the second turn"
+
+# Where an answer stops, and how it is drawn, as the checkpoint's generation_config.json says.
+cp -r $demo/model "$work/model"
+"$dpoc" tokens --model "$work/model" --text ' coin' > "$work/ids" || die "no tokens"
+coin=$(awk '{ id = $2 } END { print id }' "$work/ids")
+echo "{\"eos_token_id\": [1, $coin], \"do_sample\": true, \"temperature\": 0.5, \"top_k\": 3}" \
+    > "$work/model/generation_config.json"
+"$dpoc" generate --model "$work/model" --prompt "$question" --json --quiet > "$work/out" || die "no answer"
+grep -q 'with the coin","prompt_tokens' "$work/out" || die "does not stop at $coin: $(cat "$work/out")"
+"$dpoc" generate --model "$work/model" --prompt "$question" --model-sampling > "$work/out" 2> "$work/err" ||
+    die "no drawn answer"
+grep -q '^sampling: temperature 0.5, top-p 1, top-k 3$' "$work/err" || die "not as asked: $(cat "$work/err")"
+
 # What can't be answered says so.
 fails() { # CODE TEXT FLAGS..
     code=$1 text=$2
@@ -79,6 +103,7 @@ fails 5 'missing.txt' --prompts "$work/missing.txt"
 printf '[{"role": "user", "content": "hello"}]' > "$work/chat.json"
 fails 5 'name a data.template' --chat "$work/chat.json"
 fails 2 'generate needs --prompt' --max-tokens=3
+fails 2 'goes with no other prompts' --chat - --prompt a
 
 # A signal ends it with what there is (weights that say nothing never stop).
 "$dpoc" generate --model $demo/model --random-weights --prompt "$question" --max-tokens=100000 --quiet \

@@ -1,0 +1,28 @@
+/* generate.h: what the parts of `generate` share: its settings, a conversation from stdin. */
+#ifndef DPOC_GENERATE_H
+#define DPOC_GENERATE_H
+
+#include "work.h"
+#include "../runtime/job/job.h"
+
+/* ---- sampling.c: from flags and generation_config.json --------------------------------------- */
+int64_t generate_max_tokens(const Work *w);
+/* Greedy unless flags say otherwise; with --model-sampling what the checkpoint's file says, which
+ * is printed. */
+Sampling generate_sampling(const Work *w);
+/* Ids that end an answer: eos of the tokenizer and of generation_config.json (a number or a list),
+ * the template's end.  Returns how many. */
+int generate_stops(const Work *w, const Template *t, int32_t *stop, int max);
+
+/* ---- verbs_generate.c ------------------------------------------------------------------------ */
+void generate_print_start(const Work *w); /* memory */
+void generate_print_stats(const Work *w, const GenerateStats *s);
+
+/* ---- chat.c: --chat - ------------------------------------------------------------------------ */
+/* A plan for one sequence of up to --context tokens (default 4096, fewer where memory is short). */
+int chat_compile(Work *w);
+/* A line of stdin is a user's message; its answer is printed, and both belong to what follows.
+ * Ends with the input. */
+int chat_run(Work *w, const Template *t);
+
+#endif
