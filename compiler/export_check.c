@@ -19,7 +19,6 @@
 #include <unistd.h>
 
 enum { PAIRS = 4, SIGMAS = 6 };
-#define CHECK_TOKENS "run.tokens=1024"
 
 typedef struct Score { /* of one answer */
     double value, base;
@@ -40,24 +39,25 @@ static int scores_of(const Pairs *pairs, const Evaluation *e, Score *out) {
 }
 
 /* Scores the pairs with an opened and compiled Work; 0 after a message. */
-static int score(Work *w, const Pairs *pairs, Score *out) {
-    Evaluation e;
+static int score(Export *e, Work *w, const char *what, const Pairs *pairs, Score *out) {
+    Evaluation result;
+    if (!e->options->quiet) fprintf(stderr, "checking: %s\n", what);
     if (work_open(w) != EXIT_OK) return 0;
-    if (evaluate(w->exec, w->plan, pairs, NULL, pairs->n, w->arena, &e, &w->err))
-        return scores_of(pairs, &e, out);
+    if (evaluate(w->exec, w->plan, pairs, NULL, pairs->n, w->arena, &result, &w->err))
+        return scores_of(pairs, &result, out);
     work_fail(w);
     return 0;
 }
 
 /* The same with another setting, or over a directory that holds all. */
 static int score_again(Export *e, const char *bare, const char *set, const Pairs *pairs,
-                       Score *out) {
+                       const char *what, Score *out) {
     static const bool want[NUNIT] = {[UNIT_EVAL] = true};
     Work w;
     int n = 0;
     if (export_work(e, &w, bare, set) == EXIT_OK && work_device(&w, NULL) == EXIT_OK &&
         work_compile(&w, NULL, want) == EXIT_OK)
-        n = score(&w, pairs, out);
+        n = score(e, &w, what, pairs, out);
     work_close(&w);
     return n;
 }
@@ -122,11 +122,19 @@ static bool compare(const Score *trained, const Score *merged, int n, double per
     return worst <= 1;
 }
 
+/* Gives back its memory: the next model takes as much. */
+static void close_device(Work *w) {
+    if (w->exec) exec_close(w->exec);
+    w->device->ops->close(w->device);
+    w->exec = NULL;
+    w->device = NULL;
+}
+
 static int compare_all(Export *e, const Work *base, const Score *trained, const char *full,
                        const Pairs *pairs, int n) {
     Score rounded[2 * PAIRS], merged[2 * PAIRS];
-    if (score_again(e, full, "graph.compute=bf16", pairs, rounded) != n ||
-        score_again(e, e->part, "graph.compute=fp32", pairs, merged) != n)
+    if (score_again(e, full, "graph.compute=bf16", pairs, "the same in bf16", rounded) != n ||
+        score_again(e, e->part, "graph.compute=fp32", pairs, "the merged model", merged) != n)
         return EXIT_NUMERIC;
     double sums = unit_of(DT_f32) * sqrt((double)longest_sum(base->plan));
     double units = (unit_of(e->dtype) + sums) / unit_of(DT_bf16);
@@ -152,10 +160,9 @@ int export_check(Export *e, Work *base, const MergeReport *report) {
     if (e->trained && !full) return export_fail(e);
     Score trained[2 * PAIRS];
     Pairs *pairs = pairs_random(base->plan, PAIRS, 1);
-    int n = full ? score_again(e, full, "graph.compute=fp32", pairs, trained)
-                 : score(base, pairs, trained);
-    if (base->exec) exec_close(base->exec);
-    base->exec = NULL;
+    int n = full ? score_again(e, full, "graph.compute=fp32", pairs, "the trained model", trained)
+                 : score(e, base, "base and adapter", pairs, trained);
+    close_device(base);
     int code = n ? compare_all(e, base, trained, full, pairs, n) : EXIT_NUMERIC;
     if (full) remove_tree(full);
     pairs_free(pairs);

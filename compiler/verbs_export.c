@@ -161,7 +161,9 @@ int export_work(Export *e, Work *w, const char *bare, const char *set) {
     Options *o = NEW(e->arena, Options);
     *o = e->as_run;
     o->quiet = true;
-    if (set && o->set.n < MAX_LIST) o->set.item[o->set.n++] = set;
+    const char *sets[] = {"run.tokens=1024", set}; /* enough for the check's answers */
+    for (int i = 0; i < 2; i++)
+        if (sets[i] && o->set.n < MAX_LIST) o->set.item[o->set.n++] = sets[i];
     if (bare) {
         o->model = bare;
         o->adapter.n = 0;
@@ -237,7 +239,9 @@ static void print_report(const Export *e, const MergeReport *r) {
     if (r->untied)
         fprintf(stderr, "note: embedding and output are two weights now (tie_word_embeddings is "
                         "false): the adapter changes one of them\n");
-    if (r->worst.tensor)
+    if (r->rms == 0)
+        fprintf(stderr, "rounding: none, every value is exact\n");
+    else if (r->worst.tensor)
         fprintf(stderr,
                 "rounding: %.2e of the weights (root mean square); worst %s: %.2e, at most %.2e of "
                 "a value\n",
