@@ -204,7 +204,7 @@ static bool build_loss_unit(Builder *b) {
     Spec *spec = b->spec;
     Scores policy = {0}, reference = {0};
     if (!score(b, &spec->policy, "policy", &policy)) return false;
-    bool has = spec_has_reference(spec), cached = b->training && spec_ref_cached(spec);
+    bool has = spec_has_reference(spec), cached = spec_ref_cached(spec);
     bool learns = b->u->kind == UNIT_TRAIN;
     if (has && cached) cached_reference(b, &reference);
     b->training = false; /* the reference has no dropout */

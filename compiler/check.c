@@ -518,6 +518,21 @@ const Source *spec_sources(const Spec *spec, int *n) {
     return spec->sources;
 }
 
+/* Whether a source is the one of that name, or that one as it was at the start. */
+static bool is_source(const Source *source, const char *name) {
+    size_t n = strlen(name);
+    return !strncmp(source->name, name, n) &&
+           (!source->name[n] || !strcmp(source->name + n, "@start"));
+}
+
+bool spec_in_reference(const Spec *spec, const Source *source) {
+    const ModelSum *m = &spec->reference;
+    if (m->base && !source->adapter) return is_source(source, m->base->source);
+    for (int i = 0; m->base && i < m->nuse; i++)
+        if (is_source(source, spec->adapters[m->use[i].adapter].name)) return source->dir != NULL;
+    return false;
+}
+
 const char *spec_text(const Spec *spec) {
     size_t len;
     return source_text(spec->front.diags, spec->module->ast->loc.file, &len);

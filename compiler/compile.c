@@ -37,10 +37,10 @@ static void keep_settings(Plan *plan, const Spec *spec) {
 
 /* Settings that change memory, speed or reporting, never a result; `*` ends a prefix. */
 static const char *const harmless[] = {
-    "graph.memory",  "graph.reserve", "graph.share",   "graph.remat",    "graph.fuse",
-    "graph.order",   "graph.cse",     "graph.fold",    "graph.gemm",     "graph.prefetch",
-    "graph.capture", "run.steps",     "run.log_every", "run.save_every", "run.eval_every",
-    "run.keep",      "data.train",    "data.eval"};
+    "graph.memory",   "graph.reserve",  "graph.share", "graph.remat",   "graph.fuse",
+    "graph.order",    "graph.cse",      "graph.fold",  "graph.gemm",    "graph.prefetch",
+    "graph.capture",  "graph.ref_file", "run.steps",   "run.log_every", "run.save_every",
+    "run.eval_every", "run.keep",       "data.train",  "data.eval"};
 
 static bool decides(const char *path) {
     for (size_t i = 0; i < COUNT(harmless); i++)
@@ -68,6 +68,21 @@ static Hash128 hash_settings(const Plan *plan, Hash128 seed) {
     Hash128 hash = hash_bytes(text.data, text.len, seed);
     text_free(&text);
     return hash;
+}
+
+/* The reference's log-probs as a graph, with how its weights are kept. */
+static void keep_reference(Plan *plan, const Unit *u) {
+    Text text = {0};
+    graph_print(u->g, &text);
+    for (int i = 0; i < u->nweights; i++) {
+        const WeightInfo *w = &u->weights[i];
+        text_add(&text, "%s %s %s %lld %d\n", w->source, w->tensor, w->format ? w->format : "plain",
+                 (long long)w->block, w->nested);
+    }
+    char hex[33];
+    hash_hex(hash_bytes(text.data, text.len, (Hash128){0, 0}), hex);
+    plan->reference = keep(plan, hex);
+    text_free(&text);
 }
 
 /* ---- one compilation ------------------------------------------------------------------------- */
@@ -122,7 +137,7 @@ typedef struct Attempt { /* one compilation of everything */
     int64_t keep;   /* bytes of activations that may be kept; 0: all */
     int64_t kept;   /* the answer */
     bool no_prefetch;
-    bool resident; /* of Unit */
+    bool still, resident; /* of Unit */
     Hash128 hash;
 } Attempt;
 
@@ -138,8 +153,9 @@ static void generate_bounds(const GenerateBounds *asked, int64_t bound[NEXTENT])
 /* What is asked for, and what it takes: an objective that is cut off has programs of its own. */
 static bool wanted(const Attempt *a, UnitKind kind) {
     const bool *want = a->options->want;
-    bool cut = spec_cut(a->spec);
-    return want[kind] || (cut && kind == UNIT_SCORE && want[UNIT_TRAIN]) ||
+    bool cut = spec_cut(a->spec), cached = spec_ref_cached(a->spec);
+    return want[kind] || (cached && kind == UNIT_REF && (want[UNIT_TRAIN] || want[UNIT_EVAL])) ||
+           (cut && kind == UNIT_SCORE && want[UNIT_TRAIN]) ||
            (cut && kind == UNIT_OBJECTIVE && (want[UNIT_TRAIN] || want[UNIT_EVAL]));
 }
 
@@ -162,10 +178,12 @@ static bool compile_unit(Attempt *a, Plan *plan, UnitKind kind) {
     memcpy(u->bound, plan->bound, sizeof u->bound);
     u->safe = a->options->safe;
     u->no_prefetch = a->no_prefetch;
+    u->still = a->still;
     u->resident = a->resident;
     u->activation_budget = kind == UNIT_TRAIN ? a->keep : 0;
     bool ok = unit_build(u);
     if (ok) a->hash = hash_unit(u, a->hash);
+    if (ok && kind == UNIT_REF) keep_reference(plan, u);
     ok = ok && unit_run_passes(u, &a->dump);
     if (ok) {
         plan_unit(plan, u);

@@ -9,6 +9,7 @@
 
 #include "grammar/dpo.tab.h"
 
+#include <ctype.h>
 #include <string.h> /* strcmp */
 
 int dpo_lex(DPO_STYPE *value, Loc *loc, Parse *p);
@@ -279,8 +280,19 @@ Ast *parse_text(Arena *arena, Diags *diags, uint32_t file) {
     return parse_tokens(arena, diags, file)->top;
 }
 
+/* path=VALUE where VALUE can only be a file's path, which a shell leaves without its quotes. */
+static const char *quote_path(Arena *arena, const char *text) {
+    const char *value = strchr(text, '=');
+    if (!value || strpbrk(value, "\"[({ ")) return text;
+    value++;
+    bool path = *value == '/' || *value == '.' || *value == '~' ||
+                (isalpha((unsigned char)*value) && strchr(value, '/'));
+    return path ? arena_printf(arena, "%.*s\"%s\"", (int)(value - text), text, value) : text;
+}
+
 Ast *parse_set(Arena *arena, Diags *diags, const char *text, int n) {
     const char *name = arena_printf(arena, "--set #%d", n);
+    text = quote_path(arena, text);
     int errors = diags_errors(diags);
     uint32_t file = source_add(diags, name, text, strlen(text));
     Ast *top = parse(arena, diags, file, true)->top;

@@ -62,6 +62,7 @@ typedef struct Source { /* one place that weights come from: Bind.source, BindSo
     bool adapter;
 } Source;
 const Source *spec_sources(const Spec *spec, int *n);
+bool spec_in_reference(const Spec *spec, const Source *source); /* the reference has parts of it */
 const char *spec_text(const Spec *spec);      /* of the main file, wherever it was found */
 const char *spec_base_path(const Spec *spec); /* directory of `base`; NULL when none was named */
 
@@ -113,7 +114,7 @@ bool spec_coupled(const Spec *spec);
 /* They do, but no value of a token depends on other pairs: the objective is cut from the model
  * (coupled.c) and sees the whole step, however many micro-batches it takes. */
 bool spec_cut(const Spec *spec);
-/* With graph.ref = cached UNIT_TRAIN takes the reference's log-probs from inputs
+/* With graph.ref = cached units that compute a loss take the reference's log-probs from inputs
  * "pair.ref_logp_chosen" and "pair.ref_logp_rejected" f32 [P] of program "ref". */
 bool spec_ref_cached(const Spec *spec);
 

@@ -103,6 +103,7 @@ static int entry_open(Entry *e) {
         code = work_pairs(w, &e->pairs);
     else
         e->pairs = pairs_random(w->plan, batch, work_seed(w));
+    if (code == EXIT_OK) code = work_reference(w, e->pairs, e->options.data.n == 0);
     if (code != EXIT_OK) return code;
     PackOptions options =
         pack_options_of(w->plan, spec_on(w->spec, "graph.prefix"), spec_one_sided(w->spec));

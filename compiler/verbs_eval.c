@@ -15,6 +15,7 @@ int verb_eval(const Options *o) {
     if (code == EXIT_OK) code = work_compile(&w, NULL, want);
     if (code == EXIT_OK) code = work_fit(&w, pairs);
     if (code == EXIT_OK) code = work_open(&w);
+    if (code == EXIT_OK) code = work_reference(&w, pairs, false);
     if (code == EXIT_OK) {
         Evaluation e;
         if (!evaluate(w.exec, w.plan, pairs, NULL, pairs->n, w.arena, &e, &w.err))

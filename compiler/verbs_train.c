@@ -186,6 +186,8 @@ static int train_on(Work *w, Pairs *pairs, const Template *template) {
         code = run_dir_open(o->out, o->resumes, o->overwrite, &w->err) == EXIT_OK ? EXIT_OK
                                                                                   : work_fail(w);
     if (code == EXIT_OK) code = work_open(w);
+    if (code == EXIT_OK && !o->dry_run) code = work_reference(w, pairs, false);
+    if (code == EXIT_OK && !o->dry_run && extra) code = work_reference(w, extra, false);
     if (code == EXIT_OK) {
         if (o->overwrite && !o->dry_run) run_dir_clear(o->out);
         job.exec = w->exec;

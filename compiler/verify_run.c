@@ -186,6 +186,7 @@ int verb_verify(const Options *o) {
         code = work_pairs(&w, &pairs);
     else if (code == EXIT_OK)
         pairs = pairs_random(w.plan, 2, work_seed(&w));
+    if (code == EXIT_OK) code = work_reference(&w, pairs, true);
     if (code == EXIT_OK) {
         Unit *u = unit_new(w.arena, w.spec, target_by_name(w.plan->device), UNIT_TRAIN);
         DumpOptions dump = {0};

@@ -55,6 +55,9 @@ char *work_data_json(const Work *w, const Pairs *train, const Pairs *eval);
 /* The files of data.train, with their summary; work_pairs opens the template itself. */
 int work_train_pairs(Work *w, const Template *template, Pairs **out);
 int work_pairs(Work *w, Pairs **out);
+/* Gives pairs the reference's log-probs where graph.ref = cached asks for them (work_reference.c);
+ * after work_open.  Random pairs: none are kept in a file. */
+int work_reference(Work *w, Pairs *pairs, bool random);
 int work_fit(Work *w, const Pairs *pairs); /* every pair fits a micro-batch of the plan */
 /* Ids of a prompt: a user's message through the template (`chat`), or text after bos where the
  * tokenizer adds one. */

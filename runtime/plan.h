@@ -208,6 +208,8 @@ typedef struct Plan {
     Arena *arena;       /* owns everything below */
     const char *device; /* "cpu", "sm_80", "sm_90" */
     const char *hash;   /* of everything that decides results */
+    /* program "ref": of the reference as described, its weights' numbers apart; else NULL */
+    const char *reference;
     int64_t bound[NEXTENT];
     int64_t bucket;       /* T and R are multiples of this */
     int64_t arena_bytes;  /* == plan --json's peak_bytes */

@@ -188,6 +188,23 @@ bool checkpoint_missing(const Checkpoint *c, const char *name, Err *err) {
     return false;
 }
 
+bool checkpoint_hash(const Checkpoint *c, Hash128 *hash, Err *err) {
+    enum { SAMPLE = 4096 };
+    for (int i = 0; i < c->n; i++) {
+        const SafeTensor *t = c->tensor[i];
+        *hash = hash_bytes(t->name, strlen(t->name) + 1, *hash);
+        *hash = hash_bytes(&t->type, sizeof t->type, *hash);
+        *hash = hash_bytes(t->shape, sizeof *t->shape * (size_t)t->rank, *hash);
+        for (int k = 0; k < 3; k++) {
+            char data[SAMPLE];
+            int64_t n = t->bytes < SAMPLE ? t->bytes : SAMPLE, begin = (t->bytes - n) / 2 * k;
+            if (!safe_read(t, begin, n, data, err)) return false;
+            *hash = hash_bytes(data, (size_t)n, *hash);
+        }
+    }
+    return true;
+}
+
 int checkpoint_count(const Checkpoint *c) {
     return c->n;
 }

@@ -24,6 +24,10 @@ const SafeTensor *checkpoint_find(const Checkpoint *c, const char *name, const c
  * name. */
 bool checkpoint_missing(const Checkpoint *c, const char *name, Err *err);
 
+/* What tells one set of weights from another without reading all of it: names, types and shapes of
+ * all tensors, and 4 KiB from the beginning, middle and end of each. */
+bool checkpoint_hash(const Checkpoint *c, Hash128 *hash, Err *err);
+
 int checkpoint_count(const Checkpoint *c);
 const SafeTensor *checkpoint_tensor(const Checkpoint *c, int i); /* all shards, sorted by name */
 /* Something odd but harmless about the directory ("shard .. holds 3 tensors the index lacks"), or

@@ -226,8 +226,7 @@ void run_dir_clear(const char *dir) {
 /* ---- checkpoints ----------------------------------------------------------------------------- */
 
 /* What a checkpoint holds of the device's state; a plan has those that its optimizer needs. */
-static const char *const flat_names[] = {"params", "m",          "v",        "m8",
-                                         "v8",     "m8.absmax", "v8.absmax"};
+static const char *const flat_names[] = {"params", "m", "v", "m8", "v8", "m8.absmax", "v8.absmax"};
 
 static bool write_flat(Exec *exec, const Plan *plan, const char *path, Err *err) {
     SafeTensor tensors[COUNT(flat_names)];
@@ -237,8 +236,8 @@ static bool write_flat(Exec *exec, const Plan *plan, const char *path, Err *err)
         if (b < 0) continue;
         const SafeType type = plan->bufs[b].dtype == DT_u8 ? SAFE_U8 : SAFE_F32;
         const int64_t n = plan->bufs[b].bytes / dtype_bytes(plan->bufs[b].dtype);
-        tensors[count++] = (SafeTensor){
-            .name = flat_names[i], .type = type, .rank = 1, .shape = {n}, .count = n};
+        tensors[count++] =
+            (SafeTensor){.name = flat_names[i], .type = type, .rank = 1, .shape = {n}, .count = n};
     }
     static const char *const metadata[] = {"format", "pt", NULL};
     SafeWriter *w = safe_create(path, tensors, count, metadata, err);
@@ -261,7 +260,8 @@ static bool may_differ(const char *path) {
         "run.log_every",    "run.save_every",     "run.eval_every",    "run.eval_first",
         "run.keep",         "run.best",           "run.load_best",     "run.patience",
         "run.sample_every", "run.sample_prompts", "run.sample_tokens", "graph.memory",
-        "graph.reserve",    "graph.prefetch",     "graph.capture",     "graph.share"};
+        "graph.reserve",    "graph.prefetch",     "graph.capture",     "graph.share",
+        "graph.ref_file"};
     for (size_t i = 0; i < COUNT(free_ones); i++)
         if (strcmp(path, free_ones[i]) == 0) return true;
     return false;

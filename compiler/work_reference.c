@@ -1,0 +1,107 @@
+/* work_reference.c: graph.ref = cached: which file the reference's log-probs are kept in, and what it
+ * is bound to.  See work.h and runtime/job/reference.h. */
+#include "../runtime/io/checkpoint.h"
+#include "../runtime/job/reference.h"
+#include "work.h"
+
+#include <string.h>
+#include <unistd.h>
+
+/* Weights of everything the reference is made of; random ones follow from the seed. */
+static bool hash_weights(Work *w, const char **out) {
+    int n;
+    const Source *sources = spec_sources(w->spec, &n);
+    Hash128 hash = {0};
+    for (int i = 0; i < n; i++) {
+        const Source *s = &sources[i];
+        if (!spec_in_reference(w->spec, s)) continue;
+        hash = hash_bytes(s->name, strlen(s->name), hash);
+        uint64_t seed = work_seed(w);
+        if (!s->dir) hash = hash_bytes(&seed, sizeof seed, hash);
+        if (!s->dir) continue;
+        Checkpoint *c = checkpoint_open(s->dir, s->adapter ? "adapter_model" : "model", &w->err);
+        bool ok = c && checkpoint_hash(c, &hash, &w->err);
+        checkpoint_close(c);
+        if (!ok) return false;
+    }
+    char hex[33];
+    hash_hex(hash, hex);
+    *out = arena_str(w->arena, hex);
+    return true;
+}
+
+/* "nf4 64 double" of every way in which its weights are kept; "none" of them coded. */
+static const char *quantization(Work *w) {
+    Text text = {0};
+    for (int i = 0; i < w->plan->nbinds; i++) {
+        const Bind *b = &w->plan->binds[i];
+        const char *part = strstr(b->transform, ".codes");
+        const Source source = {.name = b->source, .dir = ""};
+        if (!part || !spec_in_reference(w->spec, &source)) continue;
+        const char *one = arena_printf(w->arena, "%.*s %g%s", (int)(part - b->transform),
+                                       b->transform, b->num, b->nested ? " double" : "");
+        if (!text.data || !strstr(text.data, one))
+            text_add(&text, "%s%s", text.len ? ", " : "", one);
+    }
+    const char *kept = arena_str(w->arena, text.data ? text.data : "none");
+    text_free(&text);
+    return kept;
+}
+
+/* By name, or in the cache directory by the hash of its keys. */
+static bool reference_file(Work *w, ReferenceFile *out) {
+    const char *compute = spec_str(w->spec, "graph.compute");
+    *out = (ReferenceFile){.path = spec_str(w->spec, "graph.ref_file"),
+                           .key = {"weights", "quantization", "compute", "model"},
+                           .value = {NULL, quantization(w), compute, w->plan->reference}};
+    if (!strcmp(compute, "auto")) out->value[2] = w->device->arch ? "bf16" : "fp32";
+    if (!hash_weights(w, &out->value[0])) return false;
+    if (out->path) return true;
+    Hash128 hash = {0};
+    for (int i = 0; i < REFERENCE_KEYS; i++)
+        hash = hash_bytes(out->value[i], strlen(out->value[i]) + 1, hash);
+    char hex[33];
+    hash_hex(hash, hex);
+    const char *cache = w->options->cache_dir ? w->options->cache_dir : cache_dir_default();
+    const char *dir = path_join(w->arena, cache, "reference");
+    out->path = arena_printf(w->arena, "%s/%s.safetensors", dir, hex);
+    return dir_make(cache, &w->err) && dir_make(dir, &w->err);
+}
+
+typedef struct Watch {
+    ReferenceWatch watch;
+    double started, said;
+    bool tty;
+} Watch;
+
+/* Redrawn twice a second on a terminal; into a pipe a line every ten seconds. */
+static void show(ReferenceWatch *self, int64_t done, int64_t all) {
+    Watch *s = (Watch *)self;
+    double now = now_seconds(), spent = now - s->started;
+    if (spent < 2 || now - s->said < (s->tty ? 0.5 : 10)) return;
+    s->said = now;
+    fprintf(stderr, "%sreference: %lld of %lld pairs, %.0f s left%s", s->tty ? "\r\033[K" : "",
+            (long long)done, (long long)all, spent / (double)done * (double)(all - done),
+            s->tty ? "" : "\n");
+    fflush(stderr);
+}
+
+int work_reference(Work *w, Pairs *pairs, bool random) {
+    if (!plan_program(w->plan, "ref")) return EXIT_OK;
+    const bool silent = w->options->quiet || w->options->json;
+    double now = now_seconds();
+    Watch watch = {{show}, now, now - 8, isatty(STDERR_FILENO)};
+    ReferenceFile file;
+    ReferenceCounts counts;
+    if (!random && !reference_file(w, &file)) return work_fail(w);
+    stop_watch();
+    bool ok = reference_logps(w->exec, w->plan, pairs, random ? NULL : &file,
+                              silent ? NULL : &watch.watch, &counts, &w->err);
+    if (watch.tty && watch.said > now) fputs("\r\033[K", stderr);
+    if (!ok) return work_fail(w);
+    if (!silent && !random)
+        fprintf(stderr, "reference: %lld pairs known, %lld computed in %.1f s: %s\n",
+                (long long)counts.known, (long long)counts.computed, now_seconds() - now,
+                file.path);
+    return EXIT_OK;
+}
