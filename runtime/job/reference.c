@@ -20,7 +20,7 @@ typedef struct Table { /* sorted by hash */
     int64_t n;
 } Table;
 
-static Hash128 pair_hash(const Pair *x) {
+static Hash128 tokens_hash(const Pair *x) {
     int32_t sizes[] = {x->prompt, x->chosen, x->rejected, x->context[0], x->context[1]};
     Hash128 h = hash_bytes(sizes, sizeof sizes, (Hash128){0, 0});
     return hash_bytes(x->ids, sizeof(int32_t) * (size_t)(x->prompt + x->chosen + x->rejected), h);
@@ -144,7 +144,7 @@ static int64_t fill(Pairs *pairs, const Table *known, int32_t *which) {
     for (int64_t i = 0; i < pairs->n; i++) {
         float *row = &column[i * (n + 2)];
         if (n) memcpy(row, &pairs->column[i * n], sizeof *row * (size_t)n);
-        const Known *k = find(known, pair_hash(&pairs->pair[i]));
+        const Known *k = find(known, tokens_hash(&pairs->pair[i]));
         if (k)
             memcpy(row + n, k->logp, sizeof k->logp);
         else
@@ -170,7 +170,7 @@ static bool compute(Exec *exec, const Plan *plan, Pairs *pairs, const int32_t *w
             const int64_t at = which[i + k];
             float *row = &pairs->column[(at + 1) * pairs->ncolumns - 2];
             memcpy(row, &logp[2 * k], 2 * sizeof *row);
-            table->v[table->n++] = (Known){pair_hash(&pairs->pair[at]), {row[0], row[1]}};
+            table->v[table->n++] = (Known){tokens_hash(&pairs->pair[at]), {row[0], row[1]}};
         }
         if (watch) watch->scored(watch, i + now, n);
     }
