@@ -11,7 +11,7 @@
 enum { AT_ONCE = 64 }; /* pairs packed together, and between two looks at signals */
 
 typedef struct Known { /* one pair's log-probs */
-    Hash128 pair;
+    uint64_t pair;     /* pair_hash */
     float logp[2];
 } Known;
 
@@ -20,19 +20,12 @@ typedef struct Table { /* sorted by hash */
     int64_t n;
 } Table;
 
-static Hash128 tokens_hash(const Pair *x) {
-    int32_t sizes[] = {x->prompt, x->chosen, x->rejected, x->context[0], x->context[1]};
-    Hash128 h = hash_bytes(sizes, sizeof sizes, (Hash128){0, 0});
-    return hash_bytes(x->ids, sizeof(int32_t) * (size_t)(x->prompt + x->chosen + x->rejected), h);
-}
-
 static int by_hash(const void *a, const void *b) {
-    const Hash128 *x = &((const Known *)a)->pair, *y = &((const Known *)b)->pair;
-    if (x->hi != y->hi) return x->hi < y->hi ? -1 : 1;
-    return x->lo < y->lo ? -1 : x->lo > y->lo;
+    const uint64_t x = ((const Known *)a)->pair, y = ((const Known *)b)->pair;
+    return x < y ? -1 : x > y;
 }
 
-static const Known *find(const Table *t, Hash128 pair) {
+static const Known *find(const Table *t, uint64_t pair) {
     const Known key = {.pair = pair};
     return t->n ? bsearch(&key, t->v, (size_t)t->n, sizeof key, by_hash) : NULL;
 }
@@ -61,12 +54,12 @@ static bool read_table(Arena *arena, const ReferenceFile *file, Table *out, Err 
     const char *format = safe_metadata(f, "format");
     const SafeTensor *pairs = safe_find(f, "pairs"), *logps = safe_find(f, "logps");
     bool ok = format && !strcmp(format, FORMAT) && pairs && logps && pairs->type == SAFE_I64 &&
-              logps->type == SAFE_F32 && pairs->rank == 2 && pairs->shape[1] == 2 &&
-              logps->rank == 2 && logps->shape[1] == 2 && logps->shape[0] == pairs->shape[0];
+              logps->type == SAFE_F32 && pairs->rank == 1 && logps->rank == 2 &&
+              logps->shape[1] == 2 && logps->shape[0] == pairs->shape[0];
     if (!ok) fail(err, EXIT_IO, "%s: this is no file of reference log-probs", file->path);
     ok = ok && same_keys(f, file, err);
     int64_t n = ok ? pairs->shape[0] : 0;
-    Hash128 *hash = NEW_ARRAY(arena, Hash128, n + 1);
+    uint64_t *hash = NEW_ARRAY(arena, uint64_t, n + 1);
     float *logp = NEW_ARRAY(arena, float, 2 * n + 1);
     ok = ok && safe_read(pairs, 0, pairs->bytes, hash, err) &&
          safe_read(logps, 0, logps->bytes, logp, err);
@@ -80,14 +73,14 @@ static bool read_table(Arena *arena, const ReferenceFile *file, Table *out, Err 
 
 static bool write_table(Arena *arena, const ReferenceFile *file, const Table *t, Err *err) {
     const SafeTensor tensors[] = {
-        {.name = "pairs", .type = SAFE_I64, .rank = 2, .shape = {t->n, 2}, .count = 2 * t->n},
+        {.name = "pairs", .type = SAFE_I64, .rank = 1, .shape = {t->n}, .count = t->n},
         {.name = "logps", .type = SAFE_F32, .rank = 2, .shape = {t->n, 2}, .count = 2 * t->n}};
     const char *metadata[2 * REFERENCE_KEYS + 3] = {"format", FORMAT};
     for (int i = 0; i < REFERENCE_KEYS; i++) {
         metadata[2 * i + 2] = file->key[i];
         metadata[2 * i + 3] = file->value[i];
     }
-    Hash128 *hash = NEW_ARRAY(arena, Hash128, t->n + 1);
+    uint64_t *hash = NEW_ARRAY(arena, uint64_t, t->n + 1);
     float *logp = NEW_ARRAY(arena, float, 2 * t->n + 1);
     for (int64_t i = 0; i < t->n; i++) {
         hash[i] = t->v[i].pair;
@@ -144,7 +137,7 @@ static int64_t fill(Pairs *pairs, const Table *known, int32_t *which) {
     for (int64_t i = 0; i < pairs->n; i++) {
         float *row = &column[i * (n + 2)];
         if (n) memcpy(row, &pairs->column[i * n], sizeof *row * (size_t)n);
-        const Known *k = find(known, tokens_hash(&pairs->pair[i]));
+        const Known *k = find(known, pair_hash(&pairs->pair[i]));
         if (k)
             memcpy(row + n, k->logp, sizeof k->logp);
         else
@@ -170,7 +163,7 @@ static bool compute(Exec *exec, const Plan *plan, Pairs *pairs, const int32_t *w
             const int64_t at = which[i + k];
             float *row = &pairs->column[(at + 1) * pairs->ncolumns - 2];
             memcpy(row, &logp[2 * k], 2 * sizeof *row);
-            table->v[table->n++] = (Known){tokens_hash(&pairs->pair[at]), {row[0], row[1]}};
+            table->v[table->n++] = (Known){pair_hash(&pairs->pair[at]), {row[0], row[1]}};
         }
         if (watch) watch->scored(watch, i + now, n);
     }
