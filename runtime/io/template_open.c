@@ -159,7 +159,7 @@ static const char *recognise_inst(const char *jinja, TemplateDef *out, const cha
         *why = "it has [SYSTEM_PROMPT] turns (Mistral Small 3 and later)";
     } else if (has(jinja, "' [INST] '")) {
         name = "mistral_v1";
-    } else if (has(jinja, "'[INST] '") && has(jinja, "' [/INST]'")) {
+    } else if (has(jinja, "'[INST] '") && has(jinja, "' [/INST]'") && !has(jinja, "' ' + ")) {
         name = has(jinja, "eos_token + ' '") ? "mistral_v0.1" : "mistral_v0.2";
     } else if (has(jinja, "\"[INST] \"") && has(jinja, "\"[/INST]\"")) {
         name = "mistral";
@@ -172,6 +172,31 @@ static const char *recognise_inst(const char *jinja, TemplateDef *out, const cha
     return name;
 }
 
+static const char *recognise_chatml(const char *jinja, TemplateDef *out, const char **why) {
+    if (has(jinja, "think>"))
+        *why = "it writes <think> blocks, as Qwen3's does";
+    else if (has(jinja, "<|im_sep|>"))
+        *why = "it is Phi-4's";
+    else if (!has(jinja, "<|im_end|>\n") && !has(jinja, "<|im_end|>\\n") &&
+             !has(jinja, "<|im_end|>' + '\\n'") && !has(jinja, "<|im_end|>' + '\n'"))
+        *why = "its turns do not end with <|im_end|> and a newline";
+    if (*why) return NULL;
+    *out = *template_builtin("chatml");
+    if (trims(jinja)) out->message = "{<|im_start|>}{role}\n{content|trim}{<|im_end|>}\n";
+    if (has(jinja, "bos_token")) out->begin = "{bos}";
+    out->default_system = default_system(jinja);
+    return out->name;
+}
+
+/* <|user|>, a newline, the content and eos: Zephyr's; Tulu's users end with a newline. */
+static bool is_zephyr(const char *jinja) {
+    const char *user = strstr(jinja, "'<|user|>\n'");
+    if (!user) user = strstr(jinja, "'<|user|>\\n'");
+    const char *eos = user ? strstr(user, "eos_token") : NULL;
+    const char *end = user ? strstr(user, "}}") : NULL;
+    return eos && end && eos < end;
+}
+
 bool template_recognise(const char *jinja, TemplateDef *out, const char **why) {
     const char *name = NULL;
     *why = NULL;
@@ -179,18 +204,13 @@ bool template_recognise(const char *jinja, TemplateDef *out, const char **why) {
         name = has(jinja, "Cutting Knowledge Date") ? "llama3.1" : "llama3";
         *out = *template_builtin(name);
         if (!trims(jinja)) out->message = LLAMA3("{role}", "{content}");
-    } else if (has(jinja, "<|im_start|>") && has(jinja, "think>")) {
-        *why = "it writes <think> blocks, as Qwen3's does";
     } else if (has(jinja, "<|im_start|>")) {
-        name = "chatml";
-        *out = *template_builtin(name);
-        if (has(jinja, "bos_token")) out->begin = "{bos}";
-        out->default_system = default_system(jinja);
+        name = recognise_chatml(jinja, out, why);
     } else if (has(jinja, "[INST]")) {
         name = recognise_inst(jinja, out, why);
-    } else if (has(jinja, "'<|user|>\n'") || has(jinja, "'<|user|>\\n'")) {
-        name = has(jinja, "eos_token") ? "zephyr" : NULL;
-        if (name) *out = *template_builtin(name);
+    } else if (is_zephyr(jinja)) {
+        name = "zephyr";
+        *out = *template_builtin(name);
     } else if (has(jinja, "<start_of_turn>")) {
         *why = "it is Gemma's";
     } else if (has(jinja, "<|user|>") && has(jinja, "<|end|>")) {

@@ -233,7 +233,9 @@ static void no_quadratic_case(void **state) {
             double small = 0;
             for (size_t i = 0, n = strlen(units[u]); i < LARGE; i++) text[i] = units[u][i % n];
             for (int i = 0; i < 4; i++) small += seconds_for(t, text, SMALL, &ids) / 4;
-            double large = seconds_for(t, text, LARGE, &ids);
+            double first = seconds_for(t, text, LARGE, &ids); /* makes room */
+            double second = seconds_for(t, text, LARGE, &ids);
+            double large = second < first ? second : first;
             if (large > 1000 * (small + 1e-5)) /* the clock's grain */
                 fail_msg("%s, \"%s\": %g s for 16 KiB, %g s for 1 MiB", dirs[k], units[u], small,
                          large);
