@@ -239,21 +239,25 @@ static const char *init_of(const Spec *spec, const AdapterSpec *a, const Record 
 }
 
 /* An embedding's rows are looked up: B A is transposed, and nothing is dropped of an index. */
-static AdapterTarget target_at(const Weight *w, Loc loc) {
+static AdapterTarget target_at(const Base *base, const Weight *w, Loc loc) {
     bool rows = w->embedded && !w->linear;
+    const Weight *root = w;
+    while (root->tied) root = root->tied;
     return (AdapterTarget){.tensor = w->tensor,
                            .rows = w->shape[rows],
                            .cols = w->shape[!rows],
                            .embedding = rows,
                            .init = "kaiming",
+                           .source = base->source,
+                           .weight = intern_printf("%s.weight", root->tensor),
                            .loc = loc};
 }
 
 static AdapterTarget target_of(const Spec *spec, const AdapterSpec *a, const Ast *clause,
-                               const Weight *w) {
+                               const Base *base, const Weight *w) {
     Record args = {0};
     lora_arguments((Spec *)spec, clause->a, &args);
-    AdapterTarget t = target_at(w, clause->loc);
+    AdapterTarget t = target_at(base, w, clause->loc);
     double rank = param(spec, a, &args, "rank", 8);
     t.rank = (int64_t)rank;
     t.alpha = param(spec, a, &args, "alpha", rank);
@@ -291,7 +295,7 @@ static void select_targets(Spec *spec, AdapterSpec *a, const Ast *statement, con
             if (k < 256) used[k] = true;
         }
         if (!last) continue;
-        AdapterTarget t = target_of(spec, a, last, w);
+        AdapterTarget t = target_of(spec, a, last, base, w);
         PUSH(spec->front.arena, a->target, a->ntarget, a->captarget, t);
     }
     int k = 0;
@@ -321,7 +325,7 @@ static void loaded_targets(Spec *spec, AdapterSpec *a, const Base *base) {
     for (int i = 0; i < base->nweight; i++) {
         const Weight *w = base->weight[i];
         if (!adaptable(w)) continue;
-        AdapterTarget t = target_at(w, a->loc);
+        AdapterTarget t = target_at(base, w, a->loc);
         t.rank = adapter_rank(peft, w->tensor);
         t.alpha = adapter_alpha(peft, w->tensor);
         t.dropout = peft->dropout;
@@ -425,6 +429,36 @@ void adapters_resolve(Spec *spec, const Base *base) {
     }
 }
 
+/* Why singular vectors of this weight can't be an adapter's start; NULL: they can. */
+static const char *unfit_for_pissa(const Base *base, const AdapterTarget *t) {
+    int64_t least = t->rows < t->cols ? t->rows : t->cols;
+    if (t->embedding) return "its rows are looked up";
+    if (t->dora) return "dora counts on the weight as it is";
+    if (base->trained) return "it is trained itself";
+    if (t->rank > least) return "it has fewer rows or columns than the rank";
+    for (int i = 0; i < base->nweight; i++) {
+        const Weight *w = base->weight[i];
+        const char *name = intern_printf("%s.weight", w->tensor);
+        if (name == t->weight && w->format) return "it is quantized";
+    }
+    return NULL;
+}
+
+void adapters_start(Spec *spec, const Base *base) {
+    for (int i = 0; i < spec->nadapters; i++) {
+        const AdapterSpec *a = &spec->adapters[i];
+        for (int k = 0; k < a->ntarget; k++) {
+            const AdapterTarget *t = &a->target[k];
+            const char *why = adapter_pissa(a, t) ? unfit_for_pissa(base, t) : NULL;
+            if (!why) continue;
+            diag(spec->front.diags, DIAG_ERROR, t->loc, "init = \"pissa\" can't start at %s: %s",
+                 t->tensor, why);
+            diag(spec->front.diags, DIAG_HELP, t->loc, "leave it out there, or leave `init` out");
+            break;
+        }
+    }
+}
+
 /* ---- adapters as JSON: io/adapter.h ---------------------------------------------------------- */
 
 static const char *last_name(const char *module) {
@@ -479,9 +513,9 @@ static json_t *adapter_json(const AdapterSpec *a, const Base *base) {
                      "name", a->name, "r", (json_int_t)(first ? first->rank : 1), "alpha", alpha,
                      "dropout", first ? first->dropout : 0.0, "rslora", rslora, "init",
                      first ? first->init : "kaiming", "targets", targets, "embeddings", embeddings,
-                     "dora", first && first->dora, "pissa",
-                     first && !a->load && !strcmp(first->init, "pissa"), "rank_pattern", ranks,
-                     "alpha_pattern", alphas, "trained", a->trained, "short", short_names(a, base));
+                     "dora", first && first->dora, "pissa", first && adapter_pissa(a, first),
+                     "rank_pattern", ranks, "alpha_pattern", alphas, "trained", a->trained, "short",
+                     short_names(a, base));
 }
 
 char *adapters_json(const Spec *spec) {

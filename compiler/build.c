@@ -58,8 +58,7 @@ static void add_adapter(Unit *u, const AdapterSpec *a) {
                                      .rows = m[k].rows,
                                      .cols = m[k].cols,
                                      .transposed = m[k].transposed,
-                                     .init = m[k].init,
-                                     .init_num = m[k].init_num,
+                                     .start = m[k].start,
                                      .loc = a->target[i].loc});
     }
 }

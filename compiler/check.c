@@ -384,7 +384,8 @@ static void list_sources(Spec *spec) {
         const AdapterSpec *a = &spec->adapters[i];
         Source s = {a->name, a->load, true};
         PUSH(arena, spec->sources, spec->nsources, spec->capsources, s);
-        if (!a->trained || !a->load) continue;
+        bool starts = a->load || (a->ntarget && adapter_pissa(a, a->target));
+        if (!a->trained || !starts) continue;
         s.name = intern_printf("%s@start", a->name);
         PUSH(arena, spec->sources, spec->nsources, spec->capsources, s);
     }
@@ -404,6 +405,7 @@ static void check_model_parts(Spec *spec) {
     if (known) {
         adapters_resolve(spec, spec->policy.base);
         if (!spec->options.bare) quantize_resolve(spec);
+        adapters_start(spec, spec->policy.base);
         check_units(spec);
     }
     list_sources(spec);

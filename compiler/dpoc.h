@@ -284,12 +284,19 @@ static inline bool unit_generates(UnitKind kind) {
     return kind >= UNIT_PREFILL;
 }
 
+typedef struct Start { /* how a fresh tensor is made: Bind's keys of these names */
+    const char *init;
+    double init_num;
+    const char *of_source, *of;
+} Start;
+
 typedef struct WeightInfo { /* a frozen tensor of a checkpoint */
     const char *source, *tensor, *alias;
     int rank;
     int64_t rows, cols;
     bool transposed;    /* lies in memory as [cols, rows] */
     bool exact;         /* in f32 whatever the compute type */
+    Start start;        /* of a fresh one; init NULL: it must be in the source */
     const char *format; /* NULL, or "nf4" "fp4" "int8": how it is kept */
     int64_t block;
     bool nested;
@@ -304,10 +311,9 @@ typedef struct Trained {
     const char *alias;
     int rank;
     int64_t rows, cols, offset;
-    bool transposed;  /* lies in memory as [cols, rows] */
-    const char *init; /* Bind.init */
-    double init_num;
-    NodeId leaf; /* the step-phase slot node in the unit's graph as built */
+    bool transposed; /* lies in memory as [cols, rows] */
+    Start start;     /* init NULL: it must be in the source */
+    NodeId leaf;     /* the step-phase slot node in the unit's graph as built */
     Loc loc;
 } Trained;
 

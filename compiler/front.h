@@ -272,6 +272,7 @@ struct Spec {
 void adapters_declare(Spec *spec); /* names, and their numbers as settings: before --set */
 void adapters_options(Spec *spec); /* --adapter, once it is known what is trained */
 void adapters_resolve(Spec *spec, const Base *base); /* targets, once the weights are known */
+void adapters_start(Spec *spec, const Base *base);   /* can they start so? formats are known */
 char *adapters_json(const Spec *spec);
 void quantize_resolve(Spec *spec);
 

@@ -2,6 +2,8 @@
  *
  * y = W x + s B A x, s = alpha / r (rslora: alpha / sqrt r), A reading dropout(x).  On rows that are
  * looked up: y = E[t] + s B A[:,t].  On the weight that makes the logits W + s B A is formed instead.
+ * PiSSA starts with A0, B0 that are not zero: y = W x + s (B A x - B0 A0 x), so that the base stays
+ * what it is for the reference.
  * DoRA scales each output: y = f (W x + s B A x), f = m / n, n = |W + s B A| by rows, which passes
  * no gradient.  Without B A:
  *     n^2 = |W|^2 + rowsum((2 s W A' + s^2 B (A A')) o B)
@@ -17,25 +19,29 @@
 /* ---- the tensors of an adapted weight -------------------------------------------------------- */
 
 int adapter_matrices(const AdapterTarget *t, AdapterMatrix out[3]) {
+    static const Start zero = {.init = "zero"};
     const char *name[3];
     for (int i = 0; i < 3; i++)
         name[i] = intern_printf("%s%s", t->tensor, adapter_suffix((AdapterPart)i, t->embedding));
-    bool gaussian = !strcmp(t->init, "gaussian");
-    out[0] = (AdapterMatrix){.tensor = name[0],
+    bool pissa = !strcmp(t->init, "pissa");
+    Start start = {.init = t->init};
+    if (!strcmp(t->init, "gaussian")) start.init_num = 1 / (double)t->rank;
+    if (pissa)
+        start = (Start){
+            .init = "pissa", .init_num = adapter_scale(t), .of_source = t->source, .of = t->weight};
+    out[0] = (AdapterMatrix){
+        .tensor = name[0], .rank = 2, .rows = t->rank, .cols = t->cols, .start = start};
+    out[1] = (AdapterMatrix){.tensor = name[1],
                              .rank = 2,
-                             .rows = t->rank,
-                             .cols = t->cols,
-                             .init = t->init,
-                             .init_num = gaussian ? 1 / (double)t->rank : 0};
-    out[1] = (AdapterMatrix){
-        .tensor = name[1], .rank = 2, .rows = t->rows, .cols = t->rank, .init = "zero"};
+                             .rows = t->rows,
+                             .cols = t->rank,
+                             .start = pissa ? start : zero};
     out[2] = (AdapterMatrix){
-        .tensor = name[2], .rank = 1, .rows = 1, .cols = t->rows, .init = "computed"};
+        .tensor = name[2], .rank = 1, .rows = 1, .cols = t->rows, .start = {.init = "computed"}};
     if (t->embedding) { /* A's columns are looked up; here B is random and A zero */
         out[0].transposed = true;
-        out[0].init = "zero";
-        out[1].init = "gaussian";
-        out[1].init_num = 1;
+        out[0].start = zero;
+        out[1].start = (Start){.init = "gaussian", .init_num = 1};
     }
     return t->dora ? 3 : 2;
 }
@@ -43,6 +49,10 @@ int adapter_matrices(const AdapterTarget *t, AdapterMatrix out[3]) {
 double adapter_scale(const AdapterTarget *t) {
     double r = (double)t->rank;
     return t->alpha / (t->rslora ? sqrt(r) : r);
+}
+
+bool adapter_pissa(const AdapterSpec *a, const AdapterTarget *t) {
+    return !a->load && !strcmp(t->init, "pissa");
 }
 
 static const AdapterTarget *target_of(const AdapterSpec *a, const char *tensor) {
@@ -53,6 +63,7 @@ static const AdapterTarget *target_of(const AdapterSpec *a, const char *tensor) 
 
 typedef struct Lora { /* one adapter on one weight */
     NodeId a, b;      /* [rank, in] ([in, rank] where rows are looked up), [out, rank] */
+    NodeId a0, b0;    /* PiSSA: their values at the start, else 0 */
     NodeId magnitude; /* [out], or 0 */
     bool trained;     /* else as it was at the start, or loaded */
     double scale, dropout;
@@ -60,9 +71,9 @@ typedef struct Lora { /* one adapter on one weight */
     const AdapterTarget *target;
 } Lora;
 
-static NodeId matrix(Builder *b, const Lora *l, const AdapterMatrix *m) {
+static NodeId trained_or_frozen(Builder *b, const Lora *l, const AdapterMatrix *m, bool trained) {
     const AdapterSpec *a = l->adapter;
-    if (l->trained) return trained_leaf(b, a->name, m->tensor);
+    if (trained) return trained_leaf(b, a->name, m->tensor);
     WeightInfo info = {.source = a->trained ? intern_printf("%s@start", a->name) : a->name,
                        .tensor = m->tensor,
                        .rank = m->rank,
@@ -71,7 +82,12 @@ static NodeId matrix(Builder *b, const Lora *l, const AdapterMatrix *m) {
                        .transposed = m->transposed,
                        .exact = m->rank == 1,
                        .loc = l->target->loc};
+    if (l->trained) info.start = m->start; /* it is not in a file: trained from a fresh start */
     return weight_frozen(b, &info);
+}
+
+static NodeId matrix(Builder *b, const Lora *l, const AdapterMatrix *m) {
+    return trained_or_frozen(b, l, m, l->trained);
 }
 
 /* What the k-th adapter of the running model does with w; NULL: nothing, as a fresh one at the
@@ -94,6 +110,10 @@ static bool lora_of(Builder *b, const Weight *w, int k, Lora *out) {
     out->a = matrix(b, out, &m[0]);
     out->b = g_cast(b->g, matrix(b, out, &m[1]), b->round);
     if (!t->embedding) out->a = g_cast(b->g, out->a, b->round);
+    if (out->trained && adapter_pissa(a, t)) {
+        out->a0 = trained_or_frozen(b, out, &m[0], false);
+        out->b0 = trained_or_frozen(b, out, &m[1], false);
+    }
     if (n == 3) out->magnitude = g_cast(b->g, matrix(b, out, &m[2]), DT_f32);
     if (b->training && out->trained && !t->embedding) out->dropout = t->dropout;
     return true;
@@ -117,8 +137,8 @@ static NodeId norm_of(Graph *g, NodeId squares) {
 }
 
 /* A fresh magnitude is |W|: program "init" writes it, once in a unit. */
-static void start_magnitude(Builder *b, const Lora *l, NodeId squares) {
-    if (!l->trained || l->adapter->load || !build_once(b, "magnitude", l->target->tensor)) return;
+static void start_magnitude(Builder *b, const Lora *l, NodeId norm) {
+    if (!build_once(b, "magnitude", l->target->tensor)) return;
     Unit *u = b->u;
     AdapterMatrix m[3];
     adapter_matrices(l->target, m);
@@ -127,8 +147,7 @@ static void start_magnitude(Builder *b, const Lora *l, NodeId squares) {
         if (t->source != l->adapter->name || t->tensor != m[2].tensor) continue;
         NodeId flat = g_state(b->g, "params", PHASE_INIT, ROLE_ADAPTER,
                               type_vec(DT_f32, dim_const(u->nparams)));
-        NodeId slot = g_slot(b->g, flat, t->offset, node(b->g, squares)->type);
-        g_effect(b->g, OP_assign, slot, norm_of(b->g, squares));
+        g_effect(b->g, OP_assign, g_slot(b->g, flat, t->offset, node(b->g, norm)->type), norm);
     }
 }
 
@@ -138,7 +157,7 @@ static NodeId magnitude_factor(Builder *b, const Lora *l, NodeId weight) {
     bool rows = l->target->embedding; /* W and A lie transposed */
     NodeId w = g_cast(g, weight, DT_f32), w2 = g_op(g, OP_mul, w, w, 0);
     NodeId squares = g_op(g, rows ? OP_sum_rows : OP_sum_cols, w2, 0, 0);
-    start_magnitude(b, l, squares);
+    if (l->trained && !l->adapter->load) start_magnitude(b, l, norm_of(g, squares));
     NodeId a = g_cast(g, l->a, b->round), side = g_cast(g, l->b, DT_f32);
     NodeId wa = g_matmul(g, g_cast(g, weight, b->round), a, rows, !rows);
     NodeId baa = g_matmul(g, side, g_matmul(g, a, a, rows, !rows), false, false);
@@ -179,10 +198,16 @@ static NodeId dropout(Builder *b, const Lora *l, NodeId x) {
 
 /* ---- y = W x + .. ---------------------------------------------------------------------------- */
 
-/* s B A x; x has passed dropout */
+static NodeId product(Builder *b, NodeId x, NodeId a, NodeId side) {
+    NodeId low = g_cast(b->g, g_matmul(b->g, x, a, false, true), b->round);
+    return g_matmul(b->g, low, side, false, true);
+}
+
+/* s B A x, or its growth since the start; x has passed dropout */
 static NodeId low_rank(Builder *b, const Lora *l, NodeId x) {
-    NodeId low = g_cast(b->g, g_matmul(b->g, x, l->a, false, true), b->round);
-    return times(b->g, l->scale, g_matmul(b->g, low, l->b, false, true));
+    NodeId y = product(b, x, l->a, l->b);
+    if (l->a0) y = g_op(b->g, OP_sub, y, product(b, x, l->a0, l->b0), 0);
+    return times(b->g, l->scale, y);
 }
 
 /* y + (f - 1) W x' + f s B A x' with x' = dropout(x).  Let z = W x' + s B A x', rounded, as it waits
@@ -253,7 +278,9 @@ NodeId lora_head(Builder *b, const Ast *at, const Weight *w) {
         if (l.target->dropout > 0 && l.adapter->trained)
             builder_error(b, l.target->loc, "dropout must be 0 on %s, which makes the logits",
                           w->tensor);
-        NodeId side = times(g, l.scale, g_matmul(g, l.b, l.a, false, false));
+        NodeId side = g_matmul(g, l.b, l.a, false, false);
+        if (l.a0) side = g_op(g, OP_sub, side, g_matmul(g, l.b0, l.a0, false, false), 0);
+        side = times(g, l.scale, side);
         sum = g_op(g, OP_add, g_cast(g, sum, DT_f32), side, 0);
         if (!l.magnitude) continue;
         NodeId f = magnitude_factor(b, &l, base);

@@ -65,6 +65,10 @@ static void bind_weight(Plan *plan, Unit *u, const Node *n, int buf) {
                                               : "copy",
                  .num = part ? (double)w->block : 0,
                  .nested = part && w->nested,
+                 .init = w->start.init,
+                 .init_num = w->start.init_num,
+                 .of_source = w->start.of_source,
+                 .of = w->start.of,
                  .quantizer = part && u->target->cuda && w->block % 2 == 0
                                   ? 1 + quantize_kernel(plan, u, w->format, w->block)
                                   : 0,
@@ -85,8 +89,10 @@ static void bind_trained(Plan *plan, const Unit *u, int buf) {
                      .ld = t->cols,
                      .rank = t->rank,
                      .transform = t->transposed ? "transpose" : "copy",
-                     .init = t->init,
-                     .init_num = t->init_num,
+                     .init = t->start.init,
+                     .init_num = t->start.init_num,
+                     .of_source = t->start.of_source,
+                     .of = t->start.of,
                      .save = true,
                      .where = t->loc.file ? intern(loc_print(u->arena, u->diags, t->loc)) : NULL};
         PLAN_PUSH(plan, plan->binds, plan->nbinds, bind);

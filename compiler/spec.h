@@ -28,7 +28,7 @@ typedef struct CheckOptions {
     bool trains;         /* it will be trained: warnings about how it begins */
     bool needs_data;     /* data.train must be named and exist */
     bool bare; /* the checkpoint holds what adapters and quantization made: both are left out */
-    bool needs_model;    /* a checkpoint must be named (else only what needs none is checked) */
+    bool needs_model; /* a checkpoint must be named (else only what needs none is checked) */
 } CheckOptions;
 
 /* Diagnostics go to `diags`; NULL after errors.  `arena` owns the result. */
@@ -67,27 +67,16 @@ const char *spec_text(const Spec *spec);      /* of the main file, wherever it w
 const char *spec_base_path(const Spec *spec); /* directory of `base`; NULL when none was named */
 
 typedef struct AdapterTarget { /* one adapted weight */
-    const char *tensor;            /* "model.layers.0.self_attn.q_proj" */
-    int64_t rows, cols;            /* of B A: out, in (an embedding: features, vocabulary) */
+    const char *tensor;        /* "model.layers.0.self_attn.q_proj" */
+    int64_t rows, cols;        /* of B A: out, in (an embedding: features, vocabulary) */
     int64_t rank;
     double alpha, dropout;
     bool rslora, shared_dropout, dora;
-    bool embedding;   /* its rows are looked up, not multiplied */
-    const char *init; /* "kaiming", "gaussian" or "pissa" */
-    Loc loc;          /* the clause */
+    bool embedding;              /* its rows are looked up, not multiplied */
+    const char *init;            /* "kaiming", "gaussian" or "pissa" */
+    const char *source, *weight; /* the adapted tensor: "base", "....q_proj.weight" */
+    Loc loc;                     /* the clause */
 } AdapterTarget;
-
-typedef struct AdapterMatrix { /* one tensor of an adapted weight */
-    const char *tensor;        /* "....q_proj.lora_A.weight" */
-    int rank;
-    int64_t rows, cols; /* as PEFT's files have it */
-    bool transposed;    /* lies in memory as [cols, rows] */
-    const char *init;   /* how a fresh one is made: Bind.init */
-    double init_num;
-} AdapterMatrix;
-/* A [rank, in], B [out, rank] and, with dora, the magnitude [out]; returns how many. */
-int adapter_matrices(const AdapterTarget *t, AdapterMatrix out[3]);
-double adapter_scale(const AdapterTarget *t); /* alpha / rank; rslora: alpha / sqrt rank */
 
 typedef struct AdapterSpec {
     const char *name, *load; /* load: PEFT directory to start from, or NULL */
@@ -96,6 +85,19 @@ typedef struct AdapterSpec {
     int ntarget, captarget;
     Loc loc;
 } AdapterSpec;
+typedef struct AdapterMatrix { /* one tensor of an adapted weight */
+    const char *tensor;        /* "....q_proj.lora_A.weight" */
+    int rank;
+    int64_t rows, cols; /* as PEFT's files have it */
+    bool transposed;    /* lies in memory as [cols, rows] */
+    Start start;        /* of a fresh one */
+} AdapterMatrix;
+/* A [rank, in], B [out, rank] and, with dora, the magnitude [out]; returns how many. */
+int adapter_matrices(const AdapterTarget *t, AdapterMatrix out[3]);
+/* Whether it starts from singular vectors, and so is counted from there. */
+bool adapter_pissa(const AdapterSpec *a, const AdapterTarget *t);
+double adapter_scale(const AdapterTarget *t); /* alpha / rank; rslora: alpha / sqrt rank */
+
 const AdapterSpec *spec_adapters(const Spec *spec, int *n);
 /* Directories of the adapters that the policy adds to its base, in order; NULL for fresh ones. */
 const char *const *spec_policy_adapters(const Spec *spec, int *n);

@@ -88,6 +88,7 @@ static bool bind_one(Binder *b, int i) {
     if (!strcmp(bind->transform, "table"))
         return b->dev->ops->write(b->dev, b->plan->bufs[bind->buf].offset + bind->offset,
                                   bind->values, (int64_t)bind->nvalues * 4, b->err);
+    if (starts_pissa(b, bind)) return bind_pissa(b, i);
     if (quant_part(bind->transform, &part)) return filled(b->plan, i) || bind_quantized(b, i);
     return bind_copy(b, bind);
 }
@@ -98,6 +99,10 @@ static void measure(Binder *b) {
         const Bind *bind = &b->plan->binds[i];
         QuantPart part;
         if (!strcmp(bind->transform, "table")) continue;
+        if (starts_pissa(b, bind)) {
+            b->of_all += pissa_elements(b, i);
+            continue;
+        }
         bool few = quant_part(bind->transform, &part);
         int64_t n = bind->rows * bind->cols, piece = few ? quant_piece(bind) : PIECE;
         if (n < piece) piece = n;

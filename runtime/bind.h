@@ -41,12 +41,20 @@ typedef struct Feed { /* where the elements of one tensor come from */
 /* feed.c: finds a bind's tensor; values are checked to be numbers as they are read. */
 bool feed_open(Binder *b, const Bind *bind, Feed *feed);
 void feed_close(Feed *feed);
+/* The source of a bind; -1 after a bug's message. */
+int feed_source(Binder *b, const Bind *bind);
 /* Elements begin .. begin+n times `scale`, as f32, bf16 or f16. */
 bool feed_read(Binder *b, const Feed *feed, int64_t begin, int64_t n, double scale, DType to,
                void *out);
 /* A part of a packed tensor as it stands in the file; f32 statistics are checked to be numbers (the
  * codes may have any type). */
 bool feed_part(Binder *b, const SafeTensor *t, bool codes, int64_t begin, int64_t bytes, void *out);
+
+/* bind_start.c: whether a bind is a side of a weight's singular vectors, */
+bool starts_pissa(Binder *b, const Bind *bind);
+/* then all that want a side of that weight, policy and copies, once: with the first of them. */
+bool bind_pissa(Binder *b, int i);
+double pissa_elements(Binder *b, int i); /* that this will read */
 
 /* bind_quant.c: all parts of the tensor that bind `first` is the first part of. */
 bool bind_quantized(Binder *b, int first);

@@ -103,13 +103,17 @@ static bool feed_fresh(const Binder *b, int s, const Bind *bind, Feed *feed) {
     return true;
 }
 
+int feed_source(Binder *b, const Bind *bind) {
+    for (int s = 0; s < b->nsource; s++)
+        if (!strcmp(b->source[s].source, bind->source)) return s;
+    fail(b->err, EXIT_BUG, "bug: no source \"%s\" for \"%s\"", bind->source, bind->tensor);
+    return -1;
+}
+
 bool feed_open(Binder *b, const Bind *bind, Feed *feed) {
     *feed = (Feed){.fresh = FRESH_FILE};
-    int s = 0;
-    while (s < b->nsource && strcmp(b->source[s].source, bind->source)) s++;
-    if (s == b->nsource)
-        return fail(b->err, EXIT_BUG, "bug: no source \"%s\" for \"%s\"", bind->source,
-                    bind->tensor);
+    int s = feed_source(b, bind);
+    if (s < 0) return false;
     return b->source[s].checkpoint ? feed_file(b, s, bind, feed) : feed_fresh(b, s, bind, feed);
 }
 

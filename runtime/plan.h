@@ -111,10 +111,13 @@ typedef struct Bind {
     bool nested;   /* double quantization */
     int quantizer; /* 1 + index of the kernel that quantizes on the device; 0: the host does */
     /* NULL: must be in the source.  Else how a fresh one is made when no file is given: "zero",
-     * "kaiming" (uniform +-1/sqrt(cols)), "gaussian", "computed" (program "init" writes it) */
+     * "kaiming" (uniform +-1/sqrt(cols)), "gaussian", "computed" (program "init" writes it),
+     * "pissa": side A [r, in] or B [out, r] of the r leading singular triplets of tensor `of`,
+     * which has a bind too: s B A = U S V' with s = init_num */
     const char *init;
-    double init_num;     /* gaussian: standard deviation */
-    bool save;           /* is written back (trained) */
+    double init_num;            /* gaussian: standard deviation; pissa: s */
+    const char *of_source, *of; /* pissa: the tensor it is taken of */
+    bool save;                  /* is written back (trained) */
     const float *values; /* transform "table": what stands in the buffer; source is "table" */
     int nvalues;
     const char *where;

@@ -175,6 +175,24 @@ static void check_quantizer(Check *c, const Bind *b) {
             (long long)b->num);
 }
 
+static void check_init(Check *c, const Bind *b) {
+    static const char *const inits[] = {"zero", "kaiming", "gaussian", "computed", "pissa"};
+    size_t i = 0;
+    while (i < COUNT(inits) && strcmp(b->init, inits[i])) i++;
+    if (i == COUNT(inits)) bad(c, "\"%s\": unknown init \"%s\"", b->tensor, b->init);
+    if (strcmp(b->init, "pissa")) return;
+    const Bind *of = NULL;
+    for (int k = 0; k < c->plan->nbinds && b->of && b->of_source && !of; k++) {
+        const Bind *other = &c->plan->binds[k];
+        if (other->tensor && other->source && !strcmp(other->tensor, b->of) &&
+            !strcmp(other->source, b->of_source))
+            of = other;
+    }
+    if (!of || of->rank != 2 || b->rank != 2 || !(b->init_num > 0) ||
+        (b->cols != of->cols && b->rows != of->rows))
+        bad(c, "\"%s\": is no side of a product that fits \"%s\"", b->tensor, b->of ? b->of : "");
+}
+
 static void check_bind(Check *c, const Bind *b) {
     const Plan *p = c->plan;
     if (!b->source || !b->tensor || !b->transform) {
@@ -202,9 +220,7 @@ static void check_bind(Check *c, const Bind *b) {
     if (b->offset < 0 || b->offset > buf->bytes || bytes > buf->bytes - b->offset)
         bad(c, "\"%s\" does not fit into \"%s\" at offset %lld", b->tensor, buf->name,
             (long long)b->offset);
-    if (b->init && strcmp(b->init, "zero") && strcmp(b->init, "kaiming") &&
-        strcmp(b->init, "gaussian") && strcmp(b->init, "computed"))
-        bad(c, "\"%s\": unknown init \"%s\"", b->tensor, b->init);
+    if (b->init) check_init(c, b);
     if ((b->save || b->init) && bind_quantized(b))
         bad(c, "\"%s\": a quantized tensor is neither trained nor fresh", b->tensor);
     check_quantizer(c, b);

@@ -272,8 +272,9 @@ static bool read_bind(Obj *o, void *row) {
            get_int(o, "rank", &b->rank) && get_str(o, "transform", &b->transform) &&
            opt_num(o, "num", &b->num) && opt_bool(o, "nested", &b->nested) &&
            opt_int(o, "quantizer", &b->quantizer) && opt_str(o, "init", &b->init) &&
-           opt_num(o, "init_num", &b->init_num) && opt_bool(o, "save", &b->save) &&
-           read_values(o, b) && opt_str(o, "where", &b->where);
+           opt_num(o, "init_num", &b->init_num) && opt_str(o, "of_source", &b->of_source) &&
+           opt_str(o, "of", &b->of) && opt_bool(o, "save", &b->save) && read_values(o, b) &&
+           opt_str(o, "where", &b->where);
 }
 
 static bool read_kernel(Obj *o, void *row) {

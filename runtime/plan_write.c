@@ -99,6 +99,8 @@ static json_t *from_bind(const Bind *b) {
     set_int(o, "quantizer", b->quantizer);
     set_str(o, "init", b->init);
     set_num(o, "init_num", b->init_num);
+    set_str(o, "of_source", b->of_source);
+    set_str(o, "of", b->of);
     set_bool(o, "save", b->save);
     if (b->values) {
         json_t *values = json_array();

@@ -66,19 +66,40 @@ static bool write_model(const Plan *plan, const char *source, const float *param
     return safe_commit(w, err);
 }
 
-static bool write_adapter(const Plan *plan, const Adapter *a, const float *params, const char *dir,
-                          Arena *arena, Err *err) {
+/* What a tensor of a PiSSA adapter was before training: the frozen copy that the plan holds. */
+static float *read_start(Exec *exec, const Plan *plan, const Bind *b, Arena *arena, Err *err) {
+    const char *source = arena_printf(arena, "%s@start", b->source);
+    for (int i = 0; i < plan->nbinds; i++) {
+        const Bind *start = &plan->binds[i];
+        if (strcmp(start->source, source) != 0 || strcmp(start->tensor, b->tensor) != 0) continue;
+        const Buf *buf = &plan->bufs[start->buf];
+        int64_t n = b->rows * b->cols;
+        float *value = NEW_ARRAY(arena, float, n);
+        uint16_t *half = buf->dtype == DT_bf16 ? NEW_ARRAY(arena, uint16_t, n) : NULL;
+        if (!exec_read(exec, buf->name, half ? (void *)half : value, (size_t)buf->bytes, err))
+            return NULL;
+        for (int64_t k = 0; half && k < n; k++) value[k] = bf16_to_float(half[k]);
+        return value;
+    }
+    fail(err, EXIT_BUG, "bug: the plan does not keep the start of \"%s\"", b->tensor);
+    return NULL;
+}
+
+static bool write_adapter(Exec *exec, const Plan *plan, const Adapter *a, const float *params,
+                          const char *dir, Arena *arena, Err *err) {
     AdapterTensor *tensors = NEW_ARRAY(arena, AdapterTensor, plan->nbinds + 1);
     int n = 0;
     for (int i = 0; i < plan->nbinds; i++) {
         const Bind *b = &plan->binds[i];
-        if (b->save && strcmp(b->source, a->name) == 0)
-            tensors[n++] = (AdapterTensor){.name = b->tensor,
-                                           .rank = b->rank,
-                                           .rows = b->rows,
-                                           .cols = b->cols,
-                                           .transposed = !strcmp(b->transform, "transpose"),
-                                           .data = params + b->offset / (int64_t)sizeof(float)};
+        if (!b->save || strcmp(b->source, a->name) != 0) continue;
+        tensors[n] = (AdapterTensor){.name = b->tensor,
+                                     .rank = b->rank,
+                                     .rows = b->rows,
+                                     .cols = b->cols,
+                                     .transposed = !strcmp(b->transform, "transpose"),
+                                     .data = params + b->offset / (int64_t)sizeof(float)};
+        if (a->pissa && !(tensors[n].start = read_start(exec, plan, b, arena, err))) return false;
+        n++;
     }
     return n == 0 || adapter_write(dir, a, tensors, n, DT_f32, NULL, err);
 }
@@ -105,7 +126,7 @@ bool save_trained(Exec *exec, const Plan *plan, const char *dir, Err *err) {
         char *path = path_join(arena, dir, "adapter");
         if (written++ > 0) path = path_join(arena, path, adapters[k].name);
         adapters[k].base = plan->base_path;
-        ok = write_adapter(plan, &adapters[k], params, path, arena, err);
+        ok = write_adapter(exec, plan, &adapters[k], params, path, arena, err);
     }
     arena_free(arena);
     free(params);

@@ -33,14 +33,15 @@ static Case case_of(const char *name) {
 }
 
 /* Evaluates `spec` on the case's pairs. */
-static void check_eval(const Case *c, const char *spec, const char *extra) {
+static void check_eval(const Case *c, const char *spec, const char *extra, bool fresh) {
     char command[2048];
     snprintf(command, sizeof command,
              "%s/dpoc eval %s --device=cpu --model " CASES "/%s --data " CASES
              "/%s/pairs.jsonl --set graph.compute=fp32 --json --quiet %s",
              build(), spec, c->base, c->base, extra);
     json_t *figures = figures_of(c->dir);
-    compare_eval(c->name, command, json_object_get(figures, "eval"));
+    json_t *from = fresh ? json_object_get(figures, "fresh") : figures;
+    compare_eval(c->name, command, json_object_get(from, "eval"));
     json_decref(figures);
 }
 
@@ -69,8 +70,9 @@ static void check_train(const Case *c, const char *what, const char *extra, bool
     json_decref(figures);
 }
 
-static const char *const names[] = {"rslora", "patterns",    "layers",   "embeddings",     "tied",
-                                    "dora",   "dora_biases", "dora_fp4", "dora_embeddings"};
+static const char *const names[] = {
+    "rslora",      "patterns", "layers",          "embeddings", "tied",        "dora",
+    "dora_biases", "dora_fp4", "dora_embeddings", "pissa",      "pissa_rslora"};
 
 static char *adapter_flag(const Case *c) {
     static char flag[256];
@@ -84,8 +86,20 @@ static void peft_adapters_give_pefts_log_probs(void **state) {
         Case c = case_of(names[i]);
         char spec[256];
         snprintf(spec, sizeof spec, "%s/run.dpo", c.dir);
-        check_eval(&c, spec, adapter_flag(&c));
+        check_eval(&c, spec, adapter_flag(&c), false);
     }
+}
+
+/* A program that leaves all to the adapter's directory. */
+static char *loading_spec(const Case *c) {
+    static char spec[256];
+    static const char text[] =
+        "use \"objectives/dpo.dpo\"\nbase = auto\nadapter pref = load \"nowhere\"\n"
+        "policy = base + pref\nreference = base\ntrain pref\n";
+    Err err = {0};
+    snprintf(spec, sizeof spec, "%s/tests/lora-%s.dpo", build(), c->name);
+    assert_true(file_write(spec, text, strlen(text), &err));
+    return spec;
 }
 
 /* Their files alone say what they change, with which rank, alpha and kind. */
@@ -93,14 +107,22 @@ static void peft_directories_speak_for_themselves(void **state) {
     (void)state;
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         Case c = case_of(names[i]);
-        char spec[256], text[512];
-        Err err = {0};
-        snprintf(spec, sizeof spec, "%s/tests/lora-%s.dpo", build(), c.name);
-        snprintf(text, sizeof text,
-                 "use \"objectives/dpo.dpo\"\nbase = auto\nadapter pref = load \"nowhere\"\n"
-                 "policy = base + pref\nreference = base\ntrain pref\n");
-        assert_true(file_write(spec, text, strlen(text), &err));
-        check_eval(&c, spec, adapter_flag(&c));
+        check_eval(&c, loading_spec(&c), adapter_flag(&c), false);
+    }
+}
+
+/* From singular vectors, as from PEFT's (whose signs may differ: AdamW does not see them); what is
+ * saved is a plain LoRA of twice the rank on the base as it was. */
+static void pissa_goes_as_pefts(void **state) {
+    (void)state;
+    static const char *const some[] = {"pissa", "pissa_rslora"};
+    for (size_t i = 0; i < sizeof some / sizeof *some; i++) {
+        Case c = case_of(some[i]);
+        char flag[400];
+        check_train(&c, "fresh", "", true);
+        snprintf(flag, sizeof flag, "--adapter %s/tests/runs/lora-%s-fresh/adapter", build(),
+                 c.name);
+        check_eval(&c, loading_spec(&c), flag, true);
     }
 }
 
@@ -166,6 +188,7 @@ int main(void) {
         cmocka_unit_test(peft_adapters_give_pefts_log_probs),
         cmocka_unit_test(peft_directories_speak_for_themselves),
         cmocka_unit_test(training_goes_as_pefts),
+        cmocka_unit_test(pissa_goes_as_pefts),
         cmocka_unit_test(dropout_beside_magnitudes),
         cmocka_unit_test(magnitudes_start_as_pefts),
     };

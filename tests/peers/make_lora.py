@@ -136,6 +136,7 @@ def fresh_steps(path, config, pairs, base):
     out = {"magnitudes": start} if start else {}
     if config.init_lora_weights == "pissa":
         out["train"] = steps_of(model.double(), base, pairs)
+        out["eval"] = reference.evaluate(Scored(model, base), pairs, True)
     return out
 
 
