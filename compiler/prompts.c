@@ -182,3 +182,15 @@ bool prompts_file(Work *w, const Template *t, const char *path, bool chat, Promp
     if (ok && !out->n) return fail(&w->err, EXIT_IO, "%s: no prompt", path);
     return ok;
 }
+
+void prompts_pairs(Work *w, const Pairs *pairs, const int32_t *which, int64_t n, Prompts *out) {
+    for (int64_t i = 0; i < n; i++) {
+        const Pair *pair = &pairs->pair[which ? which[i] : i];
+        if (pair->prompt < 1) continue;
+        Text text = {0};
+        if (w->tokenizer) tokenizer_decode(w->tokenizer, pair->ids, pair->prompt, false, &text);
+        Prompt *p = prompt_new(w, text.data ? text.data : pair_where(w->arena, pairs, pair), out);
+        for (int32_t k = 0; k < pair->prompt; k++) ids_push(&p->ids, pair->ids[k]);
+        text_free(&text);
+    }
+}

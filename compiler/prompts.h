@@ -20,6 +20,8 @@ bool prompts_text(Work *w, const Template *t, const char *text, Prompts *out);
  * training reads.  `chat`: texts are a user's messages, where the template is a chat's; else they
  * are what training takes them for. */
 bool prompts_file(Work *w, const Template *t, const char *path, bool chat, Prompts *out);
+/* Those of the pairs which[0..n) (NULL: the first n), as training sees them. */
+void prompts_pairs(Work *w, const Pairs *pairs, const int32_t *which, int64_t n, Prompts *out);
 void prompts_free(Prompts *p);
 
 #endif

@@ -4,9 +4,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "../runtime/job/job.h"
+#include "generate.h"
+#include "prompts.h"
 #include "report.h"
-#include "work.h"
 
 static char *hash_pairs(Arena *arena, const Pairs *p) {
     Hash128 h = {0};
@@ -159,10 +159,59 @@ static int64_t log_every(const Work *w) {
     return spec_given(w->spec, "run.log_every") ? (int64_t)spec_num(w->spec, "run.log_every") : 0;
 }
 
-static int train_on(Work *w, Pairs *pairs, const Template *template) {
+/* ---- answers during training ------------------------------------------------------------------ */
+
+/* run.sample_prompts: a file, or how many of the pairs to evaluate on, else to train on. */
+static int read_samples(Work *w, const Template *template, const TrainJob *job, Prompts *out) {
+    const char *asked = spec_str(w->spec, "run.sample_prompts");
+    char *end;
+    double number = strtod(asked, &end);
+    if (*end) {
+        const char *slash = strrchr(w->options->args.item[0], '/'),
+                   *file = w->options->args.item[0];
+        const char *beside =
+            arena_printf(w->arena, "%.*s%s", slash ? (int)(slash + 1 - file) : 0, file, asked);
+        if (*asked != '/' && file_exists(beside)) asked = beside;
+        return prompts_file(w, template, asked, false, out) ? EXIT_OK : work_fail(w);
+    }
+    bool eval = job->eval_pairs != NULL;
+    const Pairs *pairs = eval ? job->eval_pairs : job->pairs;
+    const int32_t *which = eval ? job->eval : job->train;
+    int64_t all = !which ? pairs->n : eval ? job->neval : job->ntrain;
+    prompts_pairs(w, pairs, which, number < (double)all ? (int64_t)number : all, out);
+    return EXIT_OK;
+}
+
+/* Prompts for the job, and what the plan needs for their answers. */
+static int open_samples(Work *w, const Template *template, Prompts *prompts, TrainJob *job) {
+    enum { MAX_STOP = 64, AT_ONCE = 8 };
+    if (spec_num(w->spec, "run.sample_every") == 0) return EXIT_OK;
+    int code = read_samples(w, template, job, prompts);
+    if (code != EXIT_OK) return code;
+    SamplePrompt *sample = NEW_ARRAY(w->arena, SamplePrompt, prompts->n + 1);
+    int64_t longest = 1;
+    for (int i = 0; i < prompts->n; i++) {
+        const Prompt *p = &prompts->prompt[i];
+        sample[i] = (SamplePrompt){p->text, p->ids.v, p->ids.n};
+        longest = p->ids.n > longest ? p->ids.n : longest;
+    }
+    int32_t *stop = NEW_ARRAY(w->arena, int32_t, MAX_STOP);
+    job->sample = sample;
+    job->nsample = prompts->n;
+    job->tokenizer = w->tokenizer;
+    job->stop = stop;
+    job->nstop = w->tokenizer ? generate_stops(w, template, stop, MAX_STOP) : 0;
+    int64_t at_once = prompts->n < AT_ONCE ? prompts->n : AT_ONCE;
+    int64_t room = generate_rows(longest, (int64_t)spec_num(w->spec, "run.sample_tokens"));
+    w->generate = (GenerateBounds){.rows = 64, .sequences = at_once, .cache = at_once * room};
+    return EXIT_OK;
+}
+
+/* ---- the run ---------------------------------------------------------------------------------- */
+
+static void job_of(const Work *w, const Pairs *pairs, TrainJob *job) {
     const Options *o = w->options;
-    TrainJob job = {
-        .plan = w->plan,
+    *job = (TrainJob){
         .pairs = pairs,
         .run_dir = o->out,
         .resume = o->resume,
@@ -177,26 +226,22 @@ static int train_on(Work *w, Pairs *pairs, const Template *template) {
         .data_hash = hash_pairs(w->arena, pairs),
         .command = command_json(w),
     };
-    Pairs *extra = NULL;
-    int code = open_eval_set(w, template, pairs, &extra, &job);
-    mix_files(w, pairs, &job);
-    job.data = work_data_json(w, pairs, extra);
-    if (code == EXIT_OK && extra) code = work_fit(w, extra);
-    if (code == EXIT_OK)
-        code = run_dir_open(o->out, o->resumes, o->overwrite, &w->err) == EXIT_OK ? EXIT_OK
-                                                                                  : work_fail(w);
-    if (code == EXIT_OK) code = work_open(w);
-    if (code == EXIT_OK && !o->dry_run) code = work_reference(w, pairs, false);
-    if (code == EXIT_OK && !o->dry_run && extra) code = work_reference(w, extra, false);
-    if (code == EXIT_OK) {
-        if (o->overwrite && !o->dry_run) run_dir_clear(o->out);
-        job.exec = w->exec;
-        job.device = w->device;
-        print_start(w, &job);
-        code = job_train(&job, &w->err);
-        if (code != EXIT_OK && code < 128) work_fail(w);
-    }
-    pairs_free(extra);
+}
+
+static int open_run(Work *w) {
+    const Options *o = w->options;
+    if (run_dir_open(o->out, o->resumes, o->overwrite, &w->err) != EXIT_OK) return work_fail(w);
+    return work_open(w);
+}
+
+static int train_on(Work *w, TrainJob *job) {
+    if (w->options->overwrite && !w->options->dry_run) run_dir_clear(w->options->out);
+    job->plan = w->plan;
+    job->exec = w->exec;
+    job->device = w->device;
+    print_start(w, job);
+    int code = job_train(job, &w->err);
+    if (code != EXIT_OK && code < 128) work_fail(w);
     return code;
 }
 
@@ -206,23 +251,42 @@ static const char *run_choices(const Work *w) {
     return w->options->resumes && file_exists(path) ? path : NULL;
 }
 
+/* From read pairs to the end of the run; `extra`: the evaluation's, where they are a file's. */
+static int train_pairs(Work *w, const Template *template, Pairs *pairs, Pairs **extra,
+                       Prompts *prompts) {
+    TrainJob job;
+    job_of(w, pairs, &job);
+    int code = open_eval_set(w, template, pairs, extra, &job);
+    if (code != EXIT_OK) return code;
+    mix_files(w, pairs, &job);
+    job.data = work_data_json(w, pairs, *extra);
+    code = open_samples(w, template, prompts, &job);
+    if (code == EXIT_OK) code = work_device(w, run_choices(w));
+    bool want[NUNIT] = {[UNIT_TRAIN] = true, [UNIT_EVAL] = job.eval_pairs != NULL};
+    want[UNIT_PREFILL] = want[UNIT_DECODE] = job.nsample > 0;
+    if (code == EXIT_OK) code = work_compile(w, NULL, want);
+    if (code == EXIT_OK) code = work_fit(w, pairs);
+    if (code == EXIT_OK && *extra) code = work_fit(w, *extra);
+    if (code == EXIT_OK) code = open_run(w);
+    bool dry = w->options->dry_run;
+    if (code == EXIT_OK && !dry) code = work_reference(w, pairs, false);
+    if (code == EXIT_OK && !dry && *extra) code = work_reference(w, *extra, false);
+    return code == EXIT_OK ? train_on(w, &job) : code;
+}
+
 int verb_train(const Options *o) {
     if (!o->out) return work_usage("train needs -o RUN, the directory the run is written to");
     Work w;
     work_init(&w, o);
     Template template;
-    Pairs *pairs = NULL;
+    Pairs *pairs = NULL, *extra = NULL;
+    Prompts prompts = {0};
     int code = work_check(&w, NULL, true);
-    bool want[NUNIT] = {[UNIT_TRAIN] = true};
     if (code == EXIT_OK) code = work_template(&w, &template);
     if (code == EXIT_OK) code = work_train_pairs(&w, &template, &pairs);
-    if (code == EXIT_OK) {
-        want[UNIT_EVAL] = spec_str(w.spec, "data.eval") || spec_num(w.spec, "data.eval") > 0;
-        code = work_device(&w, run_choices(&w));
-    }
-    if (code == EXIT_OK) code = work_compile(&w, NULL, want);
-    if (code == EXIT_OK) code = work_fit(&w, pairs);
-    if (code == EXIT_OK) code = train_on(&w, pairs, &template);
+    if (code == EXIT_OK) code = train_pairs(&w, &template, pairs, &extra, &prompts);
+    prompts_free(&prompts);
+    pairs_free(extra);
     pairs_free(pairs);
     work_close(&w);
     return code;

@@ -63,6 +63,11 @@ void evaluation_text(const Plan *plan, const Evaluation *e, FILE *out);
 
 /* ---- train.c --------------------------------------------------------------------------------- */
 #define RUN_CHOICES "choices.txt" /* in RUN: what the device chose by timing (save_choices) */
+typedef struct SamplePrompt { /* is answered during training */
+    const char *text; /* for people */
+    const int32_t *ids;
+    int64_t n;
+} SamplePrompt;
 typedef struct TrainJob {
     Exec *exec;
     Device *device;
@@ -81,6 +86,11 @@ typedef struct TrainJob {
     const char *spec_path, *spec_text; /* the .dpo file, kept in the run */
     const char *data_hash;             /* of the pairs as tokenized */
     const char *data;                  /* what was read, a JSON object kept in run.json */
+    const SamplePrompt *sample; /* run.sample_prompts; the plan then has "prefill" and "decode" */
+    int nsample;
+    const Tokenizer *tokenizer; /* NULL: answers are written as ids */
+    const int32_t *stop;        /* ids that end an answer */
+    int nstop;
     bool starts_equal; /* policy and reference are the same at the start: rewards are 0 */
     const char *command; /* JSON: the files and settings named on the command line, for `export` */
 } TrainJob;

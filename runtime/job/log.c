@@ -3,7 +3,6 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "run.h"
 
@@ -58,10 +57,7 @@ static bool open_metrics(Run *r, bool goes_on, Err *err) {
     r->metrics = metrics_open(path_join(r->arena, r->job->run_dir, "metrics.jsonl"),
                               goes_on ? r->state.step : -1, err);
     if (!r->metrics) return false;
-    struct timespec now;
-    clock_gettime(CLOCK_REALTIME, &now);
-    r->events =
-        tfevents_open(r->job->run_dir, (double)now.tv_sec + 1e-9 * (double)now.tv_nsec, err);
+    r->events = tfevents_open(r->job->run_dir, metrics_wall(), err);
     if (!r->events) return false;
     metrics_mirror(r->metrics, r->events);
     return true;
@@ -70,6 +66,7 @@ static bool open_metrics(Run *r, bool goes_on, Err *err) {
 bool log_open(Run *r, bool resumed, Err *err) {
     bool goes_on = resumed && r->state.step > 0;
     if (!write_run_json(r, err) || !open_metrics(r, goes_on, err)) return false;
+    if (!samples_open(r, goes_on, err)) return false;
     if (goes_on) return true; /* the lines go on as if never broken */
     metrics_begin(r->metrics, "start");
     metrics_time(r->metrics);
@@ -84,7 +81,7 @@ bool log_open(Run *r, bool resumed, Err *err) {
 }
 
 bool log_close(Run *r, Err *err) {
-    bool ok = metrics_close(r->metrics, err);
+    bool ok = metrics_close(r->metrics, err) && metrics_close(r->samples, err);
     return tfevents_close(r->events, err) && ok;
 }
 

@@ -130,10 +130,14 @@ static void mirror(MetricsFile *m, const char *key, double value) {
     tfevents_scalar(m->events, tag, value);
 }
 
-void metrics_begin(MetricsFile *m, const char *event) {
+double metrics_wall(void) {
     struct timespec now;
     clock_gettime(CLOCK_REALTIME, &now);
-    m->wall = (double)now.tv_sec + (double)(now.tv_nsec / 1000000) * 1e-3;
+    return (double)now.tv_sec + (double)(now.tv_nsec / 1000000) * 1e-3;
+}
+
+void metrics_begin(MetricsFile *m, const char *event) {
+    m->wall = metrics_wall();
     m->line.len = 0;
     m->finite = true;
     m->mirrors = false;

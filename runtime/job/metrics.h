@@ -18,6 +18,7 @@ bool metrics_in_use(const char *path); /* a process is writing it */
 void metrics_begin(MetricsFile *m, const char *event);
 void metrics_int(MetricsFile *m, const char *key, int64_t value);
 void metrics_num(MetricsFile *m, const char *key, double value);
+double metrics_wall(void);        /* seconds since 1970 */
 void metrics_time(MetricsFile *m); /* "time": seconds since 1970, of the event */
 void metrics_str(MetricsFile *m, const char *key, const char *value);
 void metrics_raw(MetricsFile *m, const char *key, const char *json);

@@ -32,7 +32,7 @@ typedef struct Run {
     Epoch epoch;
     Batch next; /* packed while the device works; arena NULL: not yet */
     Arena *arena;
-    MetricsFile *metrics;
+    MetricsFile *metrics, *samples; /* samples: NULL where none are asked for */
     TfEvents *events;
     Monitor *monitor;
     Progress progress;
@@ -57,6 +57,11 @@ bool log_eval(Run *r, const Evaluation *e, double seconds, Err *err);
 bool log_end(Run *r, Err *err);
 bool log_close(Run *r, Err *err);
 double run_value(const Run *r, const double *values, const char *metric); /* NAN: no such metric */
+
+/* ---- sampling.c: greedy answers of the policy as it is ------------------------------------------ */
+bool samples_open(Run *r, bool goes_on, Err *err);
+/* Answers all prompts, into RUN/samples.jsonl and TensorBoard. */
+bool samples_take(Run *r, Err *err);
 
 /* ---- guard.c --------------------------------------------------------------------------------- */
 /* False: the step's numbers are no basis to go on from (exit 6). */

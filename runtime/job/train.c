@@ -170,11 +170,13 @@ static bool save_now(Run *r, Err *err) {
 static bool walk(Run *r, Err *err) {
     const Plan *plan = r->plan;
     double save_every = plan_num(plan, "run.save_every"),
-           eval_every = plan_num(plan, "run.eval_every");
+           eval_every = plan_num(plan, "run.eval_every"),
+           sample_every = plan_num(plan, "run.sample_every");
     bool better;
     progress_start(&r->progress, r->state.step, r->steps, r->job->log_every, r->job->quiet);
     bool first = r->state.step == 0 && plan_num(plan, "run.eval_first") != 0;
     if (first && !evaluate_now(r, &better, err)) return false;
+    if (r->state.step == 0 && !samples_take(r, err)) return false;
     r->stopped_early = out_of_patience(r);
     r->total.started = now_seconds();
     while (r->state.step < r->steps && !r->stopped_early && !stop_signal()) {
@@ -185,6 +187,7 @@ static bool walk(Run *r, Err *err) {
             return false;
         r->stopped_early = !last && out_of_patience(r);
         bool ends = last || r->stopped_early || stop_signal();
+        if ((due(sample_every, r->state.step) || last) && !samples_take(r, err)) return false;
         if ((due(save_every, r->state.step) || better || ends) && !save_now(r, err)) return false;
     }
     return true;
