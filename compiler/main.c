@@ -69,7 +69,7 @@ int main(int argc, char **argv) {
     } else {
         code = verb->run(&options);
     }
-    if (fflush(stdout) != 0 && code == EXIT_OK) {
+    if ((fflush(stdout) != 0 || ferror(stdout)) && code == EXIT_OK) {
         fprintf(stderr, "dpoc: cannot write the result\n");
         return EXIT_IO;
     }
