@@ -11,7 +11,7 @@
 enum { AT_ONCE = 64 }; /* pairs packed together, and between two looks at signals */
 
 typedef struct Known { /* one pair's log-probs */
-    uint64_t pair;     /* pair_hash */
+    uint64_t pair;     /* pair_key */
     float logp[2];
 } Known;
 
@@ -137,7 +137,7 @@ static int64_t fill(Pairs *pairs, const Table *known, int32_t *which) {
     for (int64_t i = 0; i < pairs->n; i++) {
         float *row = &column[i * (n + 2)];
         if (n) memcpy(row, &pairs->column[i * n], sizeof *row * (size_t)n);
-        const Known *k = find(known, pair_hash(&pairs->pair[i]));
+        const Known *k = find(known, pair_key(&pairs->pair[i]));
         if (k)
             memcpy(row + n, k->logp, sizeof k->logp);
         else
@@ -163,7 +163,7 @@ static bool compute(Exec *exec, const Plan *plan, Pairs *pairs, const int32_t *w
             const int64_t at = which[i + k];
             float *row = &pairs->column[(at + 1) * pairs->ncolumns - 2];
             memcpy(row, &logp[2 * k], 2 * sizeof *row);
-            table->v[table->n++] = (Known){pair_hash(&pairs->pair[at]), {row[0], row[1]}};
+            table->v[table->n++] = (Known){pair_key(&pairs->pair[at]), {row[0], row[1]}};
         }
         if (watch) watch->scored(watch, i + now, n);
     }

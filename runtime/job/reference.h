@@ -5,7 +5,7 @@
  * with, and on the pair's tokens; so a file is bound to the first by its metadata, and holds its
  * log-probs by the tokens' hash.  Pairs that it lacks are computed and added: a file serves runs
  * on other mixtures, splits and orders of the same data.  A safetensors file:
- *   pairs I64 [n], hashes; logps F32 [n,2], chosen and rejected; metadata "format", keys.
+ *   pairs I64 [n], pair_key; logps F32 [n,2], chosen and rejected; metadata "format", keys.
  * Relies on job.h and safetensors.h.
  */
 #ifndef DPOC_REFERENCE_H
