@@ -285,7 +285,8 @@ static int64_t search_tokens(Attempt *a, int64_t tokens) {
  * costs, so it goes last. */
 Plan *compile_spec(const Spec *spec, const CompileOptions *options) {
     bool trains = options->want[UNIT_TRAIN] || options->want[UNIT_EVAL] || options->want[UNIT_REF];
-    Attempt a = {.spec = spec, .options = options, .dump = options->dump, .resident = !trains};
+    Attempt a = {.spec = spec, .options = options, .dump = options->dump};
+    a.still = a.resident = !trains;
     Plan *plan = attempt(&a), *fits;
     if (plan && !plan->fits && a.resident) {
         a.resident = false;

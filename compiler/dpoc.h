@@ -385,6 +385,7 @@ typedef struct Unit {
     const char **recomputed;
     int nrecomputed, caprecomputed;
     int64_t activation_budget; /* bytes remat may keep; 0: all of it */
+    bool still;                /* the plan trains nothing: "params" are as they were bound */
     bool resident;             /* quantized weights are dequantized once, in "init" */
     bool no_prefetch;          /* memory for two dequantized weights at once is not there */
     int64_t activation_bytes;  /* remat's answer: bytes of activations that wait for the backward */

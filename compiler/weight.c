@@ -58,7 +58,7 @@ NodeId trained_leaf(Builder *b, const char *source, const char *tensor) {
         Trained *t = &u->trained[i];
         if (t->source != source || t->tensor != tensor) continue;
         if (!b->params)
-            b->params = g_state(b->g, "params", PHASE_STEP, ROLE_ADAPTER,
+            b->params = g_state(b->g, "params", u->still ? PHASE_INIT : PHASE_STEP, ROLE_ADAPTER,
                                 type_vec(DT_f32, dim_const(u->nparams)));
         if (!t->leaf)
             t->leaf = g_slot(b->g, b->params, t->offset,
