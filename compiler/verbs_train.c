@@ -32,16 +32,31 @@ static int open_eval_set(Work *w, const Template *template, Pairs *pairs, Pairs 
         if (code != EXIT_OK) return code;
         work_summary(w, "eval pairs", *extra);
         job->eval_pairs = *extra;
-    } else if (share > 0 && pairs->n > 1) {
+        int64_t left;
+        work_unlike(w, pairs, NULL, pairs->n, *extra, NULL, (*extra)->n, &left);
+        if (left < pairs->n && !diags_silenced(w->diags, "leak"))
+            fprintf(stderr, "warning: %lld of the pairs trained on are eval pairs, too [-Wleak]\n",
+                    (long long)(pairs->n - left));
+    } else if (share >= (double)pairs->n || (share > 0 && pairs->n < 2)) {
+        fail(&w->err, EXIT_INPUT, "data.eval asks for %g pairs of %lld: none is left to train on",
+             share, (long long)pairs->n);
+        return work_fail(w);
+    } else if (share > 0) {
         int32_t *train, *eval;
         double fraction = share < 1 ? share : share / (double)pairs->n;
         epoch_split(w->arena, pairs->n, fraction, job->seed, &train, &job->ntrain, &eval,
                     &job->neval);
-        job->train = train;
+        int64_t n = job->ntrain;
+        job->train = work_unlike(w, pairs, train, n, pairs, eval, job->neval, &job->ntrain);
         job->eval = eval;
         job->eval_pairs = pairs;
         if (!w->options->quiet)
-            fprintf(stderr, "eval pairs: %lld of these, never trained on\n", (long long)job->neval);
+            fprintf(stderr, "eval pairs: %lld of these, never trained on, as are %lld equal ones\n",
+                    (long long)job->neval, (long long)(n - job->ntrain));
+    }
+    if (job->train && job->ntrain == 0) {
+        fail(&w->err, EXIT_INPUT, "every pair is also an eval pair: none is left to train on");
+        return work_fail(w);
     }
     return EXIT_OK;
 }

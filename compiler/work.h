@@ -58,6 +58,10 @@ int work_pairs(Work *w, Pairs **out);
 /* Gives pairs the reference's log-probs where graph.ref = cached asks for them (work_reference.c);
  * after work_open.  Random pairs: none are kept in a file. */
 int work_reference(Work *w, Pairs *pairs, bool random);
+/* Which of train[0..n) (NULL: all n of `pairs`) equal no pair of eval[0..neval) of `held` (NULL: all
+ * of them); *left: how many. */
+int32_t *work_unlike(Work *w, const Pairs *pairs, const int32_t *train, int64_t n,
+                     const Pairs *held, const int32_t *eval, int64_t neval, int64_t *left);
 int work_fit(Work *w, const Pairs *pairs); /* every pair fits a micro-batch of the plan */
 /* Ids of a prompt: a user's message through the template (`chat`), or text after bos where the
  * tokenizer adds one. */

@@ -157,6 +157,26 @@ int work_pairs(Work *w, Pairs **out) {
     return code == EXIT_OK ? work_train_pairs(w, &template, out) : code;
 }
 
+static int by_key(const void *a, const void *b) {
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+    return (x > y) - (x < y);
+}
+
+int32_t *work_unlike(Work *w, const Pairs *pairs, const int32_t *train, int64_t n,
+                     const Pairs *held, const int32_t *eval, int64_t neval, int64_t *left) {
+    int32_t *out = NEW_ARRAY(w->arena, int32_t, n + 1);
+    uint64_t *key = NEW_ARRAY(w->arena, uint64_t, neval + 1);
+    for (int64_t i = 0; i < neval; i++) key[i] = pair_key(&held->pair[eval ? eval[i] : i]);
+    qsort(key, (size_t)neval, sizeof *key, by_key);
+    *left = 0;
+    for (int64_t i = 0; i < n; i++) {
+        int32_t item = train ? train[i] : (int32_t)i;
+        uint64_t mine = pair_key(&pairs->pair[item]);
+        if (!bsearch(&mine, key, (size_t)neval, sizeof *key, by_key)) out[(*left)++] = item;
+    }
+    return out;
+}
+
 int work_fit(Work *w, const Pairs *pairs) {
     PackOptions pack =
         pack_options_of(w->plan, spec_on(w->spec, "graph.prefix"), spec_one_sided(w->spec));

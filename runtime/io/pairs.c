@@ -118,6 +118,12 @@ static int64_t shared(const PairTokens *t) {
     return n;
 }
 
+uint64_t pair_key(const Pair *p) {
+    int32_t shape[] = {p->prompt, p->chosen, p->context[0], p->context[1]};
+    size_t n = (size_t)(p->prompt + p->chosen + p->rejected);
+    return hash_bytes(p->ids, n * sizeof *p->ids, hash_bytes(shape, sizeof shape, (Hash128){0})).lo;
+}
+
 /* Adds the encoded record to the pairs. */
 static void keep(Reader *r) {
     Pairs *p = r->p;
@@ -137,9 +143,7 @@ static void keep(Reader *r) {
         at += *length[i];
     }
     pair.ids = ids;
-    int32_t shape[] = {pair.prompt, pair.chosen, pair.context[0], pair.context[1]};
-    Hash128 hash = hash_bytes(ids, n * sizeof *ids, hash_bytes(shape, sizeof shape, (Hash128){0}));
-    if (seen_before(r, hash.lo)) note(r, W_REPEATED, "the same as an earlier pair");
+    if (seen_before(r, pair_key(&pair))) note(r, W_REPEATED, "the same as an earlier pair");
     int count = (int)p->n;
     PUSH(p->arena, p->pair, count, r->cap, pair);
     p->n = count;

@@ -165,6 +165,8 @@ static inline int32_t pair_scored(const Pair *p, int side) {
 Pairs *pairs_read(const char *const *paths, int npaths, const PairsOptions *options,
                   const Template *template, Err *err);
 void pairs_free(Pairs *pairs); /* NULL is allowed */
+/* Of its tokens and what of them is scored: equal pairs have equal keys. */
+uint64_t pair_key(const Pair *pair);
 /* "train.jsonl:117" */
 char *pair_where(Arena *arena, const Pairs *pairs, const Pair *pair);
 
