@@ -1,7 +1,7 @@
 /* coupled.c: an objective that looks at all pairs of a step at once, cut from the model.
  *
  *   score      each micro-batch: what the objective takes of its pairs, into "scores" [K, batch]
- *   objective  once a step: loss and metrics of all pairs, d loss / d score into "slopes" [K, batch]
+ *   objective  once a step: loss and metrics of all pairs, d loss / d score into "slopes", as large
  *   micro      each micro-batch: the backward of sum over k and its pairs of slope * score
  *
  * The K values of a pair are sums over its answers' tokens (Builder.answer), log-probs before all.

@@ -148,8 +148,11 @@ Pairs *pairs_random(const Plan *plan, int64_t n, uint64_t seed) {
         int32_t *ids = NEW_ARRAY(arena, int32_t, total);
         for (int32_t t = 0; t < total; t++)
             ids[t] = (int32_t)(mix64(seed + 1, (uint64_t)i, (uint64_t)t) % (uint64_t)vocab);
-        p->pair[i] = (Pair){
-            .ids = ids, .prompt = part[0], .chosen = part[1], .rejected = part[2], .line = (int32_t)i + 1};
+        p->pair[i] = (Pair){.ids = ids,
+                            .prompt = part[0],
+                            .chosen = part[1],
+                            .rejected = part[2],
+                            .line = (int32_t)i + 1};
     }
     return p;
 }

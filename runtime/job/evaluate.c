@@ -1,7 +1,7 @@
 /* evaluate.c: pairs through program "eval" in file order.
  *
- * An objective that crosses pairs sees them in batches of run.batch, as in training (the last may be
- * smaller): its loss is the batches' mean, weighted by their pairs. */
+ * An objective that crosses pairs sees them in batches of run.batch, as in training (the last may
+ * be smaller): its loss is the batches' mean, weighted by their pairs. */
 #include <math.h>
 #include <string.h>
 

@@ -133,7 +133,7 @@ static void add_range(Layout *l, int64_t begin, int64_t n, int64_t first, int64_
     r[3] = (int32_t)count;
 }
 
-/* A sequence whose n scored tokens are predicted by row `before` and then by rows from `rows` on. */
+/* A sequence whose n scored tokens are predicted by row `before`, then by rows from `rows` on. */
 static void add_scored(Layout *l, int side, const int32_t *ids, int64_t n, int64_t before,
                        int64_t rows) {
     for (int64_t i = 0; i < n; i++, l->r++) {

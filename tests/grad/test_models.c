@@ -7,7 +7,7 @@
  * h^4 f''''' and the rounding of f over h: below 1e-9 at h = 1e-4 for these losses.  What `stop`
  * guards is held at its value while the parameters move.
  */
-#include "compiler/spec.h"
+#include "compiler/front.h"
 #include "runtime/job/pack.h"
 
 #include <math.h>
@@ -82,11 +82,13 @@ static void without_stops(Model *m) {
     m->seed = map[m->u->seed];
 }
 
+/* An objective that crosses pairs stays in one piece: cut_gradients has the pieces. */
 static Model *open_model(const char *text, const char *model) {
     Arena *arena = arena_new();
     Model *m = NEW(arena, Model);
     m->arena = arena;
     m->spec = check_text(arena, text, model);
+    m->spec->coupled_tokens = true;
     m->u = unit_new(arena, m->spec, target_by_name("cpu"), UNIT_TRAIN);
     assert_true(unit_build(m->u));
     assert_true(pass_fold(NULL, m->u) >= 0 && pass_cse(NULL, m->u) >= 0);
@@ -223,6 +225,55 @@ static void check_model(Model *m, const char *what, bool each) {
     arena_free(m->arena);
 }
 
+/* ---- objectives that are cut off ------------------------------------------------------------- */
+
+static Unit *piece(Model *m, UnitKind kind) {
+    Unit *u = unit_new(m->arena, m->spec, target_by_name("cpu"), kind);
+    assert_true(unit_build(u));
+    if (kind == UNIT_TRAIN) assert_int_equal(pass_grad(NULL, u), u->ntrained);
+    assert_null(graph_verify(u->g, m->arena));
+    return u;
+}
+
+/* A state of one program as the input of the next. */
+static void hand_over(Eval *from, Eval *to, const char *name) {
+    int64_t n;
+    const double *x = eval_state(from, name, &n);
+    eval_set(to, name, x, n);
+}
+
+/* The gradients of score, objective and micro one after the other are those in one piece. */
+static void check_cut(Model *whole, const char *text, const char *what) {
+    Model m = *whole;
+    m.spec = check_text(m.arena, text, CASES "gqa");
+    assert_true(spec_cut(m.spec));
+    Eval *score = start(&m, piece(&m, UNIT_SCORE)->g);
+    Eval *objective = start(&m, piece(&m, UNIT_OBJECTIVE)->g);
+    Eval *micro = start(&m, piece(&m, UNIT_TRAIN)->g);
+    Eval *one = start(whole, whole->u->g);
+    eval_run(score, PHASE_MICRO, false);
+    hand_over(score, objective, "scores");
+    eval_run(objective, PHASE_MICRO, false);
+    hand_over(objective, micro, "slopes");
+    eval_run(micro, PHASE_MICRO, false);
+    eval_run(one, PHASE_MICRO, false);
+    int64_t n, metrics;
+    const double *got = eval_state(micro, "grads", &n), *want = eval_state(one, "grads", &n);
+    for (int64_t i = 0; i < n; i++)
+        if (!(fabs(got[i] - want[i]) <= 1e-12 * (1 + fabs(want[i]))))
+            fail_msg("%s: the gradient in pieces is %.15g, not %.15g", what, got[i], want[i]);
+    got = eval_state(objective, "metrics", &metrics);
+    want = eval_state(one, "metrics", &metrics);
+    for (int64_t i = 0; i < metrics; i++)
+        if (!(fabs(got[i] - want[i]) <= 1e-12 * (1 + fabs(want[i]))))
+            fail_msg("%s: %s in pieces is %.15g, not %.15g", what, whole->u->metrics[i].name,
+                     got[i], want[i]);
+    eval_free(score);
+    eval_free(objective);
+    eval_free(micro);
+    eval_free(one);
+}
+
 /* ---- the tests ------------------------------------------------------------------------------- */
 
 #define RUN                                                                                        \
@@ -230,7 +281,7 @@ static void check_model(Model *m, const char *what, bool each) {
     "policy = base + pref\nreference = base\ntrain pref\n"
 
 static void objectives(void **state) {
-    int found = 0;
+    int found = 0, cut = 0;
     for (int i = 0; i < embedded_count(); i++) {
         const char *name = embedded_name(i), *prefix = "models/objectives/";
         if (strncmp(name, prefix, strlen(prefix))) continue;
@@ -238,10 +289,12 @@ static void objectives(void **state) {
         snprintf(text, sizeof text, "use \"objectives/%s\"\n" RUN, name + strlen(prefix));
         Model *m = open_model(text, CASES "gqa");
         make_batch(m, 97, true);
+        if (m->spec->coupled) check_cut(m, text, name);
+        cut += m->spec->coupled;
         check_model(m, name, false);
         found++;
     }
-    assert_true(found >= 20);
+    assert_true(found >= 20 && cut >= 4);
 }
 
 static const char dpo[] = "use \"objectives/dpo.dpo\"\n" RUN;

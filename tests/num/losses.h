@@ -271,8 +271,9 @@ static const struct Loss {
     const char *name;
     double (*pair)(const One *);   /* a loss per pair, */
     double (*batch)(const Sums *); /* or of all */
-    double dpo, nll;               /* factors of the pairs' mean and of the chosen tokens' nll; a
-                                     * NAN is the parameter alpha, slic's lambda, mpo's generation */
+    /* factors of the pairs' mean and of the chosen tokens' nll; NAN: the parameter alpha, slic's
+     * lambda, mpo's generation */
+    double dpo, nll;
     Reward reward;
     bool coupled;
 } losses[] = {

@@ -1,5 +1,5 @@
 /* test_references.c: every kind of reference, through the program as a person runs it, against
- * PyTorch's figures in double precision (tests/num/references.json, tests/peers/make_references.py):
+ * PyTorch's figures in double precision (references.json, made by tests/peers/make_references.py):
  * log-probs of all pairs, and three training steps.  Tolerances: case.h.
  *
  * And of the plan: a frozen copy of what is trained is there once, and only where it is asked for.
