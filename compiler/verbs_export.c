@@ -8,190 +8,18 @@
 
 #include "../runtime/io/gguf.h"
 #include "../runtime/io/model_files.h"
-#include "../runtime/job/job.h"
 #include "../runtime/job/progress.h"
 
 #include <errno.h>
-#include <jansson.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 int export_fail(Export *e) {
     fprintf(stderr, "dpoc: error: %s\n", e->err.text);
     return e->err.code ? e->err.code : EXIT_BUG;
-}
-
-/* ---- which run ------------------------------------------------------------------------------- */
-
-static const char *text_at(Arena *arena, const json_t *o, const char *key) {
-    const char *s = json_string_value(json_object_get(o, key));
-    return s ? arena_str(arena, s) : NULL;
-}
-
-/* Appends the texts of a JSON list to a list of flags. */
-static void add_flags(Export *e, const json_t *list, OptionList *out) {
-    for (size_t i = 0; i < json_array_size(list) && out->n < MAX_LIST; i++) {
-        const char *s = json_string_value(json_array_get(list, i));
-        if (s) out->item[out->n++] = arena_str(e->arena, s);
-    }
-}
-
-/* The adapters it was given; one to start from may be gone by now. */
-static void add_adapters(Export *e, const json_t *list) {
-    OptionList all = {.n = 0};
-    add_flags(e, list, &all);
-    for (int i = 0; i < all.n && e->as_run.adapter.n < MAX_LIST; i++) {
-        const char *equal = strchr(all.item[i], '=');
-        struct stat st;
-        if (stat(equal ? equal + 1 : all.item[i], &st) == 0)
-            e->as_run.adapter.item[e->as_run.adapter.n++] = all.item[i];
-    }
-}
-
-/* The .dpo file as the run had it: where it was, if it still says the same, else the run's copy. */
-static const char *spec_of_run(Export *e, const char *run, const char *path) {
-    const char *copy = path_join(e->arena, run, "model.dpo");
-    Err ignored = {0};
-    size_t n, m;
-    char *now = path && file_exists(path) ? file_read(path, &n, &ignored) : NULL;
-    char *then = file_exists(copy) ? file_read(copy, &m, &ignored) : NULL;
-    bool same = !now || !then || (n == m && memcmp(now, then, n) == 0);
-    bool there = now || !then; /* a built-in file is no file */
-    free(now);
-    free(then);
-    return path && same && there ? path : copy;
-}
-
-/* What run.json says of the command, overridden by this one's flags. */
-static bool read_run(Export *e, const char *run) {
-    const Options *o = e->options;
-    const char *path = path_join(e->arena, run, "run.json");
-    json_error_t error;
-    json_t *root = json_load_file(path, 0, &error);
-    if (!root) return fail(&e->err, EXIT_IO, "%s:%d: %s", path, error.line, error.text);
-    const json_t *command = json_object_get(root, "command");
-    const char *spec = text_at(e->arena, command, "spec");
-    if (!command || !spec) {
-        json_decref(root);
-        return fail(&e->err, EXIT_IO,
-                    "%s: there is no \"command\": the run was made by an older "
-                    "version; export its adapter: %s/adapter --model DIR",
-                    path, run);
-    }
-    e->as_run = *o;
-    e->as_run.set.n = 0;
-    add_flags(e, json_object_get(command, "set"), &e->as_run.set);
-    add_adapters(e, json_object_get(command, "adapter"));
-    e->from_run = true;
-    for (int i = 0; i < o->set.n && e->as_run.set.n < MAX_LIST; i++)
-        e->as_run.set.item[e->as_run.set.n++] = o->set.item[i];
-    if (!o->model) e->as_run.model = text_at(e->arena, command, "model");
-    if (!o->variant) e->as_run.variant = text_at(e->arena, command, "variant");
-    e->spec = o->spec ? o->spec : spec_of_run(e, run, spec);
-    json_decref(root);
-    return true;
-}
-
-/* The run's end, or one of its checkpoints. */
-static const char *state_of_run(Export *e, const char *run) {
-    if (isnan(e->options->checkpoint)) return run;
-    const char *dir =
-        arena_printf(e->arena, "%s/checkpoint-%lld", run, (long long)e->options->checkpoint);
-    struct stat st;
-    if (stat(dir, &st) == 0) return dir;
-    const char *newest = newest_checkpoint(e->arena, run);
-    fail(&e->err, EXIT_USAGE, "there is no %s%s%s", dir, newest ? "; the newest is " : "",
-         newest ? newest : "");
-    return NULL;
-}
-
-/* A PEFT directory over --model: a program that loads it. */
-static bool describe_adapter(Export *e, const char *dir) {
-    const char *use = e->options->spec ? e->options->spec : NULL;
-    e->as_run = *e->options;
-    e->again = true; /* the program is ours */
-    e->adapter = dir;
-    char *real = use ? realpath(use, NULL) : NULL;
-    const char *text = arena_printf(e->arena,
-                                    "%s%s%suse \"objectives/dpo.dpo\"\nbase = auto\n"
-                                    "adapter trained = load \"%s\"\n"
-                                    "policy = base + trained\nreference = base\n",
-                                    use ? "use \"" : "",
-                                    real  ? real
-                                    : use ? use
-                                          : "",
-                                    use ? "\"\n" : "", dir);
-    free(real);
-    e->spec = path_join(e->arena, e->part, "export.dpo");
-    return file_write(e->spec, text, strlen(text), &e->err);
-}
-
-static bool find_run(Export *e) {
-    const char *run = e->options->args.item[0];
-    if (file_exists(path_join(e->arena, run, "run.json"))) {
-        const char *place = read_run(e, run) ? state_of_run(e, run) : NULL;
-        if (!place) return false;
-        const char *adapter = path_join(e->arena, place, "adapter");
-        const char *model = path_join(e->arena, place, "model");
-        if (file_exists(path_join(e->arena, adapter, "adapter_config.json"))) e->adapter = adapter;
-        if (file_exists(path_join(e->arena, model, "model.safetensors"))) e->trained = model;
-        return e->adapter || e->trained ||
-               fail(&e->err, EXIT_IO,
-                    "%s: neither adapter/ nor model/ is there: nothing was "
-                    "trained, or the run did not finish",
-                    place);
-    }
-    const char *dir = adapter_dir(e->arena, run, NULL);
-    if (!file_exists(path_join(e->arena, dir, "adapter_config.json")))
-        return fail(&e->err, EXIT_IO,
-                    "%s: neither run.json nor adapter_config.json is there: "
-                    "give a run's directory, or a PEFT adapter with --model",
-                    run);
-    char *real = realpath(dir, NULL);
-    const char *full = arena_str(e->arena, real ? real : dir);
-    free(real);
-    return describe_adapter(e, full);
-}
-
-/* ---- the model it is about ------------------------------------------------------------------- */
-
-int export_work(Export *e, Work *w, const char *bare, const char *set) {
-    Options *o = NEW(e->arena, Options);
-    *o = e->as_run;
-    o->quiet = true;
-    const char *sets[] = {"run.tokens=1024", set}; /* enough for the check's answers */
-    for (int i = 0; i < 2; i++)
-        if (sets[i] && o->set.n < MAX_LIST) o->set.item[o->set.n++] = sets[i];
-    if (bare) {
-        o->model = bare;
-        o->adapter.n = 0;
-    }
-    work_init(w, o);
-    w->bare = bare != NULL;
-    w->again = e->again;
-    return work_check(w, e->spec, false);
-}
-
-/* Names what was trained as --adapter NAME=DIR: the first one's directory is RUN/adapter, others
- * are inside it, under their names. */
-static int name_trained(Export *e) {
-    Work w;
-    int n = 0, code = e->from_run ? export_work(e, &w, NULL, NULL) : EXIT_OK;
-    if (!e->from_run) return EXIT_OK;
-    const AdapterSpec *a = code == EXIT_OK ? spec_adapters(w.spec, &n) : NULL;
-    OptionList *list = &e->as_run.adapter;
-    bool first = true;
-    for (int i = 0; i < n && e->adapter && list->n < MAX_LIST; i++) {
-        if (!a[i].trained) continue;
-        const char *dir = first ? e->adapter : path_join(e->arena, e->adapter, a[i].name);
-        list->item[list->n++] = arena_printf(e->arena, "%s=%s", a[i].name, dir);
-        first = false;
-    }
-    work_close(&w);
-    e->again = true;
-    return code;
 }
 
 /* ---- formats --------------------------------------------------------------------------------- */
@@ -283,7 +111,7 @@ static int export_merged(Export *e) {
     static const bool want[NUNIT] = {[UNIT_EVAL] = true};
     MergeReport report;
     Work w;
-    int code = name_trained(e);
+    int code = export_name_trained(e);
     if (code != EXIT_OK) return code;
     code = export_work(e, &w, NULL, "graph.compute=fp32");
     if (code == EXIT_OK && !e->options->no_check) code = work_device(&w, NULL);
@@ -338,15 +166,46 @@ static int check_flags(const Options *o) {
 
 /* Puts the result under its name; a directory in use only with --overwrite. */
 static bool finish(Export *e, bool is_file) {
-    const char *out = e->options->out;
+    const char *out = e->out;
     const char *from = is_file ? path_join(e->arena, e->part, "adapter.gguf") : e->part;
     remove(path_join(e->arena, e->part, "export.dpo"));
-    if (!is_file && e->options->overwrite) remove_tree(out);
+    if (e->options->overwrite) remove_tree(out);
     if (rename(from, out) != 0)
         return fail(&e->err, EXIT_IO, "%s: cannot be renamed to %s: %s", from, out,
                     strerror(errno));
     if (is_file) remove_tree(e->part);
     return true;
+}
+
+/* Makes OUT.part; a place in use is taken only with --overwrite. */
+static bool open_place(Export *e) {
+    char *out = arena_str(e->arena, e->options->out);
+    for (size_t n = strlen(out); n > 1 && out[n - 1] == '/'; n--) out[n - 1] = 0;
+    e->out = out;
+    e->part = arena_printf(e->arena, "%s.part", out);
+    struct stat st;
+    bool used = stat(out, &st) == 0 && !(S_ISDIR(st.st_mode) && rmdir(out) == 0);
+    if (used && !e->options->overwrite)
+        return fail(&e->err, EXIT_USAGE, "%s is there already: --overwrite replaces it", out);
+    remove_tree(e->part);
+    return dir_make(e->part, &e->err);
+}
+
+/* --overwrite must not remove what is exported. */
+static bool spares_input(Export *e) {
+    const char *inputs[] = {e->options->args.item[0], e->as_run.model, e->adapter, e->trained};
+    char *out = realpath(e->out, NULL);
+    bool ok = true;
+    for (size_t i = 0; out && ok && i < COUNT(inputs); i++) {
+        char *in = inputs[i] ? realpath(inputs[i], NULL) : NULL;
+        size_t n = strlen(out);
+        if (in && strncmp(in, out, n) == 0 && (in[n] == 0 || in[n] == '/'))
+            ok = fail(&e->err, EXIT_USAGE, "-o %s would replace %s, which is read", e->out,
+                      inputs[i]);
+        free(in);
+    }
+    free(out);
+    return ok;
 }
 
 int verb_export(const Options *o) {
@@ -356,22 +215,15 @@ int verb_export(const Options *o) {
     bool gguf = format == 2;
     Export e = {.options = o, .arena = arena_new(), .dtype = formats[format].dtype};
     dtype_of(o, &e.dtype);
-    e.part = arena_printf(e.arena, "%s.part", o->out);
-    struct stat st;
-    if (stat(o->out, &st) == 0 && !o->overwrite && !(S_ISDIR(st.st_mode) && remove(o->out) == 0))
-        code = (fail(&e.err, EXIT_USAGE, "%s is there already: --overwrite replaces it", o->out),
-                export_fail(&e));
-    if (code == EXIT_OK) {
-        remove_tree(e.part);
-        if (!dir_make(e.part, &e.err) || !find_run(&e)) code = export_fail(&e);
-    }
+    if (!open_place(&e)) return export_fail(&e);
+    if (!export_find(&e) || !spares_input(&e)) code = export_fail(&e);
     if (code == EXIT_OK && format != 1 && !e.adapter)
         code = work_usage("the run trained the base itself: --format=merged");
     if (code == EXIT_OK && format == 1) code = export_merged(&e);
     if (code == EXIT_OK && format != 1 && !(gguf ? export_gguf(&e) : export_peft(&e)))
         code = export_fail(&e);
     if (code == EXIT_OK && !finish(&e, gguf)) code = export_fail(&e);
-    if (code == EXIT_OK && !o->quiet) fprintf(stderr, "written: %s\n", o->out);
+    if (code == EXIT_OK && !o->quiet) fprintf(stderr, "written: %s\n", e.out);
     if (code != EXIT_OK && code != EXIT_NUMERIC) remove_tree(e.part);
     arena_free(e.arena);
     return code;

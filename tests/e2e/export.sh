@@ -88,6 +88,12 @@ refuse 2 checkpoint-2 "$work/plain" --format=peft --checkpoint=7 -o "$work/new"
 refuse 2 merged "$work/full" --format=peft -o "$work/new"
 refuse 5 run.json "$work/plain-fp16" --format=peft -o "$work/new"
 refuse 1 DoRA "$work/tied" --format=gguf-lora -o "$work/new"
+refuse 2 "would replace" "$work/plain" --format=merged -o "$work/plain" --overwrite
+refuse 2 "would replace" "$work/plain" --format=merged -o "$work" --overwrite
+mkdir "$work/broken" && cp -r "$work/plain/run.json" "$work/plain/checkpoint-2" "$work/broken"
+refuse 5 "broken/checkpoint-2" "$work/broken" --format=peft -o "$work/new"
+export_it broken/checkpoint-2 broken-peft peft
+cmp "$work/broken-peft/adapter_model.safetensors" "$work/plain-peft/adapter_model.safetensors" || die "a checkpoint by its name: other bytes"
 rm "$work/plain/adapter/adapter_model.safetensors"
 refuse 5 adapter_model "$work/plain" --format=merged -o "$work/new"
 export_it nf4 plain-peft peft --overwrite
