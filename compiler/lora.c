@@ -157,14 +157,19 @@ static NodeId magnitude_factor(Builder *b, const Lora *l, NodeId weight) {
     bool rows = l->target->embedding; /* W and A lie transposed */
     NodeId w = g_cast(g, weight, DT_f32), w2 = g_op(g, OP_mul, w, w, 0);
     NodeId squares = g_op(g, rows ? OP_sum_rows : OP_sum_cols, w2, 0, 0);
-    if (l->trained && !l->adapter->load) start_magnitude(b, l, norm_of(g, squares));
+    NodeId m = l->magnitude;
+    bool fresh = l->trained && !l->adapter->load;
+    if (fresh && b->u->still)
+        m = norm_of(g, squares); /* nothing moves it from there */
+    else if (fresh)
+        start_magnitude(b, l, norm_of(g, squares));
     NodeId a = g_cast(g, l->a, b->round), side = g_cast(g, l->b, DT_f32);
     NodeId wa = g_matmul(g, g_cast(g, weight, b->round), a, rows, !rows);
     NodeId baa = g_matmul(g, side, g_matmul(g, a, a, rows, !rows), false, false);
     NodeId sum = g_op(g, OP_add, times(g, 2 * l->scale, wa), times(g, l->scale * l->scale, baa), 0);
     NodeId grown = g_op(g, OP_sum_cols, g_op(g, OP_mul, sum, side, 0), 0, 0);
     NodeId n = norm_of(g, g_op(g, OP_add, squares, grown, 0));
-    return g_op(g, OP_div, l->magnitude, g_op(g, OP_stop, n, 0, 0), 0);
+    return g_op(g, OP_div, m, g_op(g, OP_stop, n, 0, 0), 0);
 }
 
 /* ---- dropout --------------------------------------------------------------------------------- */

@@ -48,6 +48,9 @@ static void check_eval(const Case *c, const char *spec, const char *extra, bool 
 /* Trains the case's run.dpo; `run_dir` (300 bytes) receives where. */
 static void train(const Case *c, const char *what, int steps, const char *extra, char *run_dir) {
     char command[3000];
+    Err err = {0};
+    snprintf(run_dir, 300, "%s/tests/runs", build());
+    assert_true(dir_make(run_dir, &err));
     snprintf(run_dir, 300, "%s/tests/runs/lora-%s-%s", build(), c->name, what);
     snprintf(command, sizeof command,
              "%s/dpoc train %s/run.dpo --device=cpu --model " CASES "/%s --data " CASES
@@ -183,6 +186,32 @@ static void magnitudes_start_as_pefts(void **state) {
     }
 }
 
+/* Before it is trained an adapter of any kind changes no bit. */
+static void a_fresh_adapter_is_the_base(void **state) {
+    (void)state;
+    static const char *const some[] = {"embeddings", "dora_embeddings", "dora_fp4", "pissa_rslora"};
+    for (size_t i = 0; i < sizeof some / sizeof *some; i++) {
+        Case c = case_of(some[i]);
+        char command[1024];
+        int status;
+        snprintf(command, sizeof command,
+                 "%s/dpoc eval %s/run.dpo --device=cpu --model " CASES "/%s --data " CASES
+                 "/%s/pairs.jsonl --set graph.compute=bf16 --json --quiet",
+                 build(), c.dir, c.base, c.base);
+        char *text = run(command, &status);
+        json_t *got = json_loads(text, 0, NULL), *row;
+        size_t k;
+        if (status != 0 || !got) stop("%s: %.300s", command, text);
+        json_array_foreach(json_object_get(got, "per_pair"), k, row) {
+            assert_true(num(row, "logp_chosen") == num(row, "ref_logp_chosen"));
+            assert_true(num(row, "logp_rejected") == num(row, "ref_logp_rejected"));
+        }
+        assert_int_equal(k, 6);
+        json_decref(got);
+        free(text);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(peft_adapters_give_pefts_log_probs),
@@ -191,6 +220,7 @@ int main(void) {
         cmocka_unit_test(pissa_goes_as_pefts),
         cmocka_unit_test(dropout_beside_magnitudes),
         cmocka_unit_test(magnitudes_start_as_pefts),
+        cmocka_unit_test(a_fresh_adapter_is_the_base),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
