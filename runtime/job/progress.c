@@ -3,7 +3,9 @@
 #include "progress.h"
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 void progress_start(Progress *p, int64_t first, int64_t total, int64_t every, bool quiet) {
@@ -35,30 +37,65 @@ void format_duration(char out[32], double seconds) {
         snprintf(out, 32, "%02lld:%02lld", (long long)(s / 60), (long long)(s % 60));
 }
 
-static void print_line(const Progress *p, const ProgressLine *line) {
-    char left[32];
+/* Columns of the terminal; 0: stderr is none. */
+static int columns_of(const Progress *p) {
+    struct winsize size;
+    const char *set = getenv("COLUMNS");
+    if (!p->tty) return 0;
+    if (ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0) return size.ws_col;
+    return set && atoi(set) > 0 ? atoi(set) : 80;
+}
+
+/* Parts of the line with how badly they are wanted: where a terminal is too narrow for all of them,
+ * since a line that wraps cannot be redrawn, the least wanted go first. */
+typedef struct Part {
+    int rank;
+    char text[48];
+} Part;
+
+static int line_parts(const Progress *p, const ProgressLine *line, Part part[10]) {
+    int n = 0;
+    char a[32];
+#define ADD(r, ...) (part[n].rank = (r), snprintf(part[n++].text, sizeof part->text, __VA_ARGS__))
+    ADD(9, "step %lld/%lld", (long long)line->step, (long long)p->total);
+    ADD(8, "loss %.4f", line->loss);
+    if (line->has_rewards) ADD(7, "margin %+.3f", line->margin);
+    if (line->has_rewards) ADD(6, "acc %.2f", line->accuracy);
+    ADD(3, "lr %.2e", line->lr);
+    ADD(2, "gnorm %.3g", line->grad_norm);
+    format_count(a, line->tokens_per_second);
+    ADD(4, "%s tok/s", a);
+    if (isfinite(line->mfu)) ADD(1, "%.0f%% MFU", 100 * line->mfu);
+    format_bytes(a, line->memory);
+    ADD(0, "%s", a);
     double done = (double)(line->step - p->first), spent = now_seconds() - p->started;
-    format_duration(left, done > 0 ? spent / done * (double)(p->total - line->step) : 0);
-    fprintf(stderr, "step %lld/%lld  loss %.4f", (long long)line->step, (long long)p->total,
-            line->loss);
-    if (line->has_rewards)
-        fprintf(stderr, "  margin %+.3f  acc %.2f", line->margin, line->accuracy);
-    char rate[32];
-    format_count(rate, line->tokens_per_second);
-    fprintf(stderr, "  lr %.2e  gnorm %.3g  %s tok/s", line->lr, line->grad_norm, rate);
-    if (isfinite(line->mfu)) fprintf(stderr, "  %.0f%% MFU", 100 * line->mfu);
-    char memory[32];
-    format_bytes(memory, line->memory);
-    fprintf(stderr, "  %s  ETA %s", memory, left);
+    format_duration(a, done > 0 ? spent / done * (double)(p->total - line->step) : 0);
+    ADD(5, "ETA %s", a);
+#undef ADD
+    return n;
+}
+
+static void print_line(const Progress *p, const ProgressLine *line) {
+    Part part[10];
+    int n = line_parts(p, line, part), room = columns_of(p), width = 0, least = 0;
+    for (int i = 0; i < n; i++) width += (int)strlen(part[i].text) + 2;
+    for (; room && width - 2 >= room && least < 9; least++)
+        for (int i = 0; i < n; i++)
+            if (part[i].rank == least) width -= (int)strlen(part[i].text) + 2;
+    for (int i = 0; i < n; i++)
+        if (part[i].rank >= least) fprintf(stderr, "%s%s", i ? "  " : "", part[i].text);
 }
 
 void progress_step(Progress *p, const ProgressLine *line) {
     if (p->quiet) return;
-    if (p->tty) {
+    bool last = line->step == p->total, first = line->step == p->first + 1;
+    double now = now_seconds();
+    if (p->tty && (last || first || now - p->drawn > 0.1)) {
+        p->drawn = now;
         fputs("\r\033[K", stderr);
         print_line(p, line);
-        if (line->step == p->total) fputc('\n', stderr);
-    } else if (line->step % p->every == 0 || line->step == p->first + 1 || line->step == p->total) {
+        if (last) fputc('\n', stderr);
+    } else if (!p->tty && (line->step % p->every == 0 || first || last)) {
         print_line(p, line);
         fputc('\n', stderr);
     }

@@ -11,6 +11,7 @@ typedef struct Progress {
     int64_t every; /* plain lines every so many steps; 0: about 20 over the run */
     bool quiet, tty;
     double started; /* now_seconds at the first step */
+    double drawn;   /* when the line was last drawn on a terminal */
 } Progress;
 
 typedef struct ProgressLine {

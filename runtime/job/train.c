@@ -218,6 +218,7 @@ static void say_resume(const Run *r, Err *err) {
 
 static void print_curves(const Run *r) {
     if (r->job->quiet || r->ncurve < 2) return;
+    progress_break(&r->progress);
     progress_curve(stderr, "loss", r->loss, r->ncurve, 6);
     if (metric_index(r->plan, "rewards/margins") >= 0)
         progress_curve(stderr, "reward margin", r->margin, r->ncurve, 6);
