@@ -9,6 +9,7 @@
 #include "../runtime/io/adapter.h"
 
 #include <jansson.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -313,6 +314,18 @@ static void adapter_error(Spec *spec, const AdapterSpec *a, const Err *err) {
         diag(spec->front.diags, DIAG_ERROR, a->loc, "%s", err->text);
 }
 
+/* All that the directory changes is in this model. */
+static void check_all_found(Spec *spec, const AdapterSpec *a, const Adapter *peft) {
+    for (int i = 0; i < peft->ntargets; i++) {
+        int k = 0;
+        while (k < a->ntarget && strcmp(a->target[k].tensor, peft->targets[i]) != 0) k++;
+        if (k < a->ntarget) continue;
+        diag_file(spec->front.diags, a->loc, "%s changes %s, which this model does not have",
+                  a->load, peft->targets[i]);
+        return;
+    }
+}
+
 /* Targets of an adapter that is all in its directory. */
 static void loaded_targets(Spec *spec, AdapterSpec *a, const Base *base) {
     Err err = {0};
@@ -337,8 +350,22 @@ static void loaded_targets(Spec *spec, AdapterSpec *a, const Base *base) {
         PUSH(spec->front.arena, a->target, a->ntarget, a->captarget, t);
     }
     checkpoint_close(c);
-    if (!a->ntarget)
-        diag_file(spec->front.diags, a->loc, "%s adapts no weight of this model", a->load);
+    check_all_found(spec, a, peft);
+}
+
+/* What PiSSA trained is saved as a plain LoRA of twice the rank and the same scale: read back, it is
+ * one. */
+static void follow_pissa(Spec *spec, AdapterSpec *a) {
+    Err err = {0};
+    Adapter *peft = NULL;
+    for (int i = 0; i < a->ntarget; i++) {
+        AdapterTarget *t = &a->target[i];
+        if (strcmp(t->init, "pissa") != 0) continue;
+        if (!peft && !(peft = adapter_read(spec->front.arena, a->load, &err))) return;
+        if (adapter_rank(peft, t->tensor) != 2 * t->rank) continue;
+        t->rank *= 2;
+        t->alpha *= t->rslora ? sqrt(2) : 2;
+    }
 }
 
 /* --adapter [NAME=]DIR: the directory an adapter starts from. */
@@ -416,6 +443,7 @@ void adapters_resolve(Spec *spec, const Base *base) {
             select_targets(spec, a, s, base);
         else
             loaded_targets(spec, a, base);
+        if (selected && a->load) follow_pissa(spec, a);
         settings_follow(spec, a);
         for (int k = 0; k < a->ntarget && selected; k++)
             if (a->target[k].rank > a->target[k].rows && a->target[k].rank > a->target[k].cols) {

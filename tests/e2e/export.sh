@@ -5,6 +5,7 @@
 printf 'use "dpo-lora.dpo"\nadapter pref = lora(rank = 2, alpha = 8) on all_linear\n' > "$work/plain.dpo"
 printf 'use "dpo-lora.dpo"\nadapter pref = lora(rank = 2, alpha = 8) on all_linear\nquantize base nf4(block = 64, double = true) on "*_proj"\n' > "$work/nf4.dpo"
 printf 'use "dpo-lora.dpo"\nadapter pref = lora(rank = 2, alpha = 8, dora = true) on all_linear, lora(rank = 2, dora = true) on "{embed_tokens,lm_head}"\n' > "$work/tied.dpo"
+printf 'use "dpo-lora.dpo"\nadapter pref = lora(rank = 2, alpha = 8, rslora = true, init = "pissa") on all_linear\n' > "$work/pissa.dpo"
 printf 'use "dpo-lora.dpo"\npolicy = base\nreference = policy at start\ntrain base\n' > "$work/full.dpo"
 printf 'use "objectives/dpo.dpo"\nbase = auto\npolicy = base\nreference = base\n' > "$work/merged.dpo"
 
@@ -45,14 +46,15 @@ u_fp16=0.00048828125 u_fp32=0.000000059604644775390625
 train plain gqa
 train nf4 gqa
 train tied mha_tied
+train pissa gqa
 train full gqa
-for run in plain:gqa nf4:gqa tied:mha_tied; do
+for run in plain:gqa nf4:gqa pissa:gqa tied:mha_tied; do
     name=${run%:*} case=${run#*:}
     for compute in fp32 bf16; do
         scores $name $cases/$case $case $name.$compute --adapter "$work/$name/adapter" --set graph.compute=$compute
     done
     for dtype in fp16 fp32; do
-        [ $name.$dtype = tied.fp32 ] && continue
+        case $name.$dtype in tied.fp32 | pissa.fp16) continue ;; esac
         export_it $name $name-$dtype merged --dtype=$dtype
         scores merged "$work/$name-$dtype" $case $name.merged
         eval "u=\$u_$dtype"
