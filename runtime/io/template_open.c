@@ -121,11 +121,12 @@ static char *jinja_source(const char *dir, Err *err) {
     return source;
 }
 
-/* The text of a default system message: what stands between the turn's head and its end in one
- * literal. */
-static const char *default_system(const char *source) {
+/* A default system message: what stands between the head of a system's turn and its end in one
+ * literal (*out stays NULL: there is none).  False for one with escapes or expressions. */
+static bool default_system(const char *jinja, const char **out) {
     const char *head = "<|im_start|>system";
-    for (const char *p = source; (p = strstr(p, head));) {
+    for (const char *p = jinja; (p = strstr(p, head));) {
+        char quote = p > jinja && (p[-1] == '\'' || p[-1] == '"') ? p[-1] : 0;
         p += strlen(head);
         if (strncmp(p, "\\n", 2) == 0)
             p += 2;
@@ -134,11 +135,13 @@ static const char *default_system(const char *source) {
         else
             continue;
         const char *end = strstr(p, "<|im_end|>");
-        if (end && end > p && *p != '\'' && *p != '"' && *p != '{' &&
-            !memchr(p, '\'', (size_t)(end - p)))
-            return intern_n(p, (size_t)(end - p));
+        size_t n = end ? (size_t)(end - p) : 0;
+        if (n == 0 || *p == '\'' || *p == '"' || (quote && memchr(p, quote, n))) continue;
+        if (memchr(p, '\\', n) || memchr(p, '{', n)) return false;
+        *out = intern_n(p, n);
+        return true;
     }
-    return NULL;
+    return true;
 }
 
 static bool has(const char *jinja, const char *text) {
@@ -180,11 +183,14 @@ static const char *recognise_chatml(const char *jinja, TemplateDef *out, const c
     else if (!has(jinja, "<|im_end|>\n") && !has(jinja, "<|im_end|>\\n") &&
              !has(jinja, "<|im_end|>' + '\\n'") && !has(jinja, "<|im_end|>' + '\n'"))
         *why = "its turns do not end with <|im_end|> and a newline";
+    const char *system = NULL;
+    if (!*why && !default_system(jinja, &system))
+        *why = "its default system message is not plain text";
     if (*why) return NULL;
     *out = *template_builtin("chatml");
     if (trims(jinja)) out->message = "{<|im_start|>}{role}\n{content|trim}{<|im_end|>}\n";
     if (has(jinja, "bos_token")) out->begin = "{bos}";
-    out->default_system = default_system(jinja);
+    out->default_system = system;
     return out->name;
 }
 
