@@ -199,8 +199,17 @@ static int read_prompts(Work *w, const Template *t, Prompts *prompts) {
     return ok ? EXIT_OK : work_fail(w);
 }
 
+/* Whether there is anything that --before can leave out. */
+static bool adapted(const Work *w) {
+    int n;
+    const Source *sources = spec_sources(w->spec, &n);
+    for (int i = 0; i < n; i++)
+        if (sources[i].adapter && sources[i].dir) return true;
+    return false;
+}
+
 int verb_generate(const Options *o) {
-    if (!o->model && !o->spec) return work_usage("generate needs --model DIR");
+    if (!o->model && !o->spec && !o->args.n) return work_usage("generate needs --model DIR");
     if (!o->prompt && !o->chat && !o->prompts)
         return work_usage("generate needs --prompt TEXT, --prompts FILE or --chat FILE");
     const bool talks = o->chat && !strcmp(o->chat, "-");
@@ -211,6 +220,8 @@ int verb_generate(const Options *o) {
     Template template;
     Prompts prompts = {0};
     int code = work_check(&w, work_model_spec(o), false);
+    if (code == EXIT_OK && o->before && !adapted(&w))
+        code = work_usage("--before compares with an adapter: name one, --adapter DIR");
     if (code == EXIT_OK) code = work_template(&w, &template);
     if (code == EXIT_OK && !w.tokenizer) code = work_usage("this checkpoint has no tokenizer");
     if (code == EXIT_OK) code = read_prompts(&w, &template, &prompts);

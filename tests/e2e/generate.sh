@@ -56,11 +56,18 @@ draw --seed=5 > "$work/draw" && draw --seed=5 --at-once=2 > "$work/again" && dra
 same "$work/draw" "$work/again" "the same seed"
 cmp -s "$work/draw" "$work/other" && die "another seed draws the same"
 
-# Before and after: without an adapter's weights both are one; then they are what each is alone.
-gen --chat $demo/prompts.jsonl --max-tokens=20 --before --json > "$work/both" || die "no --before"
-sed 's/.*"answer":\(".*"\),"prompt_tokens.*"before":\(.*\),"before_tokens.*/\1 \2/' "$work/both" > "$work/sides"
-awk '{ n = length($0); if (substr($0, 1, (n - 1) / 2) != substr($0, (n + 3) / 2)) exit 1 }' "$work/sides" ||
-    die "before and after differ with B = 0: $(head -n 1 "$work/both")"
+# Before and after, side by side: what each is alone.
+"$dpoc" train $demo/concise.dpo --set run.steps=3 --set run.lr=1e-2 --quiet -o "$work/run" ||
+    die "no adapter"
+short="--chat $demo/prompts.jsonl --max-tokens=12 --json"
+gen $short > "$work/before" && gen $short --adapter "$work/run/adapter" > "$work/after" || die "no answers"
+gen $short --adapter "$work/run/adapter" --before > "$work/both" || die "no --before"
+cmp -s "$work/before" "$work/after" && die "the adapter does nothing"
+sed 's/,"before":.*/}/' "$work/both" > "$work/both.after"
+sed 's/"answer":.*"before":\(.*\),"before_tokens.*/"answer":\1/' "$work/both" > "$work/both.before"
+sed 's/,"prompt_tokens.*//' "$work/before" > "$work/before.text"
+same "$work/after" "$work/both.after" "after"
+same "$work/before.text" "$work/both.before" "before"
 
 # A conversation from stdin keeps its cache; its second answer is what the whole conversation gets at once.
 printf 'Q: Anna has a box.\n\nQ: Who is Tom?\n' > "$work/turns"
@@ -104,6 +111,7 @@ printf '[{"role": "user", "content": "hello"}]' > "$work/chat.json"
 fails 5 'name a data.template' --chat "$work/chat.json"
 fails 2 'generate needs --prompt' --max-tokens=3
 fails 2 'goes with no other prompts' --chat - --prompt a
+fails 2 'name one, --adapter DIR' --before --prompt a
 
 # A signal ends it with what there is (weights that say nothing never stop).
 "$dpoc" generate --model $demo/model --random-weights --prompt "$question" --max-tokens=100000 --quiet \
