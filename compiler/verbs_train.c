@@ -151,6 +151,23 @@ static void print_memory(const Plan *p) {
 }
 
 /* What will be trained, on what, with how much memory for what. */
+/* TRL's trainer switches dropout off unless it is told not to, so a notebook's rate may never have
+ * been seen at work. */
+static void print_dropout(const Work *w) {
+    int n;
+    const AdapterSpec *a = spec_adapters(w->spec, &n);
+    for (int i = 0; i < n; i++) {
+        double most = 0;
+        for (int k = 0; a[i].trained && k < a[i].ntarget; k++)
+            if (!a[i].target[k].embedding) most = fmax(most, a[i].target[k].dropout);
+        if (most > 0)
+            fprintf(stderr,
+                    "note: dropout %g applies to %s; TRL's default (disable_dropout) would switch "
+                    "it off: %s.dropout = 0\n",
+                    most, a[i].name, a[i].name);
+    }
+}
+
 static void print_start(const Work *w, const TrainJob *job) {
     const Plan *p = w->plan;
     if (w->options->quiet) return;
@@ -163,6 +180,7 @@ static void print_start(const Work *w, const TrainJob *job) {
             100 * p->parameters_trainable / fmax(1, p->parameters_total));
     print_steps(w, job);
     print_memory(p);
+    print_dropout(w);
     if (strstr(optimizer, "paged"))
         fprintf(stderr,
                 "note: %s: nothing is paged, since the plan knows the memory before the run\n",

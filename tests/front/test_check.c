@@ -50,6 +50,67 @@ static void variants_say_what_differs(void **state) {
     arena_free(c.arena);
 }
 
+/* Every argument of lora() is a setting, checked as such, for all clauses at once. */
+static void adapters_answer_to_set(void **state) {
+    (void)state;
+    Arena *arena = arena_new();
+    const char *text = replaced(arena, good, "on all_linear",
+                                "on all_linear, lora(rank = 2, alpha = 6) on \"q_proj\"");
+    const char *set[] = {"pref.rank=3", "pref.rslora=true", "pref.init=gaussian", "pref.dora=on"};
+    Check c = check_ok(text, (CheckOptions){.model = CASES "/gqa", .set = set, .nset = 4});
+    int n;
+    const AdapterSpec *a = spec_adapters(c.spec, &n);
+    for (int i = 0; i < a->ntarget; i++) {
+        const AdapterTarget *t = &a->target[i];
+        AdapterMatrix m[3];
+        assert_int_equal(t->rank, 3);
+        assert_true(t->rslora && !strcmp(t->init, "gaussian"));
+        assert_int_equal(adapter_matrices(t, m), 3);
+        assert_true(m[0].start.init_num == 1.0 / 3); /* PEFT: N(0, 1/r^2) */
+        assert_true(fabs(adapter_scale(t) - t->alpha / sqrt(3)) < 1e-15);
+    }
+    assert_true(spec_num(c.spec, "pref.dora") == 1);
+    arena_free(c.arena);
+    static const char *const wrong[][2] = {
+        {"pref.init=eva", "pref.init can't be 'eva'"},
+        {"pref.rank=0", "pref.rank is 0; it must lie between 1"},
+        {"pref.rslora=2", "pref.rslora must be on or off"},
+    };
+    for (size_t i = 0; i < COUNT(wrong); i++) {
+        c = check(text, (CheckOptions){.model = CASES "/gqa", .set = &wrong[i][0], .nset = 1});
+        char *said = diags_json(c.diags);
+        if (c.spec || !strstr(said, wrong[i][1])) die("%s: %s\n", wrong[i][0], said);
+        free(said);
+        arena_free(c.arena);
+    }
+    arena_free(arena);
+}
+
+/* PEFT has one use_rslora: where clauses differ, files have plain alphas of the same scales. */
+static void mixed_scales_are_plain_alphas(void **state) {
+    (void)state;
+    Arena *arena = arena_new();
+    const char *text =
+        replaced(arena, good, "on all_linear",
+                 "on all_linear, lora(rank = 4, alpha = 6, rslora = true) on \"q_proj\"");
+    Check c = check_ok(text, (CheckOptions){.model = CASES "/gqa"});
+    json_t *all = json_loads(spec_adapter_json(c.spec), 0, NULL), *json = json_array_get(all, 0);
+    assert_false(json_is_true(json_object_get(json, "rslora")));
+    json_t *alphas = json_object_get(json, "alpha_pattern"), *value;
+    const char *key;
+    double first = json_number_value(json_object_get(json, "alpha"));
+    int rs = 0;
+    for (int i = 0; i < 2; i++) {
+        key = i ? "model.layers.1.self_attn.q_proj" : "model.layers.0.self_attn.q_proj";
+        value = json_object_get(alphas, key);
+        rs += fabs((value ? json_number_value(value) : first) - 12) < 1e-12; /* 4 * 6 / sqrt 4 */
+    }
+    assert_int_equal(rs, 2);
+    json_decref(all);
+    arena_free(c.arena);
+    arena_free(arena);
+}
+
 static void last_clause_wins(void **state) {
     (void)state;
     Arena *arena = arena_new();
@@ -331,6 +392,8 @@ int main(void) {
         cmocka_unit_test(settings_come_from_file_variant_and_options),
         cmocka_unit_test(variants_say_what_differs),
         cmocka_unit_test(last_clause_wins),
+        cmocka_unit_test(adapters_answer_to_set),
+        cmocka_unit_test(mixed_scales_are_plain_alphas),
         cmocka_unit_test(sources_of_weights),
         cmocka_unit_test(an_adapter_must_fit_its_directory),
         cmocka_unit_test(patterns),
