@@ -127,7 +127,9 @@ static void grid(Text *out, const SvgChart *c, const Scale *sx, const Scale *sy)
                  LEFT - 6, y + 4, text);
     }
     most = fmax(fabs(sx->lo), fabs(sx->hi));
-    for (double v = ceil(sx->lo / sx->step) * sx->step; v <= sx->hi * (1 + 1e-9); v += sx->step) {
+    double first = ceil(sx->lo / sx->step) * sx->step;
+    for (int i = 0; i < 12 && first + i * sx->step <= sx->hi * (1 + 1e-9); i++) {
+        double v = first + i * sx->step;
         double x = at_x(sx, v);
         svg_tick_text(text, v, sx->step, most);
         text_add(out, "<line class=\"mark\" x1=\"%.1f\" y1=\"%d\" x2=\"%.1f\" y2=\"%d\"/>", x,

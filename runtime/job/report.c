@@ -87,7 +87,7 @@ static void take_numbers(Arena *arena, RunLog *log, json_t *line, double step) {
 
 static void take_line(Arena *arena, RunLog *log, json_t *line) {
     const char *event = json_string_value(json_object_get(line, "event"));
-    double step = json_number_value(json_object_get(line, "step"));
+    double step = (double)json_integer_value(json_object_get(line, "step"));
     json_t *total = json_object_get(line, "total_steps");
     if (total) log->total = json_integer_value(total);
     if (!event || !strcmp(event, "start")) return;

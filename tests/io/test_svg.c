@@ -69,6 +69,9 @@ static void check_odd(void **state) {
         assert_non_null(strstr(out.data, "<circle class=\"dot c3\"")); /* a lone value is seen */
         for (size_t i = 0; i < COUNT(odd); i++) draw(&out, x, odd[i], 3, style);
     }
+    static const double far[] = {1e17, 1e17 + 16, -1e300}, two[] = {1, 2, 3};
+    draw(&out, far, two, 2, SVG_LINE);
+    draw(&out, far, two, 3, SVG_LINE);
     draw(&out, x, y, MANY, SVG_LINE);
     assert_true(out.len < 60000); /* thinned to what the width can show */
     text_free(&out);
