@@ -22,8 +22,8 @@ static double rate_of(const Run *r, int64_t step) {
     const char *name = plan_str(r->plan, "run.schedule");
     double warmup = plan_num(r->plan, "run.warmup");
     if (warmup < 1) warmup = ceil(warmup * (double)r->steps); /* a share, as warmup_ratio */
-    double factor = schedule_factor(name ? name : "constant", step, r->steps, (int64_t)warmup);
-    return plan_num(r->plan, "run.lr") * factor;
+    return schedule_rate(name ? name : "constant", plan_num(r->plan, "run.lr"), step, r->steps,
+                         (int64_t)warmup);
 }
 
 /* The items of the endless sequence from `cursor` on. */
