@@ -102,7 +102,7 @@ void coupled_backward(Builder *b) {
         loss = loss ? g_op(g, OP_add, loss, term, 0) : term;
     }
     u->loss = loss ? g_op(g, OP_sum_rows, loss, 0, 0) : g_const(g, 0, type_scalar(DT_f32));
-    u->seed = graph_add(g, OP_const, NULL, 0, &(Attr){.num = 1}, type_scalar(DT_f32), 1, NULL);
+    u->seed = build_input(b, "one", DT_f32, 0, dim_const(0), 0);
     const Type *scalar = type_scalar(DT_f32); /* an output, so that passes keep it */
     g_effect(g, OP_assign, g_state(g, "surrogate", PHASE_MICRO, ROLE_OUTPUT, scalar), u->loss);
     NodeId scores = g_state(g, "scores", PHASE_STEP, ROLE_OUTPUT, table_type(b));

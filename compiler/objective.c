@@ -465,14 +465,13 @@ static void build_loss(Obj *o) {
     builder_at(o->b, o->loss_loc);
     Level l = obj_level(o, v);
     if (v->batch == BATCH_YES) o->b->spec->coupled = true;
-    const char *divisor = l == LEVEL_PAIR ? "inv_pairs" : obj_token_divisor(v->side);
+    const char *divisor = l == LEVEL_ONE    ? "one"
+                          : l == LEVEL_PAIR ? "inv_pairs"
+                                            : obj_token_divisor(v->side);
     u->loss = obj_total(o, v);
-    if (l == LEVEL_ONE) /* an inst of its own: nothing else is the seed */
-        u->seed =
-            graph_add(o->g, OP_const, NULL, 0, &(Attr){.num = 1}, type_scalar(DT_f32), 1, NULL);
-    else
-        u->seed = scalar_input(o->b, divisor);
-    obj_metric_sum(o, "loss", u->loss, l == LEVEL_ONE ? "one" : divisor);
+    u->seed =
+        scalar_input(o->b, divisor); /* an input also where it is 1: the backward hangs on it */
+    obj_metric_sum(o, "loss", u->loss, divisor);
 }
 
 /* Statistics have no gradient: constants of a loss. */

@@ -204,7 +204,7 @@ static float inverse(int64_t n) {
     return n ? (float)(1.0 / (double)n) : 0;
 }
 
-#define NINPUT 18 /* names below and denominators, without columns */
+#define NINPUT 19 /* names below and denominators, without columns */
 
 static void add_input(Micro *m, const char *name, const void *data, int64_t count) {
     m->input[m->ninput++] = (PackInput){name, data, (size_t)count * 4};
@@ -301,17 +301,19 @@ static void build_whole(Arena *arena, const PackOptions *o, const Pairs *pairs,
 
 /* Denominators of the whole step. */
 static void add_denominators(Arena *arena, Pack *pack, int n) {
-    float *inv = NEW_ARRAY(arena, float, 4);
+    float *inv = NEW_ARRAY(arena, float, 5);
     inv[0] = inverse(n);
     inv[1] = inverse(pack->chosen_tokens + pack->rejected_tokens);
     inv[2] = inverse(pack->chosen_tokens);
     inv[3] = inverse(pack->rejected_tokens);
+    inv[4] = 1;
     for (int i = 0; i <= pack->nmicro; i++) {
         Micro *m = i < pack->nmicro ? &pack->micro[i] : &pack->whole;
         add_input(m, "inv_pairs", inv, 1);
         add_input(m, "inv_tokens", inv + 1, 1);
         add_input(m, "inv_tokens_chosen", inv + 2, 1);
         add_input(m, "inv_tokens_rejected", inv + 3, 1);
+        add_input(m, "one", inv + 4, 1); /* of a loss that has divided by its own */
     }
 }
 

@@ -58,6 +58,8 @@ for name in aot own; do
     steps $name drop-micro --set run.tokens=64 --set pref.dropout=0.3 --threads=1 > "$work/drop-micro.txt"
     near "$work/drop.txt" "$work/drop-micro.txt" || die "$name: the masks of score and micro differ"
 done
+steps own cached --set run.tokens=64 --set graph.ref=cached > "$work/cached.txt"
+near "$work/whole.txt" "$work/cached.txt" || die "log-probs of the reference kept are others"
 near "$work/drop.txt" "$work/whole.txt" && die "dropout does nothing"
 steps own twice --set run.tokens=64 --set pref.dropout=0.3 --threads=2 --eval-data $cases/gqa/pairs.jsonl \
     --set run.eval_every=1 > "$work/twice.txt"
@@ -76,6 +78,15 @@ cmp "$work/broken/adapter/adapter_model.safetensors" "$work/tight/adapter/adapte
 
 "$dpoc" verify "$work/own.dpo" $data --set pref.rank=4 --set run.tokens=64 > "$work/log" 2>&1 ||
     { cat "$work/log"; die "the device's gradients are not the evaluator's"; }
+
+# A loss that divides by its own, or that is cut off, keeps as little for its backward as any other.
+for name in dpo rpo aot; do
+    echo "use \"objectives/$name.dpo\"" | spec kept
+    "$dpoc" plan "$work/kept.dpo" --model $cases/gqa --set pref.rank=4 --arch=sm_80 --json 2> "$work/log" |
+        grep -oE '"activation": ?[0-9]+' | grep -oE '[0-9]+$'
+done > "$work/kept.txt"
+awk 'NR == 1 { least = $1 } $1 > 1.01 * least { bad = 1 } END { exit bad || NR != 3 }' "$work/kept.txt" ||
+    die "activations of dpo, rpo, aot: $(tr '\n' ' ' < "$work/kept.txt")"
 
 # Batches of run.batch pairs, the last one smaller; the mean over pairs.
 loss_of() { # loss_of PAIRS [flags]

@@ -79,6 +79,7 @@ static Eval *run(const Built *x, const Data *d, EvalMode mode) {
     set(e, "len", d->len, 2 * d->p);
     set(e, "chosen", chosen, d->p);
     set(e, "rejected", rejected, d->p);
+    set(e, "one", &(double){1}, 1);
     set(e, "inv_pairs", &(double){1.0 / d->p}, 1);
     set(e, "inv_tokens", &(double){1 / n}, 1);
     set(e, "inv_tokens_chosen", &(double){1 / s.tokens[0]}, 1);
