@@ -36,7 +36,7 @@ void obj_metric(Obj *o, const char *name, Value v, const Ast *at) {
         return;
     }
     if (taken(o, name)) {
-        builder_error(o->b, at->loc, "%s is logged already: another name", name);
+        builder_error(o->b, at->loc, "%s is logged already: choose another name", name);
         return;
     }
     Level l = obj_level(o, &v);
