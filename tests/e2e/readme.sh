@@ -27,6 +27,6 @@ fi
 for key in $(grep -o '\<\(data\|run\|graph\)\.[a-z_0-9]*' README.md examples/README.md | sed 's/.*://' | sort -u); do
     grep -q "^$key[ .]" "$work/settings" || die "no setting $key"
 done
-for name in $(grep -o '`[a-z_0-9]*\.dpo`' examples/README.md | tr -d '`' | sort -u); do
+for name in $(grep -o '`[a-z0-9][a-z_0-9]*\.dpo`' examples/README.md | tr -d '`' | sort -u); do
     [ -f "examples/$name" ] || [ -f "models/$name" ] || [ -f "models/objectives/$name" ] || die "no file $name"
 done
