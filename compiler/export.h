@@ -16,6 +16,7 @@ typedef struct Export {
     const char *out, *part; /* OUT, and OUT.part: all is written there, then renamed */
     bool from_run;          /* as_run is a run's command; else `adapter` came by itself */
     bool again;             /* the run's file was checked once and its warnings were printed */
+    bool keep;              /* OUT.part stays where something is wrong with it */
     DType dtype;
     Err err;
 } Export;

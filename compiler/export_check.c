@@ -25,28 +25,33 @@ typedef struct Score { /* of one answer */
     int tokens;
 } Score;
 
-/* The pairs' answers, in order: their log-probability by the policy and the reference. */
-static int scores_of(const Pairs *pairs, const Evaluation *e, Score *out) {
+static int answers_of(const Pairs *pairs) {
     int n = 0;
-    for (int i = 0; i < e->pairs; i++) {
-        const PairScore *s = &e->score[i];
-        const Pair *p = &pairs->pair[i];
-        out[n++] = (Score){(double)s->logp_chosen, (double)s->ref_logp_chosen, p->chosen};
-        if (p->rejected)
-            out[n++] = (Score){(double)s->logp_rejected, (double)s->ref_logp_rejected, p->rejected};
-    }
+    for (int64_t i = 0; i < pairs->n; i++) n += pairs->pair[i].rejected ? 2 : 1;
     return n;
 }
 
-/* Scores the pairs with an opened and compiled Work; 0 after a message. */
+/* The pairs' answers, in order: their log-probability by the policy and the reference. */
+static void scores_of(const Pairs *pairs, const Evaluation *e, Score *out) {
+    for (int64_t i = 0; i < e->pairs; i++) {
+        const PairScore *s = &e->score[i];
+        const Pair *p = &pairs->pair[i];
+        *out++ = (Score){(double)s->logp_chosen, (double)s->ref_logp_chosen, p->chosen};
+        if (p->rejected)
+            *out++ = (Score){(double)s->logp_rejected, (double)s->ref_logp_rejected, p->rejected};
+    }
+}
+
+/* Scores the pairs with a compiled Work; an exit code. */
 static int score(Export *e, Work *w, const char *what, const Pairs *pairs, Score *out) {
     Evaluation result;
     if (!e->options->quiet) fprintf(stderr, "checking: %s\n", what);
-    if (work_open(w) != EXIT_OK) return 0;
-    if (evaluate(w->exec, w->plan, pairs, NULL, pairs->n, w->arena, &result, &w->err))
-        return scores_of(pairs, &result, out);
-    work_fail(w);
-    return 0;
+    int code = work_open(w);
+    if (code != EXIT_OK) return code;
+    if (!evaluate(w->exec, w->plan, pairs, NULL, pairs->n, w->arena, &result, &w->err))
+        return work_fail(w);
+    scores_of(pairs, &result, out);
+    return EXIT_OK;
 }
 
 /* The same with another setting, or over a directory that holds all. */
@@ -54,12 +59,12 @@ static int score_again(Export *e, const char *bare, const char *set, const Pairs
                        const char *what, Score *out) {
     static const bool want[NUNIT] = {[UNIT_EVAL] = true};
     Work w;
-    int n = 0;
-    if (export_work(e, &w, bare, set) == EXIT_OK && work_device(&w, NULL) == EXIT_OK &&
-        work_compile(&w, NULL, want) == EXIT_OK)
-        n = score(e, &w, what, pairs, out);
+    int code = export_work(e, &w, bare, set);
+    if (code == EXIT_OK) code = work_device(&w, NULL);
+    if (code == EXIT_OK) code = work_compile(&w, NULL, want);
+    if (code == EXIT_OK) code = score(e, &w, what, pairs, out);
     work_close(&w);
-    return n;
+    return code;
 }
 
 /* A directory with the base's configuration and the weights that were trained (`train base`). */
@@ -130,12 +135,25 @@ static void close_device(Work *w) {
     w->device = NULL;
 }
 
-static int compare_all(Export *e, const Work *base, const Score *trained, const char *full,
-                       const Pairs *pairs, int n) {
-    Score rounded[2 * PAIRS], merged[2 * PAIRS];
-    if (score_again(e, full, "graph.compute=bf16", pairs, "the same in bf16", rounded) != n ||
-        score_again(e, e->part, "graph.compute=fp32", pairs, "the merged model", merged) != n)
-        return EXIT_NUMERIC;
+/* All three scores, then their comparison; `full`: what was trained is this directory. */
+static int check_pairs(Export *e, Work *base, const char *full, const Pairs *pairs) {
+    Score trained[2 * PAIRS], rounded[2 * PAIRS], merged[2 * PAIRS];
+    int n = answers_of(pairs);
+    int code = full
+                   ? score_again(e, full, "graph.compute=fp32", pairs, "the trained model", trained)
+                   : score(e, base, "base and adapter", pairs, trained);
+    close_device(base);
+    if (code == EXIT_OK)
+        code = score_again(e, full, "graph.compute=bf16", pairs, "the same in bf16", rounded);
+    if (code == EXIT_OK)
+        code = score_again(e, e->part, "graph.compute=fp32", pairs, "the merged model", merged);
+    if (code != EXIT_OK) {
+        fprintf(stderr,
+                "the merged model could not be checked; it is left in %s (--no-check "
+                "leaves the check out)\n",
+                e->part);
+        return code;
+    }
     double sums = unit_of(DT_f32) * sqrt((double)longest_sum(base->plan));
     double units = (unit_of(e->dtype) + sums) / unit_of(DT_bf16);
     double bound = SIGMAS * rms_per_token(trained, rounded, n) * units;
@@ -158,12 +176,9 @@ int export_check(Export *e, Work *base, const MergeReport *report) {
     }
     const char *full = e->trained ? trained_model(e, work_model_dir(base)) : NULL;
     if (e->trained && !full) return export_fail(e);
-    Score trained[2 * PAIRS];
     Pairs *pairs = pairs_random(base->plan, PAIRS, 1);
-    int n = full ? score_again(e, full, "graph.compute=fp32", pairs, "the trained model", trained)
-                 : score(e, base, "base and adapter", pairs, trained);
-    close_device(base);
-    int code = n ? compare_all(e, base, trained, full, pairs, n) : EXIT_NUMERIC;
+    int code = check_pairs(e, base, full, pairs);
+    e->keep = code != EXIT_OK;
     if (full) remove_tree(full);
     pairs_free(pairs);
     return code;

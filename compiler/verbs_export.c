@@ -11,6 +11,7 @@
 #include "../runtime/job/progress.h"
 
 #include <errno.h>
+#include <glob.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -122,6 +123,18 @@ static int export_merged(Export *e) {
     return code;
 }
 
+/* A run of several adapters has the others inside the first one's directory. */
+static void note_others(const Export *e) {
+    glob_t found;
+    const char *pattern = path_join(e->arena, e->adapter, "*/adapter_config.json");
+    if (glob(pattern, 0, NULL, &found) == 0)
+        fprintf(stderr,
+                "note: the run trained more than this adapter; export them one by one, or "
+                "all with --format=merged: %s\n",
+                found.gl_pathv[0]);
+    globfree(&found);
+}
+
 static bool export_gguf(Export *e) {
     const char *base = e->as_run.model;
     return (base || fail(&e->err, EXIT_USAGE,
@@ -222,9 +235,10 @@ int verb_export(const Options *o) {
     if (code == EXIT_OK && format == 1) code = export_merged(&e);
     if (code == EXIT_OK && format != 1 && !(gguf ? export_gguf(&e) : export_peft(&e)))
         code = export_fail(&e);
+    if (code == EXIT_OK && format != 1 && !o->quiet) note_others(&e);
     if (code == EXIT_OK && !finish(&e, gguf)) code = export_fail(&e);
     if (code == EXIT_OK && !o->quiet) fprintf(stderr, "written: %s\n", e.out);
-    if (code != EXIT_OK && code != EXIT_NUMERIC) remove_tree(e.part);
+    if (code != EXIT_OK && !e.keep) remove_tree(e.part);
     arena_free(e.arena);
     return code;
 }
