@@ -147,40 +147,54 @@ static void show_pairs(const Work *w, const Pairs *pairs, json_t *out) {
         ids_free(&rejected.ids);
     }
     if (out) {
+        json_object_set_new(out, "data", pairs_summary_json(pairs));
         json_object_set_new(out, "pairs", json_integer(pairs->n));
         json_object_set_new(out, "shown", list);
         return;
     }
     json_decref(list);
+    fflush(stdout);
     if (n < pairs->n) fprintf(stderr, "%lld more: --limit=N shows N\n", (long long)(pairs->n - n));
 }
 
+/* --data, else the file's data.train. */
+static int show_data(Work *w, const Template *template, json_t *out) {
+    int n;
+    spec_data(w->spec, &n);
+    if (n == 0) return work_usage("tokens needs --text S or --data PAIRS");
+    Pairs *pairs = NULL;
+    int code = work_train_pairs(w, template, &pairs);
+    if (code == EXIT_OK) show_pairs(w, pairs, out);
+    pairs_free(pairs);
+    return code;
+}
+
 int verb_tokens(const Options *o) {
-    if (!o->text && o->data.n == 0) return work_usage("tokens needs --text S or --data PAIRS");
     Work w;
     work_init(&w, o);
     Template template;
-    Pairs *pairs = NULL;
     int code = work_check(&w, work_model_spec(o), false);
-    if (code == EXIT_OK && !work_model_dir(&w)) code = work_usage("tokens needs --model DIR");
+    const char *dir = code == EXIT_OK ? work_model_dir(&w) : NULL;
+    if (code == EXIT_OK && !dir) code = work_usage("tokens needs --model DIR");
+    if (dir && !file_exists(dir)) {
+        fail(&w.err, EXIT_IO, "there is no directory %s", dir);
+        code = work_fail(&w);
+    }
     if (code == EXIT_OK) code = work_template(&w, &template);
     json_t *out = o->json ? json_object() : NULL;
-    if (out && w.tokenizer) {
-        const char *name = code == EXIT_OK ? template.def.name : NULL;
+    if (out && code == EXIT_OK && w.tokenizer) {
         json_object_set_new(out, "tokenizer", json_string(w.tokenizer->path));
-        json_object_set_new(out, "template", name ? json_string(name) : json_null());
+        json_object_set_new(out, "template",
+                            template.def.name ? json_string(template.def.name) : json_null());
     }
     if (code == EXIT_OK && o->text) code = show_text(&w, &template, out);
-    if (code == EXIT_OK && o->data.n)
-        code = work_read_pairs(&w, o->data.item, o->data.n, &template, &pairs);
-    if (code == EXIT_OK && pairs) show_pairs(&w, pairs, out);
+    if (code == EXIT_OK && (o->data.n || !o->text)) code = show_data(&w, &template, out);
     if (code == EXIT_OK && out) {
         char *text = json_dumps(out, JSON_COMPACT);
         printf("%s\n", text);
         free(text);
     }
     json_decref(out);
-    pairs_free(pairs);
     work_close(&w);
     return code;
 }

@@ -34,7 +34,7 @@ done
 cmp "$work/hf.txt" "$work/tiktoken.txt" || die "the two forms of the tokenizer differ"
 expect 0 "^2 more" "$dpoc" tokens --model "$hf" --data "$work/pairs.jsonl" --set data.template=llama3 --color=always
 grep -q "$(printf '\033')\[1;32mchosen" "$work/out" || die "no colour"
-NO_COLOR=1 expect 0 '"pairs":5,"shown":' "$dpoc" tokens --json --model "$hf" --data "$work/pairs.jsonl" --set data.template=llama3
+NO_COLOR=1 expect 0 '"pairs":5,"shown":.*' "$dpoc" tokens --json --model "$hf" --data "$work/pairs.jsonl" --set data.template=llama3
 [ "$(grep -o '"mask":\[[01,]*\]' "$work/out" | wc -l)" = 6 ] || die "not six masks"
 
 # The file names the template; without one the checkpoint decides, which has none here.
@@ -65,3 +65,6 @@ mkdir "$work/empty"
 expect 5 "neither tokenizer.json nor tokenizer.model" "$dpoc" tokens --model "$work/empty" --text x
 expect 2 "needs --model" "$dpoc" tokens --text x
 expect 2 "needs --text" "$dpoc" tokens --model "$hf"
+expect 5 "there is no directory" "$dpoc" tokens --model "$work/nowhere" --data "$work/pairs.jsonl"
+sed "s,template = house,template = house  train = \"pairs.jsonl\"," "$work/own.dpo" > "$work/data.dpo"
+expect 0 "^2 more" "$dpoc" tokens "$work/data.dpo" --model "$hf"
