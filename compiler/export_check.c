@@ -177,6 +177,7 @@ int export_check(Export *e, Work *base, const MergeReport *report) {
     const char *full = e->trained ? trained_model(e, work_model_dir(base)) : NULL;
     if (e->trained && !full) return export_fail(e);
     Pairs *pairs = pairs_random(base->plan, PAIRS, 1);
+    for (int i = 0; i < PAIRS && spec_one_sided(base->spec); i++) pairs->pair[i].rejected = 0;
     int code = check_pairs(e, base, full, pairs);
     e->keep = code != EXIT_OK;
     if (full) remove_tree(full);

@@ -7,6 +7,7 @@ printf 'use "dpo-lora.dpo"\nadapter pref = lora(rank = 2, alpha = 8) on all_line
 printf 'use "dpo-lora.dpo"\nadapter pref = lora(rank = 2, alpha = 8, dora = true) on all_linear, lora(rank = 2, dora = true) on "{embed_tokens,lm_head}"\n' > "$work/tied.dpo"
 printf 'use "dpo-lora.dpo"\nadapter pref = lora(rank = 2, alpha = 8, rslora = true, init = "pissa") on all_linear\n' > "$work/pissa.dpo"
 printf 'use "dpo-lora.dpo"\npolicy = base\nreference = policy at start\ntrain base\n' > "$work/full.dpo"
+printf 'use "objectives/sft.dpo"\nbase = auto\nadapter pref = lora(rank = 2) on all_linear\npolicy = base + pref\ntrain pref\n' > "$work/sft.dpo"
 printf 'use "objectives/dpo.dpo"\nbase = auto\npolicy = base\nreference = base\n' > "$work/merged.dpo"
 
 train() { # NAME CASE
@@ -48,6 +49,7 @@ train nf4 gqa
 train tied mha_tied
 train pissa gqa
 train full gqa
+train sft gqa
 for run in plain:gqa nf4:gqa pissa:gqa tied:mha_tied; do
     name=${run%:*} case=${run#*:}
     for compute in fp32 bf16; do
@@ -69,6 +71,9 @@ close nf4.fp32 nf4.bf16 nf4.original $u_fp32 > "$work/far" && die "the original 
 # full fine-tuning: what training left is what is written
 export_it full full-fp32 merged --dtype=fp32
 grep -q 'written' "$work/full-fp32.txt" || die "no word about the result"
+# an objective that knows no rejected answers
+export_it sft sft-fp16 merged --dtype=fp16
+grep -q 'of 4 random answers' "$work/sft-fp16.txt" || die "sft: not four answers"
 # a checkpoint of the run; the adapter as it is, and for llama.cpp
 export_it plain plain-peft peft --checkpoint=2
 cmp "$work/plain/adapter/adapter_model.safetensors" "$work/plain-peft/adapter_model.safetensors" || die "peft: other bytes"
