@@ -146,40 +146,40 @@ static void other_templates(void **state) {
 }
 
 /* What auto makes of a checkpoint's template. */
+static const struct {
+    const char *config;
+    const char *name; /* NULL: none, or with `said` an error */
+    const char *system, *said;
+} cases[] = {
+    {"{}", NULL, NULL, NULL},
+    {"{\"chat_template\": \"{{'<|im_start|>' + role + '<|im_end|>\\n'}}\"}", "chatml", NULL, NULL},
+    {"{\"chat_template\": \"{{ '<|im_start|>system\\\\nBe good.<|im_end|>\\\\n' }}\"}", "chatml",
+     "Be good.", NULL},
+    {"{\"chat_template\": \"{{ '<|im_start|>system\\\\n' + x + '<|im_end|>' + '\\n' }}\"}",
+     "chatml", NULL, NULL},
+    {"{\"chat_template\": [{\"name\": \"rag\", \"template\": \"?\"}, {\"name\": \"default\", "
+     "\"template\": \"<|im_start|> <|im_end|>\\n\"}]}",
+     "chatml", NULL, NULL},
+    {"{\"chat_template\": \"[INST] <<SYS>> strip()\"}", "llama2", NULL, NULL},
+    {"{\"chat_template\": \"{{ \\\"<|im_start|>system\\nIt's I.<|im_end|>\\n\\\" }}\"}", "chatml",
+     "It's I.", NULL},
+    {"{\"chat_template\": \"{{ '<|im_start|>system\\\\nA\\\\nB<|im_end|>\\\\n' }}\"}", NULL, NULL,
+     "not plain text"},
+    {"{\"chat_template\": \"<start_of_turn>\"}", NULL, NULL, "Gemma"},
+    {"{\"chat_template\": \"'<|im_start|>user<|im_sep|>'\"}", NULL, NULL, "Phi-4"},
+    {"{\"chat_template\": \"'<|im_start|>' + x + '<|im_end|>'\"}", NULL, NULL, "newline"},
+    {"{\"chat_template\": \"{{ '<|user|>\\n' + x + '\\n' }}{{ eos_token }}\"}", NULL, NULL,
+     "set data.template"},
+    {"{\"chat_template\": \"{{ \\\"[INST]\\\" + x + \\\"[/INST]\\\" }}\"}", NULL, NULL,
+     "Mistral-7B"},
+    {"{\"chat_template\": \"{{ '[INST] ' + x + ' [/INST]' }}{{ ' ' + x + eos_token }}\"}", NULL,
+     NULL, "Mistral-7B"},
+    {"{\"chat_template\": \"[INST] [SYSTEM_PROMPT]\"}", NULL, NULL, "Mistral Small"},
+    {"{\"chat_template\": \"<|im_start|> <think>\"}", NULL, NULL, "set data.template"},
+    {"{\"chat_template\": ", NULL, NULL, "tokenizer_config.json:1"},
+};
+
 static void detection(void **state) {
-    static const struct {
-        const char *config;
-        const char *name; /* NULL: none, or with `said` an error */
-        const char *system, *said;
-    } cases[] = {
-        {"{}", NULL, NULL, NULL},
-        {"{\"chat_template\": \"{{'<|im_start|>' + role + '<|im_end|>\\n'}}\"}", "chatml", NULL,
-         NULL},
-        {"{\"chat_template\": \"{{ '<|im_start|>system\\\\nBe good.<|im_end|>\\\\n' }}\"}",
-         "chatml", "Be good.", NULL},
-        {"{\"chat_template\": \"{{ '<|im_start|>system\\\\n' + x + '<|im_end|>' + '\\n' }}\"}",
-         "chatml", NULL, NULL},
-        {"{\"chat_template\": [{\"name\": \"rag\", \"template\": \"?\"}, {\"name\": \"default\", "
-         "\"template\": \"<|im_start|> <|im_end|>\\n\"}]}",
-         "chatml", NULL, NULL},
-        {"{\"chat_template\": \"[INST] <<SYS>> strip()\"}", "llama2", NULL, NULL},
-        {"{\"chat_template\": \"{{ \\\"<|im_start|>system\\nIt's I.<|im_end|>\\n\\\" }}\"}",
-         "chatml", "It's I.", NULL},
-        {"{\"chat_template\": \"{{ '<|im_start|>system\\\\nA\\\\nB<|im_end|>\\\\n' }}\"}", NULL,
-         NULL, "not plain text"},
-        {"{\"chat_template\": \"<start_of_turn>\"}", NULL, NULL, "Gemma"},
-        {"{\"chat_template\": \"'<|im_start|>user<|im_sep|>'\"}", NULL, NULL, "Phi-4"},
-        {"{\"chat_template\": \"'<|im_start|>' + x + '<|im_end|>'\"}", NULL, NULL, "newline"},
-        {"{\"chat_template\": \"{{ '<|user|>\\n' + x + '\\n' }}{{ eos_token }}\"}", NULL, NULL,
-         "set data.template"},
-        {"{\"chat_template\": \"{{ \\\"[INST]\\\" + x + \\\"[/INST]\\\" }}\"}", NULL, NULL,
-         "Mistral-7B"},
-        {"{\"chat_template\": \"{{ '[INST] ' + x + ' [/INST]' }}{{ ' ' + x + eos_token }}\"}", NULL,
-         NULL, "Mistral-7B"},
-        {"{\"chat_template\": \"[INST] [SYSTEM_PROMPT]\"}", NULL, NULL, "Mistral Small"},
-        {"{\"chat_template\": \"<|im_start|> <think>\"}", NULL, NULL, "set data.template"},
-        {"{\"chat_template\": ", NULL, NULL, "tokenizer_config.json:1"},
-    };
     for (size_t i = 0; i < COUNT(cases); i++) {
         Err err = {0};
         const char *which = cases[i].name && !strcmp(cases[i].name, "llama2")
@@ -212,7 +212,7 @@ static void detection(void **state) {
     tokenizer_close(t);
 }
 
-/* ---- against jinja2 and huggingface/tokenizers (golden/make.py) ------------------------------- */
+/* ---- against jinja2 and huggingface/tokenizers (golden/make.py) ------------------------------ */
 
 static json_int_t largest_id(json_t *tokenizer) {
     json_int_t max = -1;
