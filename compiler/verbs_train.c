@@ -192,7 +192,7 @@ static int64_t log_every(const Work *w) {
     return spec_given(w->spec, "run.log_every") ? (int64_t)spec_num(w->spec, "run.log_every") : 0;
 }
 
-/* ---- answers during training ------------------------------------------------------------------ */
+/* ---- answers during training ----------------------------------------------------------------- */
 
 /* run.sample_prompts: a file, or how many of the pairs to evaluate on, else to train on. */
 static int read_samples(Work *w, const Template *template, const TrainJob *job, Prompts *out) {
@@ -240,7 +240,7 @@ static int open_samples(Work *w, const Template *template, Prompts *prompts, Tra
     return EXIT_OK;
 }
 
-/* ---- the run ---------------------------------------------------------------------------------- */
+/* ---- the run --------------------------------------------------------------------------------- */
 
 static void job_of(const Work *w, const Pairs *pairs, TrainJob *job) {
     const Options *o = w->options;

@@ -248,7 +248,7 @@ void svg_chart(Text *out, const SvgChart *c, int id, int x, int y) {
     text_add(out, "</svg>\n");
 }
 
-/* ---- colours ---------------------------------------------------------------------------------- */
+/* ---- colours --------------------------------------------------------------------------------- */
 
 typedef struct Theme {
     const char *ink, *soft, *grid, *zero, *back, *panel;

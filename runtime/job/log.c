@@ -11,7 +11,7 @@ double run_value(const Run *r, const double *values, const char *metric) {
     return i < 0 ? NAN : values[i];
 }
 
-/* ---- run.json, and where metrics go ----------------------------------------------------------- */
+/* ---- run.json, and where metrics go ---------------------------------------------------------- */
 
 /* Everything the run decided, so that it can be repeated. */
 static bool write_run_json(const Run *r, Err *err) {
@@ -85,7 +85,7 @@ bool log_close(Run *r, Err *err) {
     return tfevents_close(r->events, err) && ok;
 }
 
-/* ---- lines ------------------------------------------------------------------------------------ */
+/* ---- lines ----------------------------------------------------------------------------------- */
 
 static void begin(Run *r, const char *event) {
     metrics_begin(r->metrics, event);
@@ -188,7 +188,7 @@ bool log_eval(Run *r, const Evaluation *e, double seconds, Err *err) {
     return ok;
 }
 
-/* ---- the end ---------------------------------------------------------------------------------- */
+/* ---- the end --------------------------------------------------------------------------------- */
 
 /* metrics.jsonl as Hugging Face's log_history; NULL where it cannot be read. */
 static json_t *history(const Run *r) {

@@ -191,7 +191,7 @@ void run_logs_free(RunLog *logs, int n) {
     }
 }
 
-/* ---- the summary ------------------------------------------------------------------------------ */
+/* ---- the summary ----------------------------------------------------------------------------- */
 
 static const char *value_text(Arena *arena, json_t *value) {
     if (json_is_string(value)) return arena_str(arena, json_string_value(value));

@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- which charts ----------------------------------------------------------------------------- */
+/* ---- which charts ---------------------------------------------------------------------------- */
 
 typedef struct ChartOf {
     const char *title, *unit, *solid, *dashed; /* keys of curves; the eval's is eval_ + solid */
@@ -74,7 +74,7 @@ static bool shown_above(const char *key) {
            strncmp(key, "cpu/", 4) == 0;
 }
 
-/* ---- one chart -------------------------------------------------------------------------------- */
+/* ---- one chart ------------------------------------------------------------------------------- */
 
 typedef struct Drawing { /* lines of one chart, in the order of drawing */
     Arena *arena;
@@ -180,7 +180,7 @@ static int add_charts(Text *out, Arena *arena, const RunLog *logs, int n, int co
     return shown;
 }
 
-/* ---- pages ------------------------------------------------------------------------------------ */
+/* ---- pages ----------------------------------------------------------------------------------- */
 
 static void page_title(Text *out, const RunLog *logs, int n) {
     for (int i = 0; i < n; i++) {

@@ -50,7 +50,7 @@ typedef struct Run {
     int64_t silent_steps; /* steps from the first on in which no reward moved; -1: one did */
 } Run;
 
-/* ---- log.c: run.json, metrics.jsonl, TensorBoard, trainer_state.json -------------------------- */
+/* ---- log.c: run.json, metrics.jsonl, TensorBoard, trainer_state.json ------------------------- */
 bool log_open(Run *r, bool resumed, Err *err);
 bool log_step(Run *r, const Pack *pack, double lr, double norm, double seconds, Err *err);
 bool log_eval(Run *r, const Evaluation *e, double seconds, Err *err);
@@ -58,7 +58,7 @@ bool log_end(Run *r, Err *err);
 bool log_close(Run *r, Err *err);
 double run_value(const Run *r, const double *values, const char *metric); /* NAN: no such metric */
 
-/* ---- sampling.c: greedy answers of the policy as it is ------------------------------------------ */
+/* ---- sampling.c: greedy answers of the policy as it is --------------------------------------- */
 bool samples_open(Run *r, bool goes_on, Err *err);
 /* Answers all prompts, into RUN/samples.jsonl and TensorBoard. */
 bool samples_take(Run *r, Err *err);

@@ -75,7 +75,7 @@ static bool train_step(Run *r, Err *err) {
     return ok;
 }
 
-/* ---- evaluation and the best checkpoint ------------------------------------------------------- */
+/* ---- evaluation and the best checkpoint ------------------------------------------------------ */
 
 /* Finds the metric that run.best names, with or without "eval_" before it. */
 static bool find_best(Run *r, Err *err) {

@@ -102,7 +102,7 @@ static void check_names(void **state) {
     assert_int_equal(err.code, EXIT_IO);
 }
 
-/* Text as TensorBoard's own writer has it: Value{tag, tensor{DT_STRING, [1], text}, plugin "text"}. */
+/* Text as TensorBoard has it: Value{tag, tensor{DT_STRING, [1], text}, plugin "text"}. */
 static void check_text(void **state) {
     static const unsigned char want[] = "\x0a\x01t\x42\x0b\x08\x07\x12\x04\x12\x02\x08\x01\x42\x01x"
                                         "\x4a\x08\x0a\x06\x0a\x04text";
