@@ -353,8 +353,8 @@ static void loaded_targets(Spec *spec, AdapterSpec *a, const Base *base) {
     check_all_found(spec, a, peft);
 }
 
-/* What PiSSA trained is saved as a plain LoRA of twice the rank and the same scale: read back, it is
- * one. */
+/* What PiSSA trained is saved as a plain LoRA of twice the rank and the same scale: read back, it
+ * is one. */
 static void follow_pissa(Spec *spec, AdapterSpec *a) {
     Err err = {0};
     Adapter *peft = NULL;

@@ -21,7 +21,7 @@ typedef struct Export {
     Err err;
 } Export;
 
-/* ---- export_run.c ------------------------------------------------------------------------------ */
+/* ---- export_run.c ---------------------------------------------------------------------------- */
 /* Fills `as_run`, `spec` and what was trained from the directory that the command names. */
 bool export_find(Export *e);
 /* Adds what was trained to as_run's --adapter flags, by name; an exit code. */
@@ -30,10 +30,10 @@ int export_name_trained(Export *e);
  * directory instead, which holds what adapters and quantization made; or NULL. */
 int export_work(Export *e, Work *w, const char *bare, const char *set);
 
-/* ---- verbs_export.c ---------------------------------------------------------------------------- */
+/* ---- verbs_export.c -------------------------------------------------------------------------- */
 int export_fail(Export *e); /* prints e->err; its code */
 
-/* ---- export_check.c ---------------------------------------------------------------------------- */
+/* ---- export_check.c -------------------------------------------------------------------------- */
 /* The merged model beside base and adapter, on random tokens.  `base` is checked
  * and compiled for evaluation in fp32, its device open. */
 int export_check(Export *e, Work *base, const MergeReport *report);

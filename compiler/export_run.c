@@ -1,7 +1,8 @@
 /* export_run.c: which run it is, and its model read again as the run had it (export.h).
  *
  * run.json keeps the command: the file, the settings and adapters of the command line.  What was
- * trained is handed back as --adapter.  A directory that PEFT wrote gets a small program of its own.
+ * trained is handed back as --adapter.  A directory that PEFT wrote gets a small program of its
+ * own.
  */
 #include "export.h"
 

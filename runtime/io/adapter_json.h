@@ -13,8 +13,8 @@ bool adapter_strings(Arena *arena, const json_t *list, const char ***out, int *n
 /* {"key": number, ..}, in the order of the file. */
 bool adapter_patterns(Arena *arena, const json_t *object, AdapterPattern **out, int *n);
 
-/* PEFT's rule for the keys of rank_pattern and alpha_pattern: a regular expression that is the whole
- * path or follows a dot. */
+/* PEFT's rule for the keys of rank_pattern and alpha_pattern: a regular expression that is the
+ * whole path or follows a dot. */
 bool adapter_key_fits(const char *key, const char *module);
 
 #endif

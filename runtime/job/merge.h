@@ -1,10 +1,14 @@
 /* merge.h: a base and what was trained on it as one checkpoint, streamed tensor by tensor.
  *
  * W' = W + sum over adapters of what each adds to W:
- *   LoRA  s B A                                    s = alpha / r (rslora: alpha / sqrt r)
- *   DoRA  (m / |W + s B A|) (W + s B A) - W        | | of each output; m its magnitude
- * An embedding [V, d] gets s (B A)^T; its outputs are columns.  Sums are made in double precision and rounded once.
- * Relies on bind.h (reading), quantize.h, io/.  Host memory: the adapters and a few MiB.
+ *
+ *   LoRA  s B A, where s = alpha / r (rslora: alpha / sqrt r)
+ *
+ *   DoRA  (m / |W + s B A|) (W + s B A) - W, where | | is of each output, m its magnitude
+ *
+ * An embedding [V, d] gets s (B A)^T; its outputs are columns.  Sums are made in double precision
+ * and rounded once.  Relies on bind.h (reading), quantize.h, io/.  Host memory: one module's part
+ * of the adapters and a few MiB.
  */
 #ifndef DPOC_MERGE_H
 #define DPOC_MERGE_H
@@ -16,7 +20,7 @@ typedef struct MergeJob {
     const char *base;    /* checkpoint directory */
     const char *trained; /* directory with a model.safetensors that takes the place of base tensors
                           * (full fine-tuning), or NULL */
-    const char *const *adapter; /* PEFT directories, in the order in which the policy adds them */
+    const char *const *adapter; /* PEFT directories, in the order in which they are added */
     int nadapter;
     const Plan
         *plan;     /* its binds of source "base" say which weights are one and how they are kept */
@@ -52,10 +56,11 @@ typedef struct MergeReport {
     MergeCount underflow; /* not zero, but rounded to it */
 } MergeReport;
 
-/* Names are the arena's.  Also writes model.safetensors.index.json where there are several files. */
+/* Names are the arena's.  Also writes model.safetensors.index.json where there are several
+ * files. */
 bool merge_write(const MergeJob *job, Arena *arena, MergeReport *report, Err *err);
 
-/* ---- merge_row.c: the arithmetic -------------------------------------------------------------- */
+/* ---- merge_row.c: the arithmetic ------------------------------------------------------------- */
 typedef struct Delta {   /* what one adapter adds to one matrix [rows, cols] */
     float *left, *right; /* [rows, r], [r, cols]; owned */
     float *magnitude;    /* [rows], of an embedding [cols]; or NULL */

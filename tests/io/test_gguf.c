@@ -1,5 +1,6 @@
-/* GGUF adapters, byte by byte: the header as the format's page says, tensors from the next multiple of 32 on, B of q and
- * k with rows reordered for Llama and not for Qwen2, one alpha for modules of other scales; what llama.cpp does not take
+/* GGUF adapters, byte by byte: the header as the format's page says, tensors from the next multiple
+ * of 32 on, B of q and k with rows reordered for Llama and not for Qwen2, one alpha for modules of
+ * other scales; what llama.cpp does not take
  * is refused.  (The same files were read back by the Python package `gguf` and by hand.) */
 #include "runtime/io/gguf.h"
 #include "tests/io/io.h"
@@ -53,7 +54,7 @@ static char *make_base(const char *type, const char *more) {
     ","                                                                                            \
     "\"rank_pattern\":{\"up_proj\":2}}"
 
-/* ---- what is expected, written down by the format's rules --------------------------------------- */
+/* ---- what is expected, written down by the format's rules --------------------------------- */
 static unsigned char want[4096];
 static size_t nwant;
 static void put(const void *data, size_t n) {
@@ -120,7 +121,7 @@ static void check_file(const char *adapter, const char *base, DType dtype) {
     free(got);
 }
 
-/* Rows of a head of four, (0, 1, 2, 3), pair i with i + 2 here and with its neighbour there: 0 2 1 3. */
+/* Rows of a head of four pair i with i + 2 here and with its neighbour there: 0 2 1 3. */
 static const int order[2][8] = {{0, 1, 2, 3, 4, 5, 6, 7}, {0, 2, 1, 3, 4, 6, 5, 7}};
 
 static void bytes(void **state) {
@@ -133,7 +134,7 @@ static void bytes(void **state) {
                     {"qwen3", "qwen3", 0}};
     char *adapter = make_adapter(PLAIN);
     for (size_t f = 0; f < COUNT(families); f++) {
-        /* up comes first and has rank 2, alpha 3: the file's alpha is 3, and q's alpha 3 with rank 1 needs no factor */
+        /* up comes first, with rank 2 and alpha 3, which is the file's; q's is 3 too: no factor */
         head(families[f].architecture, 3, 0);
         for (int i = 0; i < 6; i++) put(&(float){a_value(i)}, 4);
         align();
@@ -160,7 +161,8 @@ static void bytes(void **state) {
     }
 }
 
-/* llama.cpp multiplies with alpha / r.  rslora: 3 / sqrt 2 at up = (3 sqrt 2) / 2, so alpha is 3 sqrt 2; q's 3 / sqrt 1 is
+/* llama.cpp multiplies with alpha / r.  rslora: 3 / sqrt 2 at up = (3 sqrt 2) / 2, so alpha is
+ * 3 sqrt 2; q's 3 / sqrt 1 is
  * that alpha over 1 times 1 / sqrt 2, which its B takes. */
 static void one_alpha(void **state) {
     char *adapter = make_adapter(

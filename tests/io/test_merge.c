@@ -1,6 +1,7 @@
-/* Merging, against the same sums written out in double precision: rounding, its report, what overflows and vanishes,
- * files and their index, weights as quantization left them, tied weights, a base that was trained.  The formulas of every
- * kind of adapter are held to PEFT's figures by tests/e2e/peft.sh. */
+/* Merging, against the same sums written out in double precision: rounding, its report, what
+ * overflows and vanishes, files and their index, weights as quantization left them, tied weights, a
+ * base that was trained.  The formulas of every kind of adapter are held to PEFT's figures by
+ * tests/e2e/peft.sh. */
 #include "runtime/job/merge.h"
 #include "runtime/quantize.h"
 #include "tests/io/io.h"
@@ -179,7 +180,8 @@ static void files(void **state) {
     checkpoint_close(c);
 }
 
-/* A weight that was quantized for training is merged as the codes have it, unless the original is asked for. */
+/* A weight that was quantized for training is merged as the codes have it, unless the original is
+ * asked for. */
 static void quantized(void **state) {
     for (int original = 0; original < 2; original++) {
         const char *adapter[] = {NULL};
