@@ -2,9 +2,10 @@
  *
  * A micro-batch is what programs "micro", "eval", "score" and "ref" read: extents and the input
  * arrays, by name. A row is a token that predicts something: the last token of an answer is a
- * target and no row. Without prefix sharing each sequence (prompt + answer) is one segment; with it the prompt's
- * rows are there once, and both answers have them as prefix.  T and R are filled to a multiple of
- * the bucket with one dummy segment and unscored rows.  Denominators are those of the whole step.
+ * target and no row. Without prefix sharing each sequence (prompt + answer) is one segment; with it
+ * the prompt's rows are there once, and both answers have them as prefix.  T and R are filled to a
+ * multiple of the bucket with one dummy segment and unscored rows.  Denominators are those of the
+ * whole step.
  * Relies on pairs.h and plan.h.
  */
 #ifndef DPOC_PACK_H
