@@ -217,7 +217,11 @@ int run_dir_open(const char *dir, bool resumes, bool overwrite, Err *err) {
              dir);
         return EXIT_USAGE;
     }
-    return dir_make(dir, err) ? EXIT_OK : err->code;
+    Arena *arena = arena_new();
+    bool used = metrics_in_use(path_join(arena, dir, "metrics.jsonl"));
+    arena_free(arena);
+    if (used) fail(err, EXIT_USAGE, "%s: another process is training into it", dir);
+    return !used && dir_make(dir, err) ? EXIT_OK : err->code;
 }
 
 void run_dir_clear(const char *dir) {

@@ -57,9 +57,11 @@ tries=0
 until grep -q '"step":9' "$work/going/metrics.jsonl" 2> /dev/null || [ $tries -gt 500 ]; do sleep 0.02; tries=$((tries + 1)); done
 "$dpoc" report "$work/going" -o "$work/going.svg" > "$work/text"
 rc=$?
+go -o "$work/going" --set run.steps=2 --overwrite 2> "$work/said"
+[ $? = 2 ] && grep -q "another process is training" "$work/said" || rc="two at once: $(cat "$work/said")"
 kill -TERM $pid
 wait $pid
-[ $rc = 0 ] || die "a run that goes on cannot be read"
+[ "$rc" = 0 ] || die "a run that goes on cannot be read, or $rc"
 says "state +running, step [0-9]+ of 100000000"
 "$checker" "$work/going.svg" || die "going.svg is not well-formed"
 "$dpoc" report "$work/going" > "$work/text" && says "broken off"
