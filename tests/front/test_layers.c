@@ -141,7 +141,7 @@ static void parameters_lie_apart(void **state) {
         assert_true(t->offset >= end && t->leaf);
         end = t->offset + t->rows * t->cols;
         assert_int_equal(t->offset, decode->trained[i].offset);
-        assert_string_equal(t->init, i % 2 ? "zero" : "kaiming");
+        assert_string_equal(t->start.init, i % 2 ? "zero" : "kaiming");
     }
     assert_int_equal(u->nparams % 1024, 0);
     assert_true(u->nparams >= end && u->nparams < end + 1024 + 16);

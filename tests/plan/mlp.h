@@ -28,7 +28,7 @@ static inline NodeId mlp_trained(Unit *u, NodeId params, const char *name, int64
         .source = intern("pref"), .tensor = intern(name), .rank = 2, .rows = rows, .cols = cols};
     t.offset = u->nparams;
     t.leaf = g_slot(u->g, params, t.offset, type_mat(DT_f32, dim_const(rows), dim_const(cols)));
-    t.init = "kaiming";
+    t.start.init = "kaiming";
     u->nparams += rows * cols;
     PUSH(u->arena, u->trained, u->ntrained, u->captrained, t);
     return g_cast(u->g, t.leaf, u->compute);
