@@ -78,7 +78,9 @@ static bool add_ids(Reader *r, const json_t *list) {
     Prompt *p = prompt_new(r->w, "", r->out);
     for (size_t i = 0; i < json_array_size(list); i++) {
         const json_t *id = json_array_get(list, i);
-        if (!json_is_integer(id)) return bad(r, "\"prompt_ids\" holds what is no token id");
+        const json_int_t value = json_integer_value(id);
+        if (!json_is_integer(id) || value < 0 || value > INT32_MAX)
+            return bad(r, "\"prompt_ids\" holds what is no token id");
         ids_push(&p->ids, (int32_t)json_integer_value(id));
     }
     Text text = {0};
@@ -173,11 +175,14 @@ bool prompts_file(Work *w, const Template *t, const char *path, bool chat, Promp
     size_t len;
     char *text = file_read(path, &len, &w->err);
     if (!text) return false;
-    const char *first = text + strspn(text, " \t\r\n");
+    const char *first = text + strspn(text, " \t\r\n"), *dot = strrchr(path, '.');
+    const bool lines = dot && !strcmp(dot, ".txt"); /* whatever they begin with */
     bool packed = len > 1 && (unsigned char)text[0] == 0x1f && (unsigned char)text[1] == 0x8b;
-    bool ok = packed || *first == '{' || *first == '"' ? read_records(&r)
-              : *first == '['                          ? read_array(&r, text)
-                                                       : read_lines(&r, text);
+    bool ok;
+    if (!lines && (packed || *first == '{' || *first == '"'))
+        ok = read_records(&r);
+    else
+        ok = !lines && *first == '[' ? read_array(&r, text) : read_lines(&r, text);
     free(text);
     if (ok && !out->n) return fail(&w->err, EXIT_IO, "%s: no prompt", path);
     return ok;

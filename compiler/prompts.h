@@ -15,7 +15,7 @@ typedef struct Prompts {
 
 /* A text that is continued as it is, after bos where the tokenizer adds one. */
 bool prompts_text(Work *w, const Template *t, const char *text, Prompts *out);
-/* A file of text lines, of JSON (Lines) records, or of one conversation.  A record is text,
+/* A file of text lines (*.txt, or what does not begin as JSON), of JSON (Lines) records, or of one conversation.  A record is text,
  * {"prompt": text or messages}, {"messages"}, {"prompt_ids"}, or a pair of any dialect that
  * training reads.  `chat`: texts are a user's messages, where the template is a chat's; else they
  * are what training takes them for. */

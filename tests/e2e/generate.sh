@@ -104,6 +104,10 @@ fails() { # CODE TEXT FLAGS..
 }
 printf '{"prompt": "a"}\n{"promt": "a"}\n' > "$work/bad.jsonl"
 fails 5 'bad.jsonl:2: no "prompt" or "messages"' --prompts "$work/bad.jsonl"
+printf '{"prompt_ids": [3, 4294967297]}\n' > "$work/ids.jsonl"
+fails 5 'ids.jsonl:1: "prompt_ids" holds what is no token id' --prompts "$work/ids.jsonl"
+printf '{"prompt_ids": [3, 100000]}\n' > "$work/ids.jsonl"
+fails 5 "token 100000 is not one of the model's" --prompts "$work/ids.jsonl"
 printf '\n' > "$work/empty.txt"
 fails 5 'empty.txt: no prompt' --prompts "$work/empty.txt"
 fails 5 'missing.txt' --prompts "$work/missing.txt"
@@ -114,8 +118,9 @@ fails 2 'goes with no other prompts' --chat - --prompt a
 fails 2 'name one, --adapter DIR' --before --prompt a
 
 # A signal ends it with what there is (weights that say nothing never stop).
+: > "$work/long"
 "$dpoc" generate --model $demo/model --random-weights --prompt "$question" --max-tokens=100000 --quiet \
-    > "$work/long" 2> "$work/err" &
+    >> "$work/long" 2> "$work/err" &
 until [ "$(wc -c < "$work/long")" -gt 200 ]; do sleep 0.1; done
 kill -TERM $!
 status=0
