@@ -1,5 +1,8 @@
 /* tokenizer.h: Hugging Face's tokenizer.json: byte-level BPE and byte-fallback BPE.
  *
+ * The file is followed as it stands.  transformers 5 does otherwise for a Llama-2 style file whose
+ * class is LlamaTokenizer with "legacy": false: no "▁" before text that follows a special token.
+ *
  * Relies on jansson (JSON) and PCRE2 (the split patterns).  Same ids as the original implementation
  * on valid UTF-8; invalid bytes count as U+FFFD.  After opening nothing allocates but the result,
  * and time is linear in the text but for one logarithm (a heap), whatever the text.
