@@ -170,8 +170,11 @@ int export_work(Export *e, Work *w, const char *bare, const char *set) {
     Options *o = NEW(e->arena, Options);
     *o = e->as_run;
     o->quiet = true;
-    const char *sets[] = {"run.tokens=1024", set}; /* enough for the check's answers */
-    for (int i = 0; i < 2; i++)
+    /* what is merged into is what the check must score: the numbers of the file, not the 4 bits */
+    bool original = e->options->base && !strcmp(e->options->base, "original");
+    const char *sets[] = {"run.tokens=1024", /* enough for the check's answers */
+                          original ? "graph.quant=off" : NULL, set};
+    for (size_t i = 0; i < COUNT(sets); i++)
         if (sets[i] && o->set.n < MAX_LIST) o->set.item[o->set.n++] = sets[i];
     if (bare) {
         o->model = bare;
