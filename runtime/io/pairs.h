@@ -57,19 +57,23 @@ typedef enum PairsBoundary {
     BOUNDARY_APART   /* strings: prompt and answer are tokenized each by itself (TRL 0.24) */
 } PairsBoundary;
 
-typedef enum PairsTruncate {                      /* of prompt + answer longer than max_length */
-                             TRUNCATE_KEEP_START, /* its first tokens; a prompt without room for an answer is left out */
-                             TRUNCATE_KEEP_END, /* its last ones, each side by itself */
-                             TRUNCATE_KEEP_ANSWERS, /* the prompt loses its beginning, equally for both; then the ends */
-                             TRUNCATE_PROMPT_FIRST /* the last max_prompt of the prompt, then the first
-                              * max_length - max_prompt of the answer (TRL 0.9) */
+/* What is kept of prompt + answer longer than max_length.  keep_start: its first tokens; a prompt
+ * without room for an answer is left out.  keep_end: its last ones, each side by itself.
+ * keep_answers: the prompt loses its beginning, equally for both; then the answers their ends.
+ * prompt_first: the last max_prompt of the prompt, then the first max_length - max_prompt of the
+ * answer (TRL 0.9). */
+typedef enum PairsTruncate {
+    TRUNCATE_KEEP_START,
+    TRUNCATE_KEEP_END,
+    TRUNCATE_KEEP_ANSWERS,
+    TRUNCATE_PROMPT_FIRST
 } PairsTruncate;
 
-extern const char *const pairs_bos_names[],
-    *const pairs_eos_names[],
-        *const pairs_boundary_names[],
-            *const pairs_truncate_names
-                []; /* by value, NULL at the end: the words of data's settings */
+/* By value, NULL at the end: the words of data's settings. */
+extern const char *const pairs_bos_names[];
+extern const char *const pairs_eos_names[];
+extern const char *const pairs_boundary_names[];
+extern const char *const pairs_truncate_names[];
 
 /* Rules that go together, and the lengths that were their defaults: what data.like names. */
 typedef struct PairsLike {

@@ -51,7 +51,7 @@ char *pairs_dialects(Arena *arena, const PairsFile *file) {
     X(cut_prompt, "with a cut prompt")                                                             \
     X(cut, "with a cut answer")                                                                    \
     X(identical, "with equal answers")                                                             \
-    X(repeated, "the same as an earlier one")                                                                     \
+    X(repeated, "the same as an earlier one")                                                      \
     X(boundary, "with a merge over the border")                                                    \
     X(repaired, "with invalid UTF-8")
 

@@ -1,5 +1,5 @@
-/* records_foreign.c: see records_foreign.h.  Files are told by their first bytes; only CSV, which has
- * none of its own, by its name and its first line. */
+/* records_foreign.c: see records_foreign.h.  Files are told by their first bytes; only CSV, which
+ * has none of its own, by its name and its first line. */
 #include "records_foreign.h"
 
 #include <dirent.h>

@@ -37,7 +37,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     Err err = {0};
     if (!tokenizer) tokenizer = tokenizer_open(bytes_tokenizer(), &err);
     Template template;
-    if (!tokenizer || !template_open(&template, names[data[0] & 1], NULL, scratch, tokenizer, NULL, &err))
+    if (!tokenizer ||
+        !template_open(&template, names[data[0] & 1], NULL, scratch, tokenizer, NULL, &err))
         abort();
     static const char *const column = "score";
     PairsOptions o = {.sft = data[0] & 2,

@@ -1,5 +1,5 @@
-/* Ids and masks against TRL's own code, of four versions (tests/peers/make_pairs.py): records of our
- * own token by token, the real data sets by a checksum of each record. */
+/* Ids and masks against TRL's own code, of four versions (tests/peers/make_pairs.py): records of
+ * our own token by token, the real data sets by a checksum of each record. */
 #include "runtime/io/pairs.h"
 #include "tests/io/io.h"
 
@@ -42,8 +42,8 @@ static Pairs *read_case(const char *version, const json_t *c, const char *path) 
     Err err = {0};
     const char *name = text_of(c, "tokenizer");
     Template template;
-    if (!template_open(&template, text_of(c, "template"), NULL, data_path(name),
-                       tokenizer_of(name), NULL, &err))
+    if (!template_open(&template, text_of(c, "template"), NULL, data_path(name), tokenizer_of(name),
+                       NULL, &err))
         fail_msg("%s", err.text);
     template.named = false; /* strings stay strings */
     PairsOptions o = options_of(version, c);
