@@ -188,7 +188,7 @@ typedef struct Kernel {
 } Kernel;
 
 typedef struct Program {
-    const char *name; /* "init", "step", "micro", "update", "eval", "ref", "logits", ... */
+    const char *name; /* "init", "step", "micro", "update", "eval", "ref", "prefill", ... */
     Step *steps;
     int nsteps;
 } Program;
