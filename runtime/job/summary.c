@@ -4,12 +4,26 @@
 
 #include "run.h"
 
-static void print_eval(const char *title, const LastEval *e) {
-    fprintf(stderr, "  %-10sloss %.4f", title, e->loss);
+static void print_eval(const LastEval *e) {
+    fprintf(stderr, "  eval      loss %.4f", e->loss);
     if (isfinite(e->margin)) fprintf(stderr, "  margin %+.3f", e->margin);
     if (isfinite(e->accuracy)) fprintf(stderr, "  acc %.3f", e->accuracy);
     if (isfinite(e->stderror)) fprintf(stderr, " ± %.3f", e->stderror);
     fprintf(stderr, "  (step %lld)\n", (long long)e->step);
+}
+
+/* The best checkpoint; of an evaluation before this process only the one figure is known. */
+static void print_best(const Run *r) {
+    const LastEval *e = &r->best_eval;
+    if (r->best < 0 || !has_checkpoint(r->job->run_dir, r->state.best_step)) return;
+    fprintf(stderr, "  best      %s/checkpoint-%lld (eval_%s %.4f", r->job->run_dir,
+            (long long)r->state.best_step, r->plan->metrics[r->best].name, r->state.best_value);
+    if (e->step == r->state.best_step && e->step != r->eval.step) {
+        if (r->best != 0) fprintf(stderr, ", loss %.4f", e->loss);
+        if (isfinite(e->margin)) fprintf(stderr, ", margin %+.3f", e->margin);
+        if (isfinite(e->accuracy)) fprintf(stderr, ", acc %.3f", e->accuracy);
+    }
+    fprintf(stderr, ")\n");
 }
 
 static void print_memory(const Run *r) {
@@ -49,12 +63,8 @@ void summary_print(const Run *r) {
             r->stopped_early ? "stopped early" : "done", (long long)t->steps, spent, tokens, rate,
             (double)t->pairs / seconds);
     if (t->steps > 0) fprintf(stderr, "  loss      %.4f -> %.4f\n", t->first_loss, t->loss);
-    if (r->eval.step >= 0) print_eval("eval", &r->eval);
-    if (r->best_eval.step >= 0 && r->best_eval.step != r->eval.step)
-        print_eval("best", &r->best_eval);
-    if (r->best >= 0 && has_checkpoint(r->job->run_dir, r->state.best_step))
-        fprintf(stderr, "  best      %s/checkpoint-%lld (eval_%s %.4f)\n", r->job->run_dir,
-                (long long)r->state.best_step, r->plan->metrics[r->best].name, r->state.best_value);
+    if (r->eval.step >= 0) print_eval(&r->eval);
+    print_best(r);
     print_memory(r);
     if (t->energy > 0)
         fprintf(stderr, "  energy    %.4g kJ (%.3g Wh)\n", t->energy / 1e3, t->energy / 3600);
