@@ -14,6 +14,9 @@ rejected), "steps" (TRL's names), "deviation", and "undecided" (steps at which f
 answer has the higher reward).  With several micro-batches a step, TRL logs the mean of the micro-batches' means;
 dpoc's mean is over the step, however it was packed.  There "steps" has TRL's values weighted by their tokens, and
 "trl" what it logged.  gqa's trained adapter is kept as TRL saved it, with TRL's evaluation of it.
+
+Once by hand, on 48 pairs of UltraFeedback (not ours to keep) with stories260K: in 50 steps the losses of dpoc and of
+TRL in float64 are at most 1.3e-5 apart, those of TRL in float32 6e-6.
 """
 import argparse
 import json
