@@ -23,8 +23,14 @@ cat > "$model/config.json" <<'END'
 END
 
 # ---- random weights: what a run of no rate leaves
-printf 'use "llama3.dpo"\nuse "objectives/sft.dpo"\nbase = auto\npolicy = base\ntrain base\nrun { steps = 1 lr = 0 }\n' \
-    > "$work/fresh.dpo"
+cat > "$work/fresh.dpo" <<'END'
+use "llama3.dpo"
+use "objectives/sft.dpo"
+base = auto
+policy = base
+train base
+run { steps = 1  lr = 0 }
+END
 "$dpoc" train "$work/fresh.dpo" --model "$model" --random-weights --data $pairs --set data.limit=1 --quiet \
     --set data.max_length=16 --set data.truncation=keep_end --set run.tokens=64 -o "$work/fresh" 2> "$work/err" ||
     die "no random weights: $(cat "$work/err")"

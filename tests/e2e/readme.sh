@@ -12,7 +12,8 @@ block() { # N: the N-th block of shell lines
 block 1 > "$work/walk.sh"
 [ "$(grep -c '^build/dpoc' "$work/walk.sh")" -ge 9 ] || die "the walk-through is not where it was"
 command -v python3 > /dev/null || sed -i '/^python3/d' "$work/walk.sh"
-(cd "$work" && sh -eu walk.sh) > "$work/out" 2> "$work/err" || die "the walk-through: $(tail -n 5 "$work/out" "$work/err")"
+(cd "$work" && sh -eu walk.sh) > "$work/out" 2> "$work/err" ||
+    die "the walk-through: $(tail -n 5 "$work/out" "$work/err")"
 grep -A9 '^before:' "$work/out" | grep -q '^after:.*hallway' || die "not the answer: $(grep -A9 '^before:' "$work/out")"
 for f in RUN/adapter/adapter_model.safetensors RUN/report.html MERGED/model.safetensors adapter.gguf; do
     [ -s "$work/$f" ] || die "no $f"
@@ -20,7 +21,8 @@ done
 ls "$work"/RUN/events.out.tfevents.* > /dev/null || die "no TensorBoard events"
 if python3 -c 'import peft, transformers' 2> /dev/null; then
     block 2 > "$work/serve.sh"
-    (cd "$work" && HF_HUB_OFFLINE=1 sh -eu serve.sh) > "$work/out" 2> "$work/err" || die "PEFT: $(tail -n 3 "$work/err")"
+    (cd "$work" && HF_HUB_OFFLINE=1 sh -eu serve.sh) > "$work/out" 2> "$work/err" ||
+        die "PEFT: $(tail -n 3 "$work/err")"
     grep -q hallway "$work/out" || die "PEFT answers: $(cat "$work/out")"
 fi
 "$dpoc" settings > "$work/settings"

@@ -179,7 +179,7 @@ static void ids_are_trls(const Case *c) {
 
 /* ---- the adapter that TRL saved -------------------------------------------------------------- */
 
-/* TRL's own evaluation of it is one more float32 forward: the deviation is that of the run's end. */
+/* TRL's own evaluation of it is one more float32 forward; ids, weights and adapter are the same. */
 static void saved_adapter_evaluates(const Case *c) {
     json_t *want = json_object_get(c->figures, "eval"), *value;
     if (!want) return;
