@@ -212,6 +212,49 @@ static void a_fresh_adapter_is_the_base(void **state) {
     }
 }
 
+/* `base + sft` as the reference: PEFT's log-probs with that adapter, frozen here; the policy, which
+ * adds a fresh one to it, is the same at the start. */
+static void frozen_adapters_in_the_reference(void **state) {
+    (void)state;
+    static const char *const some[] = {"embeddings", "dora_fp4", "dora_embeddings"};
+    for (size_t i = 0; i < sizeof some / sizeof *some; i++) {
+        Case c = case_of(some[i]);
+        Err err = {0};
+        char text[2048], spec[300], command[1024], dir[256], *root = realpath(".", NULL);
+        snprintf(dir, sizeof dir, "%s/tests", build());
+        assert_true(root && dir_make(dir, &err));
+        snprintf(spec, sizeof spec, "%s/lora-frozen.dpo", dir);
+        snprintf(
+            text, sizeof text,
+            "use \"objectives/dpo.dpo\"\nbase = auto\nadapter sft = load \"%.1000s/%s/adapter\"\n"
+            "adapter pref = lora(rank = 2, dora = true) on all_linear\n"
+            "policy = base + sft + pref\nreference = base + sft\ntrain pref\n",
+            root, c.dir);
+        free(root);
+        assert_true(file_write(spec, text, strlen(text), &err));
+        snprintf(command, sizeof command,
+                 "%s/dpoc eval %s --device=cpu --model " CASES "/%s --data " CASES
+                 "/%s/pairs.jsonl --set graph.compute=fp32 --json --quiet",
+                 build(), spec, c.base, c.base);
+        int status;
+        char *said = run(command, &status);
+        json_t *figures = figures_of(c.dir), *got = json_loads(said, 0, NULL), *row;
+        if (status != 0 || !got) stop("%s: %.300s", command, said);
+        json_t *want = json_object_get(json_object_get(figures, "eval"), "per_pair");
+        size_t k;
+        json_array_foreach(json_object_get(got, "per_pair"), k, row) {
+            double ref = num(row, "ref_logp_chosen");
+            double peft = num(json_array_get(want, k), "logp_chosen");
+            close_to(c.name, ref, peft, 1e-4 * fmax(1, fabs(peft)));
+            assert_true(num(row, "logp_chosen") == ref);
+        }
+        assert_int_equal(k, json_array_size(want));
+        json_decref(got);
+        json_decref(figures);
+        free(said);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(peft_adapters_give_pefts_log_probs),
@@ -221,6 +264,7 @@ int main(void) {
         cmocka_unit_test(dropout_beside_magnitudes),
         cmocka_unit_test(magnitudes_start_as_pefts),
         cmocka_unit_test(a_fresh_adapter_is_the_base),
+        cmocka_unit_test(frozen_adapters_in_the_reference),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
