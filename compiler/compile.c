@@ -48,13 +48,13 @@ static bool decides(const char *path) {
     return true;
 }
 
-static Hash128 hash_unit(const Unit *u, Hash128 seed) {
+static Hash128 hash_unit(const Unit *u, const int64_t bound[NEXTENT], Hash128 seed) {
     Text text = {0};
     text_add(&text, "%s\n", unit_names[u->kind]);
     graph_print(u->g, &text);
     Hash128 hash = hash_bytes(text.data, text.len, seed);
     text_free(&text);
-    return hash_bytes(u->bound, sizeof u->bound, hash);
+    return hash_bytes(bound, sizeof *bound * NEXTENT, hash);
 }
 
 static Hash128 hash_settings(const Plan *plan, Hash128 seed) {
@@ -138,6 +138,8 @@ typedef struct Attempt { /* one compilation of everything */
     int64_t kept;   /* the answer */
     bool no_prefetch;
     bool still, resident; /* of Unit */
+    int64_t
+        bound[NEXTENT]; /* of the units that train: what generates beside them changes nothing */
     Hash128 hash;
 } Attempt;
 
@@ -160,12 +162,14 @@ static bool wanted(const Attempt *a, UnitKind kind) {
 }
 
 /* Units of one plan share buffers, so they share bounds: the greatest. */
-static void common_bounds(const Attempt *a, int64_t bound[NEXTENT]) {
+static void common_bounds(const Attempt *a, bool generating, int64_t bound[NEXTENT]) {
     for (UnitKind kind = UNIT_TRAIN; kind < NUNIT; kind++) {
         int64_t one[NEXTENT] = {0};
-        if (!wanted(a, kind)) continue;
+        if (!wanted(a, kind) || (unit_generates(kind) && !generating)) continue;
         unit_bounds(a->spec, a->options->target, kind, a->tokens, one);
         if (unit_generates(kind)) generate_bounds(&a->options->generate, one);
+        /* The rows of a micro-batch say how pairs are packed: samples take no more. */
+        if (unit_generates(kind) && !a->still && bound[X_T] >= one[X_N]) one[X_T] = bound[X_T];
         for (int e = 0; e < NEXTENT; e++)
             if (one[e] > bound[e]) bound[e] = one[e];
     }
@@ -182,7 +186,7 @@ static bool compile_unit(Attempt *a, Plan *plan, UnitKind kind) {
     u->resident = a->resident;
     u->activation_budget = kind == UNIT_TRAIN ? a->keep : 0;
     bool ok = unit_build(u);
-    if (ok) a->hash = hash_unit(u, a->hash);
+    if (ok && (a->still || !unit_generates(kind))) a->hash = hash_unit(u, a->bound, a->hash);
     if (ok && kind == UNIT_REF) keep_reference(plan, u);
     ok = ok && unit_run_passes(u, &a->dump);
     if (ok) {
@@ -203,7 +207,9 @@ static Plan *attempt(Attempt *a) {
     plan->budget_bytes = a->options->budget;
     plan->prelude = keep(plan, emit_prelude(target));
     plan->coupled = spec_coupled(a->spec);
-    common_bounds(a, plan->bound);
+    memset(a->bound, 0, sizeof a->bound);
+    common_bounds(a, false, a->bound);
+    common_bounds(a, true, plan->bound);
     keep_settings(plan, a->spec);
     a->hash = hash_settings(plan, (Hash128){0, 0});
     for (UnitKind kind = UNIT_TRAIN; kind < NUNIT; kind++)

@@ -57,6 +57,36 @@ static void units_share_weights(void **unused) {
     arena_free(arena);
 }
 
+/* Samples of a run are no part of what it computes: same hash, same rows, so it can be resumed. */
+static void samples_change_nothing(void **unused) {
+    Arena *arena = arena_new();
+    Diags *diags = diags_new(arena);
+    const char *set[] = {"run.tokens=128", "run.batch=1"};
+    CheckOptions check = {.file = "models/dpo-lora.dpo",
+                          .model = MODEL,
+                          .set = set,
+                          .nset = COUNT(set),
+                          .needs_model = true};
+    Spec *spec = check_file(arena, diags, &check);
+    assert_non_null(spec);
+    CompileOptions options = {.target = target_by_name("cpu"), .want = {[UNIT_TRAIN] = true}};
+    Plan *alone = compile_spec(spec, &options);
+    options.want[UNIT_PREFILL] = options.want[UNIT_DECODE] = true;
+    options.generate = (GenerateBounds){.rows = 512, .sequences = 8, .cache = 800};
+    Plan *beside = compile_spec(spec, &options);
+    assert_non_null(alone);
+    assert_non_null(beside);
+    assert_string_equal(alone->hash, beside->hash);
+    assert_int_equal(beside->bound[X_T], alone->bound[X_T]);
+    assert_int_equal(beside->bound[X_N], 8);
+    assert_int_equal(beside->bound[X_H], 800);
+    const char *wrong = plan_check(beside, arena);
+    if (wrong) fail_msg("%s", wrong);
+    plan_free(alone);
+    plan_free(beside);
+    arena_free(arena);
+}
+
 static void budget_is_kept(void **unused) {
     Arena *arena = arena_new();
     Plan *whole = compile(arena, 0, NULL, 0, "cpu");
@@ -171,9 +201,10 @@ static void plan_reads_back(void **unused) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(units_share_weights), cmocka_unit_test(budget_is_kept),
-        cmocka_unit_test(hash_is_of_results),  cmocka_unit_test(report_adds_up),
-        cmocka_unit_test(advice_is_true),      cmocka_unit_test(plan_reads_back),
+        cmocka_unit_test(units_share_weights), cmocka_unit_test(samples_change_nothing),
+        cmocka_unit_test(budget_is_kept),      cmocka_unit_test(hash_is_of_results),
+        cmocka_unit_test(report_adds_up),      cmocka_unit_test(advice_is_true),
+        cmocka_unit_test(plan_reads_back),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
