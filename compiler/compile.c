@@ -113,6 +113,8 @@ static void keep_unit(Plan *plan, const Unit *u) {
             plan->metrics[i] =
                 (Metric){intern(u->metrics[i].name), intern(u->metrics[i].denominator)};
     }
+    if (u->kind == UNIT_TRAIN)
+        plan->flops_again = graph_flops_again(u->g, PHASE_MICRO, u->bound);
     if (u->kind == UNIT_TRAIN || !plan->flops_micro)
         plan->flops_micro = graph_flops(u->g, PHASE_MICRO, u->bound);
     else if (u->kind == UNIT_SCORE)

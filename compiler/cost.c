@@ -120,6 +120,14 @@ double node_bytes(const Graph *g, NodeId id, const int64_t extent[NEXTENT]) {
     return bytes;
 }
 
+double graph_flops_again(const Graph *g, Phase phase, const int64_t extent[NEXTENT]) {
+    double flops = 0;
+    for (NodeId id = 1; id < g->n; id++)
+        if (node(g, id)->phase == phase && node(g, id)->inst >= CLONE_INST)
+            flops += product_flops(g, node(g, id), extent);
+    return flops;
+}
+
 double graph_flops(const Graph *g, Phase phase, const int64_t extent[NEXTENT]) {
     double flops = 0;
     for (NodeId id = 1; id < g->n; id++)
