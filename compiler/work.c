@@ -2,7 +2,7 @@
 #include "work.h"
 
 #include "report.h"
-#include "../runtime/job/progress.h"
+#include "../runtime/job/job.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -176,6 +176,15 @@ int work_compile(Work *w, const char *arch, const bool want[NUNIT]) {
     return w->plan ? EXIT_OK : diags_exit(w->diags);
 }
 
+/* A run that goes on finds there what a fresh adapter was before training (save_start); NULL. */
+static const char *kept_start(Work *w, const Source *s) {
+    const Options *o = w->options;
+    if (!s->adapter || s->dir || !o->resumes || !o->out) return NULL;
+    const char *name = arena_strn(w->arena, s->name, strcspn(s->name, "@"));
+    const char *dir = path_join(w->arena, path_join(w->arena, o->out, RUN_START), name);
+    return file_exists(path_join(w->arena, dir, "adapter_model.safetensors")) ? dir : NULL;
+}
+
 int work_open(Work *w) {
     const Options *o = w->options;
     if (!w->plan->fits) {
@@ -191,9 +200,11 @@ int work_open(Work *w) {
     int n;
     const Source *sources = spec_sources(w->spec, &n);
     BindSource *bind = NEW_ARRAY(w->arena, BindSource, n);
-    for (int i = 0; i < n; i++)
-        bind[i] = (BindSource){sources[i].name, sources[i].dir, sources[i].adapter,
+    for (int i = 0; i < n; i++) {
+        const char *kept = kept_start(w, &sources[i]);
+        bind[i] = (BindSource){sources[i].name, kept ? kept : sources[i].dir, sources[i].adapter,
                                o->random_weights && !sources[i].adapter};
+    }
     LoadProgress progress = progress_load();
     bool silent = o->quiet || o->json;
     if (!exec_bind(w->exec, bind, n, work_seed(w), silent ? NULL : &progress.watch, &w->err))

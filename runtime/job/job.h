@@ -115,6 +115,10 @@ typedef struct TrainState { /* all that a run needs to go on, beside the flat bu
 } TrainState;
 /* The trained tensors in PEFT form (or as model.safetensors for `train base`) under `dir`. */
 bool save_trained(Exec *exec, const Plan *plan, const char *dir, Err *err);
+/* RUN/start/NAME: what adapters were that start as singular triplets (PiSSA), so that a run that
+ * goes on need not take every weight apart again.  Others leave nothing. */
+#define RUN_START "start"
+bool save_start(Exec *exec, const Plan *plan, const char *run_dir, Err *err);
 /* RUN/checkpoint-N, complete by construction: written as checkpoint-N.tmp, synced, renamed. */
 bool save_checkpoint(const TrainJob *job, const TrainState *state, Err *err);
 /* Newest complete checkpoint of RUN, or NULL (arena text). */

@@ -85,8 +85,9 @@ static float *read_start(Exec *exec, const Plan *plan, const Bind *b, Arena *are
     return NULL;
 }
 
+/* An adapter as it is now, or without `params` as it was at the start. */
 static bool write_adapter(Exec *exec, const Plan *plan, const Adapter *a, const float *params,
-                          const char *dir, Arena *arena, Err *err) {
+                          const char *dir, const char *card, Arena *arena, Err *err) {
     AdapterTensor *tensors = NEW_ARRAY(arena, AdapterTensor, plan->nbinds + 1);
     int n = 0;
     for (int i = 0; i < plan->nbinds; i++) {
@@ -96,12 +97,14 @@ static bool write_adapter(Exec *exec, const Plan *plan, const Adapter *a, const 
                                      .rank = b->rank,
                                      .rows = b->rows,
                                      .cols = b->cols,
-                                     .transposed = !strcmp(b->transform, "transpose"),
-                                     .data = params + b->offset / (int64_t)sizeof(float)};
-        if (a->pissa && !(tensors[n].start = read_start(exec, plan, b, arena, err))) return false;
-        n++;
+                                     .transposed = !strcmp(b->transform, "transpose")};
+        AdapterTensor *t = &tensors[n++];
+        float *start = NULL;
+        if ((a->pissa || !params) && !(start = read_start(exec, plan, b, arena, err))) return false;
+        t->data = params ? params + b->offset / (int64_t)sizeof(float) : start;
+        if (params) t->start = start;
     }
-    return n == 0 || adapter_write(dir, a, tensors, n, DT_f32, NULL, err);
+    return n == 0 || adapter_write(dir, a, tensors, n, DT_f32, card, err);
 }
 
 bool save_trained(Exec *exec, const Plan *plan, const char *dir, Err *err) {
@@ -126,10 +129,30 @@ bool save_trained(Exec *exec, const Plan *plan, const char *dir, Err *err) {
         char *path = path_join(arena, dir, "adapter");
         if (written++ > 0) path = path_join(arena, path, adapters[k].name);
         adapters[k].base = plan->base_path;
-        ok = write_adapter(exec, plan, &adapters[k], params, path, arena, err);
+        ok = write_adapter(exec, plan, &adapters[k], params, path, NULL, arena, err);
     }
     arena_free(arena);
     free(params);
+    return ok;
+}
+
+bool save_start(Exec *exec, const Plan *plan, const char *run_dir, Err *err) {
+    static const char card[] = "# Start of an adapter\n\nThe singular triplets of the base that "
+                               "the adapter of this run was "
+                               "before training (PiSSA); the base has not lost them. A run that "
+                               "goes on reads them here.\n";
+    Arena *arena = arena_new();
+    int n = 0;
+    Adapter *a = adapters_parse(arena, plan->adapter_json ? plan->adapter_json : "[]", &n, err);
+    bool ok = err->code == 0;
+    for (int k = 0; k < n && ok; k++) {
+        if (!a[k].pissa) continue;
+        a[k].pissa = false; /* written as it stands */
+        a[k].base = plan->base_path;
+        char *dir = path_join(arena, path_join(arena, run_dir, RUN_START), a[k].name);
+        ok = write_adapter(exec, plan, &a[k], NULL, dir, card, arena, err);
+    }
+    arena_free(arena);
     return ok;
 }
 
@@ -231,6 +254,7 @@ void run_dir_clear(const char *dir) {
     for (int i = 0; i < n; i++) remove_tree(checkpoint_path(arena, dir, steps[i]));
     free(steps);
     static const char *const ours[] = {"adapter",
+                                       RUN_START,
                                        "model",
                                        "best",
                                        "latest",

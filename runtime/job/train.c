@@ -242,7 +242,8 @@ static void prepare(Run *r) {
 /* The whole run but for what is closed after it. */
 static bool go(Run *r, Err *err) {
     const TrainJob *job = r->job;
-    if (!log_open(r, job->resumes, err)) return false;
+    if (!log_open(r, job->resumes, err) || !save_start(job->exec, r->plan, job->run_dir, err))
+        return false;
     stop_watch();
     r->monitor = monitor_open(job->device);
     r->loss = NEW_ARRAY(r->arena, double, r->steps - r->state.step + 1);

@@ -25,6 +25,7 @@ kind rows 'lora(rank = 4) on "model.embed_tokens", lora(rank = 4, dropout = 0.3)
 kind pissa 'lora(rank = 4, init = "pissa", dropout = 0.3) on all_linear'
 for name in dora rows pissa; do
     train $name $name
+    [ $name != pissa ] || [ -s "$work/pissa/start/pref/adapter_model.safetensors" ] || die "the start is not kept"
     cp -r "$work/$name" "$work/$name-again"
     rm -rf "$work/$name-again/checkpoint-4" "$work/$name-again/adapter"
     train $name $name-again --resume
