@@ -37,10 +37,12 @@ static void keep_settings(Plan *plan, const Spec *spec) {
 
 /* Settings that change memory, speed or reporting, never a result; `*` ends a prefix. */
 static const char *const harmless[] = {
-    "graph.memory",   "graph.reserve",  "graph.share", "graph.remat",   "graph.fuse",
-    "graph.order",    "graph.cse",      "graph.fold",  "graph.gemm",    "graph.prefetch",
-    "graph.capture",  "graph.ref_file", "run.steps",   "run.log_every", "run.save_every",
-    "run.eval_every", "run.keep",       "data.train",  "data.eval"};
+    "graph.memory", "graph.reserve",    "graph.share",        "graph.remat",
+    "graph.fuse",   "graph.order",      "graph.cse",          "graph.fold",
+    "graph.gemm",   "graph.prefetch",   "graph.capture",      "graph.ref_file",
+    "run.steps",    "run.log_every",    "run.save_every",     "run.eval_every",
+    "run.keep",     "run.sample_every", "run.sample_prompts", "run.sample_tokens",
+    "data.train",   "data.eval"};
 
 static bool decides(const char *path) {
     for (size_t i = 0; i < COUNT(harmless); i++)
@@ -113,8 +115,7 @@ static void keep_unit(Plan *plan, const Unit *u) {
             plan->metrics[i] =
                 (Metric){intern(u->metrics[i].name), intern(u->metrics[i].denominator)};
     }
-    if (u->kind == UNIT_TRAIN)
-        plan->flops_again = graph_flops_again(u->g, PHASE_MICRO, u->bound);
+    if (u->kind == UNIT_TRAIN) plan->flops_again = graph_flops_again(u->g, PHASE_MICRO, u->bound);
     if (u->kind == UNIT_TRAIN || !plan->flops_micro)
         plan->flops_micro = graph_flops(u->g, PHASE_MICRO, u->bound);
     else if (u->kind == UNIT_SCORE)

@@ -61,16 +61,19 @@ static void units_share_weights(void **unused) {
 static void samples_change_nothing(void **unused) {
     Arena *arena = arena_new();
     Diags *diags = diags_new(arena);
-    const char *set[] = {"run.tokens=128", "run.batch=1"};
+    const char *set[] = {"run.tokens=128", "run.batch=1", "run.sample_every=5"};
     CheckOptions check = {.file = "models/dpo-lora.dpo",
                           .model = MODEL,
                           .set = set,
-                          .nset = COUNT(set),
+                          .nset = COUNT(set) - 1,
                           .needs_model = true};
     Spec *spec = check_file(arena, diags, &check);
     assert_non_null(spec);
     CompileOptions options = {.target = target_by_name("cpu"), .want = {[UNIT_TRAIN] = true}};
     Plan *alone = compile_spec(spec, &options);
+    check.nset++;
+    spec = check_file(arena, diags, &check);
+    assert_non_null(spec);
     options.want[UNIT_PREFILL] = options.want[UNIT_DECODE] = true;
     options.generate = (GenerateBounds){.rows = 512, .sequences = 8, .cache = 800};
     Plan *beside = compile_spec(spec, &options);
