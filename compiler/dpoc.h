@@ -567,6 +567,9 @@ double node_flops(const Graph *g, NodeId id, const int64_t extent[NEXTENT]);
 double node_bytes(const Graph *g, NodeId id, const int64_t extent[NEXTENT]);
 /* Matmul and attention FLOPs of a phase at these extents (attention: full causal square of T). */
 double graph_flops(const Graph *g, Phase phase, const int64_t extent[NEXTENT]);
+enum { CLONE_INST = 1 << 16 }; /* inst of a node that remat computes again: from here on */
+/* What of it is computed again to save memory. */
+double graph_flops_again(const Graph *g, Phase phase, const int64_t extent[NEXTENT]);
 
 /* ---- view.c ---------------------------------------------------------------------------------- */
 void view_dot(const Unit *u, FILE *out);

@@ -16,7 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { CLONE_INST = 1 << 16, FREE_DEPTH = 12 };
+enum { FREE_DEPTH = 12 };
 
 typedef struct Remat {
     Unit *u;

@@ -167,6 +167,7 @@ char *report_json(const Plan *plan) {
                         json_integer((json_int_t)plan->parameters_trainable));
     json_object_set_new(o, "parameters", parameters);
     json_object_set_new(o, "flops_per_step", json_real(plan->flops_micro));
+    json_object_set_new(o, "flops_again", json_real(plan->flops_again));
     json_object_set_new(o, "peak_bytes", json_integer(plan->arena_bytes));
     json_object_set_new(o, "bytes_by_role", roles_json(plan, &peak));
     json_object_set_new(o, "host_bytes", json_integer(host_bytes(plan)));

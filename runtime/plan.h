@@ -240,6 +240,7 @@ typedef struct Plan {
     int64_t vocab; /* rows of the embedding: token ids are below; 0: not known */
     double parameters_total, parameters_trainable;
     double flops_micro;      /* forward + backward of one full micro-batch at the bounds */
+    double flops_again;      /* of these: what is computed again to save memory */
     const char **recomputed; /* one line each */
     int nrecomputed;
     const char **refused; /* "pass: what: reason" */

@@ -405,7 +405,8 @@ static bool read_plan(Reader *r, json_t *json) {
            opt_bool(&o, "coupled", &p->coupled) &&
            opt_num(&o, "parameters_total", &p->parameters_total) &&
            opt_num(&o, "parameters_trainable", &p->parameters_trainable) &&
-           opt_num(&o, "flops_micro", &p->flops_micro) && opt_str(&o, "base_path", &p->base_path) &&
+           opt_num(&o, "flops_micro", &p->flops_micro) &&
+           opt_num(&o, "flops_again", &p->flops_again) && opt_str(&o, "base_path", &p->base_path) &&
            opt_str(&o, "adapter_json", &p->adapter_json) &&
            READ_ROWS(&o, "bufs", p->bufs, read_buf, &p->nbufs) &&
            READ_ROWS(&o, "binds", p->binds, read_bind, &p->nbinds) &&

@@ -240,6 +240,7 @@ char *plan_to_json(const Plan *p) {
     add(&out, "parameters_total", json_real(p->parameters_total));
     add(&out, "parameters_trainable", json_real(p->parameters_trainable));
     add(&out, "flops_micro", json_real(p->flops_micro));
+    if (p->flops_again > 0) add(&out, "flops_again", json_real(p->flops_again));
     if (p->base_path) add(&out, "base_path", json_string(p->base_path));
     if (p->adapter_json) add(&out, "adapter_json", json_string(p->adapter_json));
     ADD_TABLE(&out, "bufs", p->bufs, p->nbufs, from_buf);

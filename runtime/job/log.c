@@ -94,11 +94,12 @@ static void begin(Run *r, const char *event) {
     metrics_num(r->metrics, "epoch", (double)r->state.cursor / (double)r->ntrain);
 }
 
-/* FLOPs of the step as planned: those of a full micro-batch, by the rows that were filled. */
+/* FLOPs of the step: those of a full micro-batch, by the rows that were filled; what is computed
+ * again to save memory is no progress. */
 static double step_flops(const Run *r, const Pack *pack) {
     double rows = 0;
     for (int i = 0; i < pack->nmicro; i++) rows += (double)pack->micro[i].tokens;
-    return r->plan->flops_micro * rows / (double)r->plan->bound[X_T];
+    return (r->plan->flops_micro - r->plan->flops_again) * rows / (double)r->plan->bound[X_T];
 }
 
 static void log_machine(Run *r) {
