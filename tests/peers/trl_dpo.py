@@ -71,6 +71,7 @@ OBJECTIVES = {  # dpoc's: TRL's arguments
     "aot_unpaired": dict(loss_type="aot_unpaired"), "apo_zero": dict(loss_type="apo_zero"),
     "apo_down": dict(loss_type="apo_down"), "discopop": dict(loss_type="discopop", beta=0.05, discopop_tau=0.05),
     "sft": dict(loss_type="sft"), "rpo": dict(loss_type=["sigmoid", "sft"], loss_weights=[1.0, 1.0]),
+    "mpo": dict(loss_type=["sigmoid", "bco_pair", "sft"], loss_weights=[0.8, 0.2, 1.0]),
     "sigmoid_norm": dict(loss_type="sigmoid_norm"), "ld_dpo": dict(ld_alpha=0.5), "wpo": dict(use_weighting=True),
     "dpo_forward_kl": dict(f_divergence_type="forward_kl", learning_rate=1e-5),  # exp(-r): explodes at 1e-3
     "dpo_js": dict(f_divergence_type="js_divergence"),
