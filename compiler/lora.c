@@ -1,7 +1,8 @@
 /* lora.c: adapters beside the weights they adapt, as PEFT computes them.
  *
- * y = W x + s B A x, s = alpha / r (rslora: alpha / sqrt r), A reading dropout(x).  On rows that are
- * looked up: y = E[t] + s B A[:,t].  On the weight that makes the logits W + s B A is formed instead.
+ * y = W x + s B A x, s = alpha / r (rslora: alpha / sqrt r), A reading dropout(x).  On rows that
+ * are looked up: y = E[t] + s B A[:,t].  On the weight that makes the logits W + s B A is formed
+ * instead.
  * PiSSA starts with A0, B0 that are not zero: y = W x + s (B A x - B0 A0 x), so that the base stays
  * what it is for the reference.
  * DoRA scales each output: y = f (W x + s B A x), f = m / n, n = |W + s B A| by rows, which passes
@@ -215,8 +216,8 @@ static NodeId low_rank(Builder *b, const Lora *l, NodeId x) {
     return times(b->g, l->scale, y);
 }
 
-/* y + (f - 1) W x' + f s B A x' with x' = dropout(x).  Let z = W x' + s B A x', rounded, as it waits
- * for the backward.  Without dropout y is W x, and the result y + s B A x + (f - 1) z; with it,
+/* y + (f - 1) W x' + f s B A x' with x' = dropout(x).  Let z = W x' + s B A x', rounded, as it
+ * waits for the backward.  Without dropout y is W x, and the result y + s B A x + (f - 1) z; with it,
  * y + (f z - W x'), W x' rounded.  Either way it is y where f is 1 and B is 0. */
 static NodeId dora_linear(Builder *b, const Lora *l, NodeId y, NodeId x, NodeId weight) {
     Graph *g = b->g;

@@ -1,11 +1,11 @@
 /* svd.c: leading singular triplets by blocked power iteration.
  *
  * Q [cols, k], k = 2 rank + 8 columns of random numbers from a fixed seed, is replaced by an
- * orthonormal basis of A'A Q until the squares of the leading singular values (of Q'A'A Q: Rayleigh,
- * Ritz) stand still; then A Q = U S W' gives the triplets, V = Q W (Halko, Martinsson, Tropp,
- * "Finding structure with randomness", SIAM Review 2011).  A is passed once an iteration, in chunks
- * of rows that threads take; A's products are f32 sums of few terms, added up in double, the rest is
- * double.  Relies on kernels/random.h.
+ * orthonormal basis of A'A Q until the squares of the leading singular values (of Q'A'A Q:
+ * Rayleigh, Ritz) stand still; then A Q = U S W' gives the triplets, V = Q W (Halko, Martinsson,
+ * Tropp, "Finding structure with randomness", SIAM Review 2011).  A is passed once an iteration, in
+ * chunks of rows that threads take; A's products are f32 sums of few terms, added up in double, the
+ * rest is double.  Relies on kernels/random.h.
  */
 #include "svd.h"
 

@@ -2,9 +2,10 @@
  * products of Householder reflections in double: values, vectors up to sign, the same bits on any
  * number of threads.
  *
- * Tolerances: A is rounded to f32, which moves a singular value by at most |E| <= 2^-24 sqrt(rank of
- * A) s[0], and vectors by that over the gap to the next value; A's products add sums of at most 256
- * f32 terms, 2^-24 sqrt(256) of the largest.  Together 20 * 2^-24 s[0], and a factor 4 for the tail.
+ * Tolerances: A is rounded to f32, which moves a singular value by at most |E| <= 2^-24 sqrt(rank
+ * of A) s[0], and vectors by that over the gap to the next value; A's products add sums of at most
+ * 256 f32 terms, 2^-24 sqrt(256) of the largest.  Together 20 * 2^-24 s[0], and a factor 4 for the
+ * tail.
  */
 #include <setjmp.h>
 #include <stdarg.h>
