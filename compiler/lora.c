@@ -217,8 +217,8 @@ static NodeId low_rank(Builder *b, const Lora *l, NodeId x) {
 }
 
 /* y + (f - 1) W x' + f s B A x' with x' = dropout(x).  Let z = W x' + s B A x', rounded, as it
- * waits for the backward.  Without dropout y is W x, and the result y + s B A x + (f - 1) z; with it,
- * y + (f z - W x'), W x' rounded.  Either way it is y where f is 1 and B is 0. */
+ * waits for the backward.  Without dropout y is W x, and the result y + s B A x + (f - 1) z; with
+ * it, y + (f z - W x'), W x' rounded.  Either way it is y where f is 1 and B is 0. */
 static NodeId dora_linear(Builder *b, const Lora *l, NodeId y, NodeId x, NodeId weight) {
     Graph *g = b->g;
     bool drops = l->dropout > 0;
