@@ -95,7 +95,7 @@ static void odd_blocks(void **unused) {
 
 /* Values bitsandbytes documents for its signed dynamic map. */
 static void dynamic_map(void **unused) {
-    const float *map = quant_map();
+    const float *map = quant_map(true);
     assert_true(fabs((double)map[0] + 0.99296875) < 1e-7);
     assert_true(map[127] == 0 && map[255] == 1);
     assert_true(fabs((double)map[128] - 5.5e-7) < 1e-12 && fabs((double)map[126] + 5.5e-7) < 1e-12);
@@ -110,18 +110,18 @@ static void nested_absmax(void **unused) {
     enum { N = 700 };
     float absmax[N], absmax2[3], back[N];
     uint8_t codes[N];
-    double sum = 0, widest = half_gap(quant_map(), 256);
+    double sum = 0, widest = half_gap(quant_map(true), 256);
     for (int i = 0; i < N; i++) sum += (double)(absmax[i] = fabsf(next()) * 0.1f);
     float offset = (float)(sum / N);
     quant_nested(absmax, N, offset, codes, absmax2);
-    dequant_nested(codes, absmax2, offset, quant_map(), N, back);
+    dequant_nested(codes, absmax2, offset, quant_map(true), N, back);
     for (int i = 0; i < N; i++) {
         double most = (double)absmax2[i / 256];
         assert_true(fabs((double)(absmax[i] - back[i])) <= most * (widest + 1e-6));
     }
     float same[3] = {0.25f, 0.25f, 0.25f};
     quant_nested(same, 3, 0.25f, codes, absmax2);
-    dequant_nested(codes, absmax2, 0.25f, quant_map(), 3, back);
+    dequant_nested(codes, absmax2, 0.25f, quant_map(true), 3, back);
     for (int i = 0; i < 3; i++) assert_true(back[i] == 0.25f);
 }
 
