@@ -290,8 +290,8 @@ static int64_t search_tokens(Attempt *a, int64_t tokens) {
 }
 
 /* A token of an answer is one pass over the weights, so where nothing is trained they are
- * dequantized once if that fits.  Else: recompute costs time, prefetch memory; it hides more time than recomputing a weight's bytes
- * costs, so it goes last. */
+ * dequantized once if that fits.  Where something is: recompute costs time, prefetch memory; it
+ * hides more time than recomputing a weight's bytes costs, so it goes last. */
 Plan *compile_spec(const Spec *spec, const CompileOptions *options) {
     bool trains = options->want[UNIT_TRAIN] || options->want[UNIT_EVAL] || options->want[UNIT_REF];
     Attempt a = {.spec = spec, .options = options, .dump = options->dump};

@@ -303,8 +303,8 @@ typedef struct WeightInfo { /* a frozen tensor of a checkpoint */
     Loc loc;
 } WeightInfo;
 
-/* A trained tensor: elements offset.. of the flat "params", "grads", and of the moments "m", "v" or,
- * the last Unit.coded elements, "m8", "v8". */
+/* A trained tensor: elements offset.. of the flat "params", "grads", and of the moments "m", "v"
+ * or, the last Unit.coded elements, "m8", "v8". */
 typedef struct Trained {
     /* tensor: PEFT's name without "base_model.model.", "....q_proj.lora_A.weight" */
     const char *source, *tensor;

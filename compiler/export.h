@@ -34,8 +34,8 @@ int export_work(Export *e, Work *w, const char *bare, const char *set);
 int export_fail(Export *e); /* prints e->err; its code */
 
 /* ---- export_check.c -------------------------------------------------------------------------- */
-/* The merged model beside base and adapter, on random tokens.  `base` is checked
- * and compiled for evaluation in fp32, its device open. */
+/* The merged model beside base and adapter, on random tokens.  `base` is checked and compiled for
+ * evaluation in fp32, its device open. */
 int export_check(Export *e, Work *base, const MergeReport *report);
 
 #endif

@@ -37,9 +37,10 @@ typedef struct KVal {
     KLevel level;
     /* of the value: a cast rounds to it; loads and stores: the argument's element type */
     DType dtype;
-    double num;     /* KOP_CONST */
-    int64_t i0, i1; /* i0: the node's; uniform: stream, cols; a and b are the loads of its keys and seed, of which
-                     * words 0 and 1 are taken, both i32 */
+    double num; /* KOP_CONST */
+    /* i0: the node's; uniform: stream, cols; a and b are the loads of its keys and seed, of which
+     * words 0 and 1 are taken, both i32 */
+    int64_t i0, i1;
     /* KOP_LOAD, KOP_STORE: element (row, col) is at
      *     base + (index >= 0 ? args[index][row / rowdiv] : row / rowdiv) * ld + column
      * with column = col for COL and ELEM levels, else 0.  A SCALAR load is base[0], a COL load

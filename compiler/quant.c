@@ -4,8 +4,9 @@
  * leaves named TENSOR#PART.  Each reader gets a dequant node of its own (a fresh inst), in the
  * reader's phase: the numbers exist only while they are used, in scratch memory, and the forward's
  * are not the backward's.  Where weights are resident (Unit.resident) one in "init" serves all.
- * A reader in an init phase (a cast, a view) is copied along for each of its own readers.  Relies on graph.c and the formats of runtime/quantize.h.  Promises: the same
- * values as the format means, no other node changes.
+ * A reader in an init phase (a cast, a view) is copied along for each of its own readers.  Relies
+ * on graph.c and the formats of runtime/quantize.h.  Promises: the same values as the format means,
+ * no other node changes.
  */
 #include "dpoc.h"
 #include "../runtime/quantize.h"

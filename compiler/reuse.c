@@ -3,8 +3,8 @@
  * In a kernel over rows a stored value may lie where a loaded one lay, if the kernel is the last
  * reader and reads every element exactly where it writes: no gather, no half rotation, no other
  * view of it.  Then load and store share one argument, so the generators see that it is
- * overwritten.  An append lies where its cache does.  Relies on the order of groups being final and on place.c.  Promises: no result
- * changes a bit.
+ * overwritten.  An append lies where its cache does.  Relies on the order of groups being final and
+ * on place.c.  Promises: no result changes a bit.
  */
 #include "kern.h"
 

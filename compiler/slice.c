@@ -3,8 +3,9 @@
  * take(f(x), row) is f(take(x, row)) when row r of f needs only row r of its operands.  So the
  * gather of scored rows moves up through maps, reductions over columns, products (left operand),
  * broadcasts and reshapes that keep rows, as long as nothing else reads the values it passes; it
- * stops at attention, where rows meet, and at values that all rows need. Only the inputs "row" and
- * "last" (rows that a prompt ends in) are moved: its numbers are never -1, for which take gives zeros while f of zeros need not be zero.
+ * stops at attention, where rows meet, and at values that all rows need.  Only the inputs "row" and
+ * "last" (rows that a prompt ends in) are moved: their numbers are never -1, for which take gives
+ * zeros while f of zeros need not be zero.
  * Relies on graph.c.  Promises: the same values, fewer rows.
  */
 #include "dpoc.h"

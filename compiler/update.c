@@ -6,8 +6,8 @@
  *   v = b2 v + (1 - b2) g g;  p -= lr (m c1) / (sqrt(v c2) + eps)   with c = 1 / (1 - b^t), inputs,
  * as 1 - b is one: taken from a b2 of 0.999 in f32 it would be off by 1e-5, and every step with it.
  * The moments of the last Unit.coded elements are kept as bitsandbytes' 8-bit AdamW keeps them:
- * a code of the dynamic map (signed for m) and the largest magnitude of its block of 256, 2.03 bytes
- * a parameter instead of 8; the step itself uses the moments before they are coded.
+ * a code of the dynamic map (signed for m) and the largest magnitude of its block of 256, 2.03
+ * bytes a parameter instead of 8; the step itself uses the moments before they are coded.
  * Padding between tensors is zero in all of them and stays so.  Relies on graph.c.
  */
 #include "dpoc.h"

@@ -150,7 +150,6 @@ static void print_memory(const Plan *p) {
     fputc('\n', stderr);
 }
 
-/* What will be trained, on what, with how much memory for what. */
 /* TRL's trainer switches dropout off unless it is told not to, so a notebook's rate may never have
  * been seen at work. */
 static void print_dropout(const Work *w) {
@@ -168,6 +167,7 @@ static void print_dropout(const Work *w) {
     }
 }
 
+/* What will be trained, on what, with how much memory for what. */
 static void print_start(const Work *w, const TrainJob *job) {
     const Plan *p = w->plan;
     if (w->options->quiet) return;

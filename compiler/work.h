@@ -41,7 +41,7 @@ int work_compile(Work *w, const char *arch, const bool want[NUNIT]);
 int work_open(Work *w);
 int work_tokenizer(Work *w); /* a checkpoint without one is no error: token ids may be given */
 
-/* ---- work_data.c: what verbs read ------------------------------------------------------------- */
+/* ---- work_data.c: what verbs read ------------------------------------------------------------ */
 const char *work_model_dir(const Work *w); /* of the base checkpoint, or NULL */
 /* The template the settings name; a checkpoint without a tokenizer can only take token ids. */
 int work_template(Work *w, Template *out);
@@ -58,8 +58,8 @@ int work_pairs(Work *w, Pairs **out);
 /* Gives pairs the reference's log-probs where graph.ref = cached asks for them (work_reference.c);
  * after work_open.  Random pairs: none are kept in a file. */
 int work_reference(Work *w, Pairs *pairs, bool random);
-/* Which of train[0..n) (NULL: all n of `pairs`) equal no pair of eval[0..neval) of `held` (NULL: all
- * of them); *left: how many. */
+/* Which of train[0..n) (NULL: all n of `pairs`) equal no pair of eval[0..neval) of `held` (NULL:
+ * all of them); *left: how many. */
 int32_t *work_unlike(Work *w, const Pairs *pairs, const int32_t *train, int64_t n,
                      const Pairs *held, const int32_t *eval, int64_t neval, int64_t *left);
 int work_fit(Work *w, const Pairs *pairs); /* every pair fits a micro-batch of the plan */

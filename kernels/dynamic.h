@@ -1,10 +1,10 @@
 /* dynamic.h: the 8-bit codes in which the optimizer's moments are kept (`adamw8bit`).
  *
- * bitsandbytes' dynamic map: decades of numbers in (0, 1], each with twice as many as the one below;
- * number k of the P in decade e is the midpoint of two of P + 1 edges from 0.1 to 1, times
- * 10^(e - top), and 1 ends them.  Signed (first moment): codes 0..255 are -0.993 .. 0 (code 127) .. 1,
- * P = 1 .. 64.  Unsigned (second moment): 0 .. 1, P = 2 .. 128.  Edges are torch.linspace's, a fused
- * multiply-add from the nearer end, so the values are those of its tables.
+ * bitsandbytes' dynamic map: decades of numbers in (0, 1], each with twice as many as the one
+ * below; number k of the P in decade e is the midpoint of two of P + 1 edges from 0.1 to 1, times
+ * 10^(e - top), and 1 ends them.  Signed (first moment): codes 0..255 are -0.993 .. 0 (code 127) ..
+ * 1, P = 1 .. 64.  Unsigned (second moment): 0 .. 1, P = 2 .. 128.  Edges are torch.linspace's, a
+ * fused multiply-add from the nearer end, so the values are those of its tables.
  * One text for C and CUDA.  Relies on types.h.
  */
 #ifndef KERNEL_DYNAMIC_H
@@ -52,8 +52,8 @@ INLINE float dynamic_value(float code, int32_t is_signed) {
     return t < 0 ? -x : x;
 }
 
-/* The code of the nearest number to x, the lower magnitude on a tie; 0 and NaN have 0's.  A negative
- * x keeps its sign: it is never 0, as in bitsandbytes. */
+/* The code of the nearest number to x, the lower magnitude on a tie; 0 and NaN have 0's.  A
+ * negative x keeps its sign: it is never 0, as in bitsandbytes. */
 INLINE float dynamic_code(float x, int32_t is_signed) {
     const float y = f32_abs(x);
     const int32_t most = !is_signed ? 255 : x < 0.0f ? 127 : 128;

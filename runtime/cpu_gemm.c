@@ -2,9 +2,10 @@
  *
  * C is cut into tiles; each tile is one call of a oneDNN primitive made for a single thread, and
  * tiles run side by side.  The cut depends on sizes and strides alone, so bits do not depend on
- * the number of threads.  A few rows are multiplied by cpu_rows.c.  oneDNN 2.x has its fast path (and a scratchpad we can place) only for
- * operands without gaps between rows: a tile that has gaps is packed first, and then k is cut too
- * and the parts are added in order.  A product with few rows is computed transposed.
+ * the number of threads.  A few rows are multiplied by cpu_rows.c.  oneDNN 2.x has its fast path
+ * (and a scratchpad we can place) only for operands without gaps between rows: a tile that has gaps
+ * is packed first, and then k is cut too and the parts are added in order.  A product with few rows
+ * is computed transposed.
  *
  *   direct   the tile of C has no gaps and nothing is left to do with it: the primitive writes C
  *   merged   the tile is computed in fp32 in the workspace; alpha, bias, beta and rounding are

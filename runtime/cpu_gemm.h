@@ -25,7 +25,7 @@ int64_t cpu_gemm_need(CpuGemm *gemm, const Gemm *g, int64_t m, int64_t n, int64_
 /* c = alpha * x (+ bias) (+ c), each operation rounded to fp32, then to c's type; x is used up. */
 void cpu_gemm_finish(const Gemm *g, float *x, const float *bias, void *c, int64_t n);
 
-/* ---- cpu_rows.c: C of a few rows -------------------------------------------------------------- */
+/* ---- cpu_rows.c: C of a few rows ------------------------------------------------------------- */
 bool cpu_rows_fit(const Gemm *g, int64_t m); /* whether it is one of those */
 void cpu_rows_run(const Gemm *g, void *const *p, int64_t m, int64_t n, int64_t k, int threads);
 

@@ -1,4 +1,4 @@
-/* loaded.h: the CUDA device with the kernels of one plan and an arena, for tests of kernel texts. */
+/* loaded.h: the CUDA device with one plan's kernels and an arena, for tests of kernel texts. */
 #ifndef CUDASIM_LOADED_H
 #define CUDASIM_LOADED_H
 

@@ -3,10 +3,10 @@
  *     test_kernels [--device=cpu|cuda] [--seed=2] [--cases=6] [--long]
  *
  * A case is one graph with every CUSTOM op (but append: tests/num/test_generate.c), products with
- * what they take in, and casts, at random widths, run at several extents; bounds.h says how far results may be off.  Generated kernels
- * (random graphs of maps, reductions, views, effects) must have the CPU's bits.  --long: every
- * length of a list and three drawn ones a case, else one of each.  Prints the seed of every case,
- * so that one can be run again alone. */
+ * what they take in, and casts, at random widths, run at several extents; bounds.h says how far
+ * results may be off.  Generated kernels (random graphs of maps, reductions, views, effects) must
+ * have the CPU's bits.  --long: every length of a list and three drawn ones a case, else one of
+ * each.  Prints the seed of every case, so that one can be run again alone. */
 #include "runtime/quantize.h"
 #include "tests/gpu/bounds.h"
 #include "tests/pass/kernel_graph.h"

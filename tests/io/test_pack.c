@@ -9,8 +9,8 @@ static int64_t below(int64_t n) {
     return (int64_t)(mix64(seed++, 3, 5) % (uint64_t)n);
 }
 
-/* Pairs of random lengths from 1 on, some whose sides differ in the end of their prompt or in all of
- * it; token values tell nothing of their place. */
+/* Pairs of random lengths from 1 on, some whose sides differ in the end of their prompt or in all
+ * of it; token values tell nothing of their place. */
 static Pairs *random_pairs(int64_t n, int max_prompt, int max_answer, bool sft) {
     Arena *a = arena_new();
     Pairs *p = NEW(a, Pairs);

@@ -1,5 +1,5 @@
-/* test_adamw8.c: the update with 8-bit moments against bitsandbytes' arithmetic (tests/plan/adamw8.json,
- * made by tests/peers/make_adamw8.py): two tensors, one too small to be coded, one whose last block is
+/* test_adamw8.c: the update with 8-bit moments against bitsandbytes' arithmetic (adamw8.json, made
+ * by tests/peers/make_adamw8.py): two tensors, one too small to be coded, one whose last block is
  * not full; on the CPU device and, in double precision, by the evaluator.
  *
  * Both compute in f32 what the evaluator does in double, so a moment within rounding of the middle
