@@ -2,7 +2,6 @@
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h> /* isatty */
 
 #include "../runtime/job/job.h"
 #include "template.h"
@@ -74,30 +73,24 @@ static void print_warnings(const Work *w, const Pairs *p) {
 
 typedef struct ReadWatch {
     PairsWatch watch;
-    double started, said;
-    bool tty;
+    ProgressNote note;
 } ReadWatch;
 
-/* Redrawn twice a second on a terminal; into a pipe a line every ten seconds. */
 static void show_reading(PairsWatch *watch, const char *path, int64_t records, double bytes,
                          double share) {
     ReadWatch *r = (ReadWatch *)watch;
-    double now = now_seconds(), spent = now - r->started;
-    if (spent < 2 || (!r->tty && now - r->said < 10)) return;
-    r->said = now;
-    fprintf(stderr, "%sreading %s: %.0f %%, %lld records, %.1f MB/s%s", r->tty ? "\r\033[K" : "",
-            path, share * 100, (long long)records, bytes / spent * 1e-6, r->tty ? "" : "\n");
-    fflush(stderr);
+    double rate = bytes / (now_seconds() - r->note.started);
+    progress_say(&r->note, false, "reading %s: %.0f %%, %lld records, %.1f MB/s", path, share * 100,
+                 (long long)records, rate * 1e-6);
 }
 
 int work_read_pairs(Work *w, const char *const *paths, int n, const Template *template,
                     Pairs **out) {
     PairsOptions options = pairs_options(w->spec);
-    double now = now_seconds();
-    ReadWatch watch = {{show_reading}, now, now - 8, isatty(STDERR_FILENO)};
+    ReadWatch watch = {{show_reading}, progress_note()};
     if (!w->options->quiet && !w->options->json) options.watch = &watch.watch;
     *out = pairs_read(paths, n, &options, template, &w->err);
-    if (watch.tty && watch.said > now) fputs("\r\033[K", stderr);
+    progress_erase(&watch.note);
     if (!*out && strcmp(w->options->verb, "check") == 0) { /* `check` collects what is wrong */
         diag_file(w->diags, spec_loc(w->spec, "data.train"), "%s", w->err.text);
         work_diagnostics(w);

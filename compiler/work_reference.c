@@ -1,11 +1,10 @@
-/* work_reference.c: graph.ref = cached: which file the reference's log-probs are kept in, and what it
- * is bound to.  See work.h and runtime/job/reference.h. */
+/* work_reference.c: graph.ref = cached: which file the reference's log-probs are kept in, and what
+ * it is bound to.  See work.h and runtime/job/reference.h. */
 #include "../runtime/io/checkpoint.h"
 #include "../runtime/job/reference.h"
 #include "work.h"
 
 #include <string.h>
-#include <unistd.h>
 
 /* Weights of everything the reference is made of; random ones follow from the seed. */
 static bool hash_weights(Work *w, const char **out) {
@@ -70,38 +69,31 @@ static bool reference_file(Work *w, ReferenceFile *out) {
 
 typedef struct Watch {
     ReferenceWatch watch;
-    double started, said;
-    bool tty;
+    ProgressNote note;
 } Watch;
 
-/* Redrawn twice a second on a terminal; into a pipe a line every ten seconds. */
 static void show(ReferenceWatch *self, int64_t done, int64_t all) {
     Watch *s = (Watch *)self;
-    double now = now_seconds(), spent = now - s->started;
-    if (spent < 2 || now - s->said < (s->tty ? 0.5 : 10)) return;
-    s->said = now;
-    fprintf(stderr, "%sreference: %lld of %lld pairs, %.0f s left%s", s->tty ? "\r\033[K" : "",
-            (long long)done, (long long)all, spent / (double)done * (double)(all - done),
-            s->tty ? "" : "\n");
-    fflush(stderr);
+    double spent = now_seconds() - s->note.started;
+    progress_say(&s->note, false, "reference: %lld of %lld pairs, %.0f s left", (long long)done,
+                 (long long)all, spent / (double)done * (double)(all - done));
 }
 
 int work_reference(Work *w, Pairs *pairs, bool random) {
     if (!plan_program(w->plan, "ref")) return EXIT_OK;
     const bool silent = w->options->quiet || w->options->json;
-    double now = now_seconds();
-    Watch watch = {{show}, now, now - 8, isatty(STDERR_FILENO)};
+    Watch watch = {{show}, progress_note()};
     ReferenceFile file;
     ReferenceCounts counts;
     if (!random && !reference_file(w, &file)) return work_fail(w);
     stop_watch();
     bool ok = reference_logps(w->exec, w->plan, pairs, random ? NULL : &file,
                               silent ? NULL : &watch.watch, &counts, &w->err);
-    if (watch.tty && watch.said > now) fputs("\r\033[K", stderr);
+    progress_erase(&watch.note);
     if (!ok) return work_fail(w);
     if (!silent && !random)
         fprintf(stderr, "reference: %lld pairs known, %lld computed in %.1f s: %s\n",
-                (long long)counts.known, (long long)counts.computed, now_seconds() - now,
-                file.path);
+                (long long)counts.known, (long long)counts.computed,
+                now_seconds() - watch.note.started, file.path);
     return EXIT_OK;
 }

@@ -106,22 +106,43 @@ void progress_break(const Progress *p) {
     if (!p->quiet && p->tty) fputs("\r\033[K", stderr);
 }
 
-/* Redrawn twice a second on a terminal; into a pipe a line every ten seconds and the last. */
+/* ---- other long work ------------------------------------------------------------------------- */
+
+ProgressNote progress_note(void) {
+    double now = now_seconds();
+    return (ProgressNote){now, now - 8, isatty(STDERR_FILENO)};
+}
+
+void progress_say(ProgressNote *note, bool last, const char *format, ...) {
+    double now = now_seconds();
+    bool due = now - note->said > (note->tty ? 0.5 : 10);
+    if (now - note->started < 2 || !(due || (last && note->said < INFINITY))) return;
+    note->said = last ? INFINITY : now;
+    va_list args;
+    va_start(args, format);
+    if (note->tty) fputs("\r\033[K", stderr);
+    vfprintf(stderr, format, args);
+    if (last || !note->tty) fputc('\n', stderr);
+    fflush(stderr);
+    va_end(args);
+}
+
+void progress_erase(const ProgressNote *note) {
+    if (note->tty && note->said > note->started && note->said < INFINITY) fputs("\r\033[K", stderr);
+}
+
 static void show_load(LoadWatch *watch, double bytes, double share) {
     LoadProgress *p = (LoadProgress *)watch;
-    double now = now_seconds(), spent = now - p->started;
-    bool done = share >= 1, due = now - p->said > (p->tty ? 0.5 : 10);
-    if (spent < 2 || !(due || (done && p->said < INFINITY))) return;
-    p->said = done ? INFINITY : now;
-    fprintf(stderr, "%s%s: %.2f GB read, %.0f %%, %.2f GB/s%s", p->tty ? "\r\033[K" : "", p->what,
-            bytes * 1e-9, share * 100, bytes * 1e-9 / spent, done || !p->tty ? "\n" : "");
-    fflush(stderr);
+    double rate = bytes / (now_seconds() - p->note.started);
+    progress_say(&p->note, share >= 1, "%s: %.2f GB read, %.0f %%, %.2f GB/s", p->what,
+                 bytes * 1e-9, share * 100, rate * 1e-9);
 }
 
 LoadProgress progress_load(void) {
-    double now = now_seconds();
-    return (LoadProgress){{show_load}, "loading weights", now, now - 8, isatty(STDERR_FILENO)};
+    return (LoadProgress){{show_load}, "loading weights", progress_note()};
 }
+
+/* ---- curves ---------------------------------------------------------------------------------- */
 
 enum { CURVE_WIDTH = 64 };
 

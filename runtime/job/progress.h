@@ -1,5 +1,5 @@
 /* progress.h: what a person sees while a run goes on (stderr): one redrawn line on a terminal,
- * plain lines into a pipe, and small curves at the end. */
+ * plain lines into a pipe, notes about other long work, and small curves at the end. */
 #ifndef DPOC_PROGRESS_H
 #define DPOC_PROGRESS_H
 
@@ -29,13 +29,22 @@ void format_count(char out[32], double n);
 void format_duration(char out[32], double seconds);
 /* Leaves the redrawn line, so that other text can be written. */
 void progress_break(const Progress *p);
-/* For exec_bind: bytes read and rate while weights are loaded, if that takes more than about two
- * seconds. */
+/* A line about work that may take long: none in its first two seconds; then redrawn twice a second
+ * on a terminal, or a new one every ten seconds into a pipe. */
+typedef struct ProgressNote {
+    double started; /* now_seconds */
+    double said;
+    bool tty;
+} ProgressNote;
+ProgressNote progress_note(void);
+/* Writes the line where it is due; `last`: this one stays, and is due in any case. */
+void progress_say(ProgressNote *note, bool last, const char *format, ...) PRINTF(3, 4);
+void progress_erase(const ProgressNote *note); /* the line on a terminal, if there is one */
+/* For exec_bind: bytes read and rate while weights are loaded. */
 typedef struct LoadProgress {
     LoadWatch watch;
     const char *what; /* "loading weights" */
-    double started, said;
-    bool tty;
+    ProgressNote note;
 } LoadProgress;
 LoadProgress progress_load(void);
 /* A curve of n values, `height` rows high, at most 64 wide (values are averaged into columns). */
