@@ -19,6 +19,7 @@ struct MetricsFile {
     double wall;      /* of the event under way, seconds since 1970 */
     TfEvents *events; /* or NULL */
     bool mirrors;     /* the event has a step */
+    int64_t kept;     /* see metrics_kept_step */
 };
 
 void number_text(char out[40], double x) {
@@ -50,9 +51,11 @@ void json_escape(Text *out, const char *s) {
 }
 
 /* Length of the part of `text` that holds whole lines of steps <= keep (other events count as
- * belonging to the step before them; an "end" is none for a run that goes on). */
-static size_t kept_length(const char *text, size_t len, int64_t keep) {
+ * belonging to the step before them; an "end" is none for a run that goes on); the step of its last
+ * line that has one, or -1. */
+static size_t kept_length(const char *text, size_t len, int64_t keep, int64_t *last) {
     size_t at = 0;
+    *last = -1;
     while (keep >= 0 && at < len) {
         const char *end = memchr(text + at, '\n', len - at);
         if (!end) break;
@@ -61,6 +64,7 @@ static size_t kept_length(const char *text, size_t len, int64_t keep) {
         json_t *step = json_object_get(line, "step");
         const char *event = json_string_value(json_object_get(line, "event"));
         bool past = step && (json_integer_value(step) > keep || (event && !strcmp(event, "end")));
+        if (step && !past) *last = json_integer_value(step);
         json_decref(line);
         if (past) break;
         at = (size_t)(end - text) + 1;
@@ -81,11 +85,11 @@ bool metrics_in_use(const char *path) {
     return used;
 }
 
-static bool cut(const char *path, int64_t keep_steps, Err *err) {
+static bool cut(const char *path, int64_t keep_steps, int64_t *last, Err *err) {
     size_t len;
     char *text = file_read(path, &len, err);
     if (!text) return false;
-    size_t keep = kept_length(text, len, keep_steps);
+    size_t keep = kept_length(text, len, keep_steps, last);
     free(text);
     return keep == len || truncate(path, (off_t)keep) == 0 ||
            fail(err, EXIT_IO, "%s: cannot cut to the checkpoint: %s", path, strerror(errno));
@@ -97,7 +101,8 @@ MetricsFile *metrics_open(const char *path, int64_t keep_steps, Err *err) {
         fail(err, EXIT_IO, "%s: %s", path, strerror(errno));
         return NULL;
     }
-    bool ok = lock(file, path, err) && cut(path, keep_steps, err);
+    int64_t kept;
+    bool ok = lock(file, path, err) && cut(path, keep_steps, &kept, err);
     if (!ok) {
         fclose(file);
         return NULL;
@@ -105,7 +110,12 @@ MetricsFile *metrics_open(const char *path, int64_t keep_steps, Err *err) {
     MetricsFile *m = calloc(1, sizeof *m);
     m->file = file;
     m->path = strdup(path);
+    m->kept = kept;
     return m;
+}
+
+int64_t metrics_kept_step(const MetricsFile *m) {
+    return m->kept;
 }
 
 static void key_of(MetricsFile *m, const char *key) {

@@ -60,7 +60,8 @@ double run_value(const Run *r, const double *values, const char *metric); /* NAN
 
 /* ---- sampling.c: greedy answers of the policy as it is --------------------------------------- */
 bool samples_open(Run *r, bool goes_on, Err *err);
-/* Answers all prompts, into RUN/samples.jsonl and TensorBoard. */
+/* Answers all prompts, into RUN/samples.jsonl and TensorBoard, unless that was done at this step
+ * before the run was broken off.  A signal ends it without a line: going on makes up for it. */
 bool samples_take(Run *r, Err *err);
 
 /* ---- guard.c --------------------------------------------------------------------------------- */

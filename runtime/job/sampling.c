@@ -68,7 +68,7 @@ static bool log_answers(Run *r, const Answer *answer, Err *err) {
 
 bool samples_take(Run *r, Err *err) {
     const TrainJob *job = r->job;
-    if (!job->nsample) return true;
+    if (!job->nsample || metrics_kept_step(r->samples) == r->state.step) return true;
     Arena *arena = arena_new();
     Answer *answer = NEW_ARRAY(arena, Answer, job->nsample);
     for (int i = 0; i < job->nsample; i++)

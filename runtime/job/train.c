@@ -166,17 +166,22 @@ static bool save_now(Run *r, Err *err) {
     return true;
 }
 
-/* The steps, with evaluations and checkpoints where they are due; false when something failed. */
+static bool samples_due(const Run *r) {
+    int64_t step = r->state.step;
+    return step == 0 || step == r->steps || due(plan_num(r->plan, "run.sample_every"), step);
+}
+
+/* The steps, with evaluations and checkpoints where they are due, and one at the end, whatever
+ * ended them; false when something failed. */
 static bool walk(Run *r, Err *err) {
     const Plan *plan = r->plan;
     double save_every = plan_num(plan, "run.save_every"),
-           eval_every = plan_num(plan, "run.eval_every"),
-           sample_every = plan_num(plan, "run.sample_every");
-    bool better;
+           eval_every = plan_num(plan, "run.eval_every");
+    bool better, saved = true;
     progress_start(&r->progress, r->state.step, r->steps, r->job->log_every, r->job->quiet);
     bool first = r->state.step == 0 && plan_num(plan, "run.eval_first") != 0;
     if (first && !evaluate_now(r, &better, err)) return false;
-    if (r->state.step == 0 && !samples_take(r, err)) return false;
+    if (samples_due(r) && !samples_take(r, err)) return false;
     r->stopped_early = out_of_patience(r);
     r->total.started = now_seconds();
     while (r->state.step < r->steps && !r->stopped_early && !stop_signal()) {
@@ -186,11 +191,11 @@ static bool walk(Run *r, Err *err) {
         if ((due(eval_every, r->state.step) || last) && !evaluate_now(r, &better, err))
             return false;
         r->stopped_early = !last && out_of_patience(r);
-        bool ends = last || r->stopped_early || stop_signal();
-        if ((due(sample_every, r->state.step) || last) && !samples_take(r, err)) return false;
-        if ((due(save_every, r->state.step) || better || ends) && !save_now(r, err)) return false;
+        if (samples_due(r) && !samples_take(r, err)) return false;
+        saved = due(save_every, r->state.step) || better;
+        if (saved && !save_now(r, err)) return false;
     }
-    return true;
+    return saved || save_now(r, err);
 }
 
 /* RUN/adapter: of the last step, or of the best checkpoint. */

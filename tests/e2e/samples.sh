@@ -9,6 +9,24 @@ case=$cases/gqa
 [ "$(grep -cE '"prompt":"[^"]*pairs.jsonl:[0-9]+","answer":"[0-9 ]+","tokens":[1-5],' "$work/ids/samples.jsonl")" = 9 ] ||
     die "not three answers at steps 0, 2, 4: $(cat "$work/ids/samples.jsonl")"
 
+# A signal while answers are made: the step before them is kept, and going on makes up for them.
+answers() { # OUT [flags]
+    out=$1
+    shift
+    ${pre:-} "$dpoc" train models/dpo-lora.dpo --device=cpu --model $case --data $case/pairs.jsonl --set pref.rank=4 --set run.steps=3 \
+        --set run.batch=2 --set run.sample_every=2 --set run.sample_prompts=2 --set run.sample_tokens=1000 --quiet -o "$out" "$@"
+}
+answers "$work/long" || die "long answers failed"
+pre=exec answers "$work/cut" &
+pid=$!
+until grep -qs '"step","step":2,' "$work/cut/metrics.jsonl" || ! kill -0 $pid 2> /dev/null; do sleep 0.01; done
+kill -TERM $pid
+wait $pid
+[ $? = 143 ] && [ -e "$work/cut/checkpoint-2" ] || die "stopped without a checkpoint of its last step"
+answers "$work/cut" --resume || die "going on after a signal failed"
+for run in long cut; do sed -E 's/"time":[0-9.]+,//' "$work/$run/samples.jsonl" > "$work/$run.s"; done
+cmp "$work/long.s" "$work/cut.s" || die "answers that a signal cut short are missing"
+
 model=../shared/data/stories260k
 [ -d $model ] || { echo "no ../shared/data/stories260k"; exit 77; }
 printf '"Once upon a time"\n{"prompt":"Tom had a dog. He"}\n' > "$work/prompts.jsonl"
@@ -20,8 +38,8 @@ go() {
         --set run.steps=6 --set run.batch=4 --set run.lr=3e-3 --set run.tokens=1024 --set run.save_every=1 --set run.keep=9 --quiet \
         -o "$out" "$@" 2>> "$work/said"
 }
-answers="--set run.sample_every=3 --set run.sample_tokens=16"
-go "$work/with" $answers --set "run.sample_prompts=\"$work/prompts.jsonl\"" || die "training failed: $(cat "$work/said")"
+flags="--set run.sample_every=3 --set run.sample_tokens=16"
+go "$work/with" $flags --set "run.sample_prompts=\"$work/prompts.jsonl\"" || die "training failed: $(cat "$work/said")"
 go "$work/without" || die "training failed"
 for run in with without; do
     plain_metrics "$work/$run/metrics.jsonl" | sed -E 's/"(memory_bytes|peak_bytes)":[0-9]+,?//g; s/"plan_hash":"[^"]*",//' > "$work/$run.m"
@@ -42,13 +60,13 @@ done
 [ -n "$(says 0 0)" ] && [ "$(says 0 0)$(says 0 1)" != "$(says 6 0)$(says 6 1)" ] || die "the same answers before and after"
 grep -qa "samples/1" "$work"/with/events.out.tfevents.* || die "no samples in TensorBoard's file"
 
-pre=exec go "$work/broken" $answers --set "run.sample_prompts=\"$work/prompts.jsonl\"" &
+pre=exec go "$work/broken" $flags --set "run.sample_prompts=\"$work/prompts.jsonl\"" &
 pid=$!
 tries=0
 until [ -e "$work/broken/checkpoint-4" ] || [ $tries -gt 1000 ]; do sleep 0.01; tries=$((tries + 1)); done
 kill -KILL $pid 2> /dev/null
 wait $pid
-go "$work/broken" --resume $answers --set "run.sample_prompts=\"$work/prompts.jsonl\"" || die "going on failed"
+go "$work/broken" --resume $flags --set "run.sample_prompts=\"$work/prompts.jsonl\"" || die "going on failed"
 for run in with broken; do sed -E 's/"time":[0-9.]+,//' "$work/$run/samples.jsonl" > "$work/$run.s"; done
 cmp "$work/with.s" "$work/broken.s" || die "a broken run has other samples"
 "$dpoc" report "$work/with" -o "$work/with.html" > /dev/null || die "report failed"
