@@ -2,6 +2,7 @@
 #include "prompts.h"
 
 #include "../runtime/io/dialect.h"
+#include "../runtime/io/json.h"
 #include "../runtime/io/records.h"
 
 #include <ctype.h>
@@ -149,7 +150,7 @@ static bool read_records(Reader *r) {
     bool ok = records != NULL;
     while (ok && records_next(records, &record, err)) {
         json_error_t e;
-        json_t *value = json_loadb(record.text, record.len, JSON_DECODE_ANY, &e);
+        json_t *value = json_parse(record.text, record.len, JSON_DECODE_ANY, &e);
         r->line = record.line;
         ok = value ? add_record(r, value) : bad(r, "%s", e.text);
         json_decref(value);

@@ -6,6 +6,7 @@
  */
 #include "pairs.h"
 #include "dialect.h"
+#include "json.h"
 #include "pairs_tokens.h"
 #include "records.h"
 #include "utf8.h"
@@ -164,7 +165,7 @@ static json_t *parse(Reader *r, const Record *record) {
         len = repaired.len;
         note(r, W_REPAIRED, "invalid UTF-8, read as U+FFFD");
     }
-    json_t *root = json_loadb(text, len, JSON_ALLOW_NUL, &e);
+    json_t *root = json_parse(text, len, JSON_ALLOW_NUL, &e);
     if (!root) note(r, ERRORS, "not valid JSON: %s", e.text);
     text_free(&repaired);
     return root;
@@ -224,7 +225,8 @@ static bool encode(Reader *r, const Example *e) {
     Err err = {0};
     if (e->kind != EXAMPLE_IDS && !r->template->tokenizer)
         return fail(r->err, EXIT_IO,
-                    "%s:%d: text needs a tokenizer: only token ids can be read here",
+                    "%s:%d: text needs a tokenizer, the model's (--model DIR); only token ids can "
+                    "be read without",
                     r->p->file[r->file].path, r->line);
     bool ok = tokens_encode(&r->tokens, e, &err);
     if (err.code == EXIT_IO) /* of this record; anything else stops the reading */

@@ -4,8 +4,8 @@
  * says beyond these pieces (tools, images, reasoning) is not here; data that needs it is refused.
  */
 #include "template.h"
+#include "json.h"
 
-#include <jansson.h>
 #include <stdlib.h> /* free */
 #include <string.h> /* strstr */
 
@@ -96,7 +96,7 @@ static char *jinja_of_json(const char *path, Err *err) {
     json_error_t e;
     size_t len;
     char *text = file_read(path, &len, err), *source = NULL;
-    json_t *root = text ? json_loadb(text, len, 0, &e) : NULL;
+    json_t *root = text ? json_parse(text, len, 0, &e) : NULL;
     if (text && !root) fail(err, EXIT_IO, "%s:%d: %s", path, e.line, e.text);
     const json_t *v = json_object_get(root, "chat_template");
     if (json_is_array(v)) v = of_list(v);

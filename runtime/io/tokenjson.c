@@ -1,5 +1,6 @@
 /* tokenjson.c: what tokenizer.json says, as tables (tokenjson.h). */
 #include "tokenjson.h"
+#include "json.h"
 #include "utf8.h"
 
 #include <stdlib.h> /* strtol */
@@ -20,7 +21,7 @@ json_t *json_file(const char *path, Err *err) {
     char *text = file_read(path, &len, err);
     if (!text) return NULL;
     json_error_t e;
-    json_t *root = json_loadb(text, len, JSON_ALLOW_NUL, &e);
+    json_t *root = json_parse(text, len, JSON_ALLOW_NUL, &e);
     free(text);
     if (root && json_is_object(root)) return root;
     if (root)
