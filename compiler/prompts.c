@@ -82,11 +82,13 @@ static bool add_ids(Reader *r, const json_t *list) {
         const json_int_t value = json_integer_value(id);
         if (!json_is_integer(id) || value < 0 || value > INT32_MAX)
             return bad(r, "\"prompt_ids\" holds what is no token id");
-        ids_push(&p->ids, (int32_t)json_integer_value(id));
+        ids_push(&p->ids, (int32_t)value);
     }
+    if (!r->w->tokenizer)
+        return p->text = arena_printf(r->w->arena, "%s:%d", r->path, r->line), true;
     Text text = {0};
     tokenizer_decode(r->w->tokenizer, p->ids.v, p->ids.n, true, &text);
-    r->out->prompt[r->out->n - 1].text = arena_str(r->w->arena, text.data ? text.data : "");
+    p->text = arena_str(r->w->arena, text.data ? text.data : "");
     text_free(&text);
     return true;
 }

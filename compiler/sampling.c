@@ -23,8 +23,10 @@ int generate_stops(const Work *w, const Template *t, int32_t *stop, int max) {
     if (t->kind == TEMPLATE_CHAT) add_stop(stop, &n, max, template_stop(t));
     json_t *config = generation_config(w), *eos = json_object_get(config, "eos_token_id");
     if (json_is_integer(eos)) add_stop(stop, &n, max, json_integer_value(eos));
-    for (size_t i = 0; json_is_array(eos) && i < json_array_size(eos); i++)
-        add_stop(stop, &n, max, json_integer_value(json_array_get(eos, i)));
+    for (size_t i = 0; i < json_array_size(eos); i++) {
+        const json_t *id = json_array_get(eos, i);
+        if (json_is_integer(id)) add_stop(stop, &n, max, json_integer_value(id));
+    }
     json_decref(config);
     return n;
 }

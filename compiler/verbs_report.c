@@ -4,11 +4,6 @@
 #include "../runtime/job/report.h"
 #include "work.h"
 
-static bool ends_with(const char *text, const char *end) {
-    size_t n = strlen(text), k = strlen(end);
-    return n >= k && strcmp(text + n - k, end) == 0;
-}
-
 static int write_page(const char *path, const RunLog *logs, int n, Err *err) {
     Text page = {0};
     if (ends_with(path, ".svg"))

@@ -116,12 +116,7 @@ static int show_text(Work *w, const Template *template, json_t *out) {
     Ids ids = {0};
     bool chat = template->named && template->kind == TEMPLATE_CHAT;
     int code = EXIT_OK;
-    if (!w->tokenizer)
-        fail(&w->err, EXIT_IO, "%s: neither tokenizer.json nor tokenizer.model is there",
-             work_model_dir(w));
-    else
-        work_prompt(w, template, w->options->text, chat, &ids);
-    if (w->err.code)
+    if (!work_prompt(w, template, w->options->text, chat, &ids))
         code = work_fail(w);
     else if (out)
         json_object_set_new(out, "text", ids_json(w, &ids));

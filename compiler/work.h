@@ -64,7 +64,7 @@ int32_t *work_unlike(Work *w, const Pairs *pairs, const int32_t *train, int64_t 
                      const Pairs *held, const int32_t *eval, int64_t neval, int64_t *left);
 int work_fit(Work *w, const Pairs *pairs); /* every pair fits a micro-batch of the plan */
 /* Ids of a prompt: a user's message through the template (`chat`), or text after bos where the
- * tokenizer adds one. */
+ * tokenizer adds one.  False and err (exit 5) without a tokenizer. */
 bool work_prompt(Work *w, const Template *t, const char *text, bool chat, Ids *ids);
 /* The file that describes the model, for verbs that need none: --spec, or one of models/ by its
  * model_type. */

@@ -178,6 +178,11 @@ int work_fit(Work *w, const Pairs *pairs) {
 
 bool work_prompt(Work *w, const Template *t, const char *text, bool chat, Ids *ids) {
     Message message = {"user", text, strlen(text)};
+    if (!w->tokenizer)
+        return fail(&w->err, EXIT_IO,
+                    "%s: text needs a tokenizer, and there is neither "
+                    "tokenizer.json nor tokenizer.model",
+                    work_model_dir(w) ? work_model_dir(w) : "the model");
     if (chat) return template_encode(t, &message, 1, true, ids, &w->err);
     if (w->tokenizer->adds_bos && w->tokenizer->bos >= 0) ids_push(ids, w->tokenizer->bos);
     tokenizer_encode(w->tokenizer, text, strlen(text), false, ids);

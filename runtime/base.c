@@ -276,6 +276,11 @@ static int smaller(int a, int b) {
     return a < b ? a : b;
 }
 
+bool ends_with(const char *s, const char *end) {
+    size_t n = strlen(s), m = strlen(end);
+    return n >= m && strcmp(s + n - m, end) == 0;
+}
+
 int edit_distance(const char *a, const char *b) {
     int na = (int)strlen(a), nb = (int)strlen(b);
     if (na > LONGEST_NAME || nb > LONGEST_NAME) return strcmp(a, b) ? LONGEST_NAME : 0;

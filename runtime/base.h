@@ -84,6 +84,8 @@ typedef struct Hash128 {
 Hash128 hash_bytes(const void *data, size_t n, Hash128 seed); /* stable forever */
 void hash_hex(Hash128 hash, char hex[33]);
 
+bool ends_with(const char *s, const char *end);
+
 /* Damerau-Levenshtein distance, for suggestions. */
 int edit_distance(const char *a, const char *b);
 /* The candidate closest to `name` within max(1, len/3) edits, or NULL. */

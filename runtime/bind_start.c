@@ -18,9 +18,7 @@ static bool same_start(const Bind *a, const Bind *b) {
 }
 
 static bool is_a(const Bind *side) {
-    const char *end = adapter_suffix(ADAPTER_A, false);
-    size_t n = strlen(side->tensor), m = strlen(end);
-    return n > m && !strcmp(side->tensor + n - m, end);
+    return ends_with(side->tensor, adapter_suffix(ADAPTER_A, false));
 }
 
 static const Bind *weight_of(const Plan *plan, const Bind *side) {

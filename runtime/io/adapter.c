@@ -4,6 +4,7 @@
 
 #include "adapter_json.h"
 
+#include <math.h>   /* sqrt */
 #include <string.h> /* strcmp */
 
 const char *adapter_string(Arena *arena, const json_t *object, const char *key) {
@@ -102,4 +103,9 @@ int adapter_rank(const Adapter *a, const char *module) {
 
 double adapter_alpha(const Adapter *a, const char *module) {
     return value_of(a->alphas, a->nalphas, module, a->alpha);
+}
+
+double adapter_scaling(const Adapter *a, const char *module) {
+    double r = adapter_rank(a, module);
+    return adapter_alpha(a, module) / (a->rslora ? sqrt(r) : r);
 }

@@ -64,6 +64,8 @@ Adapter *adapters_parse(Arena *arena, const char *json, int *n, Err *err);
  * suffix). */
 int adapter_rank(const Adapter *a, const char *module);
 double adapter_alpha(const Adapter *a, const char *module);
+/* What B A is multiplied with: alpha / r, with rslora alpha / sqrt r. */
+double adapter_scaling(const Adapter *a, const char *module);
 
 /* Whether PEFT would adapt a module of this name: target_modules, exclude_modules,
  * layers_to_transform. "all-linear" is taken to mean any module. */

@@ -10,10 +10,12 @@
 #include <pcre2.h>
 #include <string.h>
 
+#define MOST ((int64_t)1 << 40) /* of a layer's number */
+
 /* ---- regular expressions --------------------------------------------------------------------- */
 
-/* Where `regex` first matches at the beginning of `text`: the number that its first group holds, or
- * 0 where it has none; -1: it does not match. */
+/* Where `regex` first matches at the beginning of `text`: the number that its first group holds (at
+ * most MOST), or 0 where it has none; -1: it does not match. */
 static int64_t match_at_start(const char *regex, const char *text) {
     int code;
     PCRE2_SIZE at;
@@ -23,7 +25,7 @@ static int64_t match_at_start(const char *regex, const char *text) {
     int groups = match ? pcre2_match(re, (PCRE2_SPTR)text, strlen(text), 0, 0, match, NULL) : -1;
     int64_t found = groups > 0 ? 0 : -1;
     const PCRE2_SIZE *range = groups > 1 ? pcre2_get_ovector_pointer(match) : NULL;
-    for (PCRE2_SIZE i = range ? range[2] : 0; range && i < range[3]; i++)
+    for (PCRE2_SIZE i = range ? range[2] : 0; range && i < range[3] && found < MOST; i++)
         found = found * 10 + (text[i] - '0');
     pcre2_match_data_free(match);
     pcre2_code_free(re);

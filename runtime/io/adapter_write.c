@@ -134,7 +134,7 @@ static bool write_tensors(Arena *arena, const char *dir, const AdapterTensor *t,
                           Err *err) {
     static const char *const metadata[] = {"format", "pt", NULL};
     SafeTensor *out = NEW_ARRAY(arena, SafeTensor, n + 1);
-    SafeType type = dtype == DT_f32 ? SAFE_F32 : dtype == DT_bf16 ? SAFE_BF16 : SAFE_F16;
+    SafeType type = safe_type_of(dtype);
     for (int i = 0; i < n; i++) {
         int64_t shape[2];
         file_shape(&t[i], shape);

@@ -115,6 +115,20 @@ static bool turns_of(const Reading *r, const json_t *value, Turns *turns) {
     return true;
 }
 
+static TextSpan span_of(const json_t *v) {
+    return (TextSpan){json_string_value(v), json_string_length(v)};
+}
+
+/* A system message of a column of its own goes before the prompt. */
+static void put_system(const Reading *r, TextSpan system) {
+    Turns *t = &r->out->turns[PROMPT];
+    if (!system.len) return;
+    Turns more = {NEW_ARRAY(r->arena, Message, t->n + 1), t->n + 1};
+    more.m[0] = (Message){"system", system.s, system.len};
+    memcpy(more.m + 1, t->m, sizeof *t->m * (size_t)t->n);
+    *t = more;
+}
+
 static bool same_message(const Message *a, const Message *b) {
     return strcmp(a->role, b->role) == 0 && a->len == b->len &&
            memcmp(a->content, b->content, a->len) == 0;
@@ -200,24 +214,15 @@ static Verdict read_sharegpt(const Reading *r) {
     Turns all = {0};
     if (!turns_of(r, json_object_get(r->record, "conversations"), &all))
         return say(r, MALFORMED, "\"conversations\" is not a list of {from, value}");
-    if (!chosen && r->options->sft && all.n > 1) return cut_turns(r, all, all.n - 1, CHOSEN), GOOD;
-    const json_t *system = json_object_get(r->record, "system");
-    if (json_string_length(system)) {
-        Turns more = {NEW_ARRAY(r->arena, Message, all.n + 1), all.n + 1};
-        more.m[0] = (Message){"system", json_string_value(system), json_string_length(system)};
-        memcpy(more.m + 1, all.m, sizeof *all.m * (size_t)all.n);
-        all = more;
-    }
-    r->out->turns[PROMPT] = all;
+    bool whole = !chosen && r->options->sft && all.n > 1; /* the answer is its last message */
+    cut_turns(r, all, whole ? all.n - 1 : all.n, CHOSEN);
+    put_system(r, span_of(json_object_get(r->record, "system")));
+    if (whole) return GOOD;
     if (!turns_of(r, chosen, &r->out->turns[CHOSEN]))
         return say(r, MALFORMED, "\"chosen\" is not a message {from, value}");
     if ((rejected || !r->options->sft) && !turns_of(r, rejected, &r->out->turns[REJECTED]))
         return say(r, MALFORMED, "\"rejected\" is not a message {from, value}");
     return GOOD;
-}
-
-static TextSpan span_of(const json_t *v) {
-    return (TextSpan){json_string_value(v), json_string_length(v)};
 }
 
 /* Turns of a system message, where there is one, and a user's. */
@@ -373,16 +378,11 @@ static Verdict explicit_chat(const Reading *r, const json_t *const value[NPART],
     return GOOD;
 }
 
-/* The system message of a column of its own goes before the prompt. */
-static Verdict put_system(const Reading *r, const json_t *system) {
-    if (!system || json_is_null(system)) return GOOD;
-    if (!json_is_string(system))
+/* The column that was named for it holds text, or nothing. */
+static Verdict read_system(const Reading *r, const json_t *system) {
+    if (system && !json_is_null(system) && !json_is_string(system))
         return say(r, MALFORMED, "\"%s\" is not a string", r->options->system_key);
-    Turns *t = &r->out->turns[PROMPT], more = {NEW_ARRAY(r->arena, Message, t->n + 1), t->n + 1};
-    if (!json_string_length(system)) return GOOD;
-    more.m[0] = (Message){"system", json_string_value(system), json_string_length(system)};
-    memcpy(more.m + 1, t->m, sizeof *t->m * (size_t)t->n);
-    *t = more;
+    put_system(r, span_of(system));
     return GOOD;
 }
 
@@ -428,7 +428,7 @@ static Verdict read_trl(const Reading *r) {
     bool wrap = r->template->named && r->template->kind != TEMPLATE_PLAIN;
     if (!strings || wrap || json_string_length(system)) {
         Verdict v = explicit_chat(r, value, key);
-        return v == GOOD ? put_system(r, system) : v;
+        return v == GOOD ? read_system(r, system) : v;
     }
     r->out->kind = EXAMPLE_TEXT;
     for (int part = 0; part < NPART; part++) r->out->text[part] = span_of(value[part]);
@@ -548,8 +548,8 @@ static const Reader *reader_of(const Reading *r) {
 
 /* Columns whose meaning is not ours: pictures are refused, tools are not written. */
 static Verdict check_columns(const Reading *r) {
-    static const char *const pictures[] = {"image", "images"}, *const unread[] = {
-                                                                   "tools", "chat_template_kwargs"};
+    static const char *const pictures[] = {"image", "images"};
+    static const char *const unread[] = {"tools", "chat_template_kwargs"};
     for (size_t i = 0; i < COUNT(pictures); i++) {
         const json_t *v = json_object_get(r->record, pictures[i]);
         if (v && !json_is_null(v) && !(json_is_array(v) && json_array_size(v) == 0))

@@ -45,7 +45,7 @@ typedef struct Example {
     Dialect dialect;
     bool unread;              /* a column that changes what TRL makes of it: "tools" */
     const json_t *ids[NPART]; /* EXAMPLE_IDS */
-    TextSpan text[NPART];         /* EXAMPLE_TEXT */
+    TextSpan text[NPART];     /* EXAMPLE_TEXT */
     Turns turns[NPART];       /* EXAMPLE_CHAT */
 } Example;
 

@@ -10,7 +10,6 @@
 #include "gguf.h"
 #include "model_files.h"
 
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -62,9 +61,7 @@ static const Family *family_of(Arena *arena, const char *base, Err *err) {
 
 /* Heads whose rows are reordered in B of a module; 0: none are. */
 static int64_t heads_of(const Family *f, const char *base, const char *there) {
-    size_t n = strlen(there);
-    bool q = n > 7 && strcmp(there + n - 7, ".attn_q") == 0;
-    bool k = n > 7 && strcmp(there + n - 7, ".attn_k") == 0;
+    bool q = ends_with(there, ".attn_q"), k = ends_with(there, ".attn_k");
     if (!f->neighbours || !(q || k)) return 0;
     int64_t heads = model_number(base, "num_attention_heads");
     int64_t shared = model_number(base, "num_key_value_heads");
@@ -200,19 +197,14 @@ static bool add_tensor(Text *t, const Item *item, DType dtype, Err *err) {
     return ok;
 }
 
-static double scale_of(const Adapter *a, const char *module) {
-    double r = adapter_rank(a, module);
-    return adapter_alpha(a, module) / (a->rslora ? sqrt(r) : r);
-}
-
 /* A and B of every module; returns the alpha that goes with them. */
 static double list_items(Arena *arena, const Adapter *a, const Checkpoint *c, const Family *f,
                          const char *base, Item *items) {
-    double alpha = scale_of(a, a->targets[0]) * adapter_rank(a, a->targets[0]);
+    double alpha = adapter_scaling(a, a->targets[0]) * adapter_rank(a, a->targets[0]);
     if (alpha == 0) alpha = 1; /* llama.cpp takes 0 for "none said" */
     for (int i = 0; i < a->ntargets; i++) {
         const char *module = a->targets[i], *there = name_there(arena, module);
-        double factor = scale_of(a, module) * adapter_rank(a, module) / alpha;
+        double factor = adapter_scaling(a, module) * adapter_rank(a, module) / alpha;
         items[2 * i] = (Item){.from = adapter_tensor(a, c, module, ADAPTER_A),
                               .name = arena_printf(arena, "%s.weight.lora_a", there),
                               .factor = 1};

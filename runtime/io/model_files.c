@@ -80,11 +80,6 @@ bool model_flag(const char *dir, const char *key) {
 
 /* ---- the others, as they are ----------------------------------------------------------------- */
 
-static bool ends_in(const char *name, const char *end) {
-    size_t n = strlen(name), m = strlen(end);
-    return n >= m && strcmp(name + n - m, end) == 0;
-}
-
 static bool starts_with(const char *name, const char *start) {
     return strncmp(name, start, strlen(start)) == 0;
 }
@@ -95,9 +90,9 @@ static bool belongs_to_model(const char *name) {
     static const char *const ends[] = {".json", ".jinja", ".txt", ".py", "tokenizer.model"};
     static const char *const starts[] = {"LICENSE", "USE_POLICY", "NOTICE"};
     static const char *const others[] = {".", "config.json", "adapter_", "trainer_state"};
-    if (ends_in(name, ".index.json") || ends_in(name, "_results.json")) return false;
+    if (ends_with(name, ".index.json") || ends_with(name, "_results.json")) return false;
     bool belongs = false;
-    for (size_t i = 0; i < COUNT(ends); i++) belongs |= ends_in(name, ends[i]);
+    for (size_t i = 0; i < COUNT(ends); i++) belongs |= ends_with(name, ends[i]);
     for (size_t i = 0; i < COUNT(starts); i++) belongs |= starts_with(name, starts[i]);
     for (size_t i = 0; i < COUNT(others); i++) belongs &= !starts_with(name, others[i]);
     return belongs;

@@ -67,7 +67,7 @@ static void put_bos(PairTokens *t, Ids *out, int64_t begin) {
     insert_front(out, &bos, 1);
 }
 
-static bool ends_with(TextSpan s, const char *end) {
+static bool span_ends(TextSpan s, const char *end) {
     size_t n = strlen(end);
     return s.len >= n && memcmp(s.s + s.len - n, end, n) == 0;
 }
@@ -91,7 +91,7 @@ static void encode_strings(PairTokens *t, const Example *e) {
     put_bos(t, &t->prompt, 0);
     for (int i = 0; i < t->sides; i++) {
         TextSpan answer = e->text[CHOSEN + i];
-        const char *end = eos && !ends_with(answer, eos) ? eos : NULL;
+        const char *end = eos && !span_ends(answer, eos) ? eos : NULL;
         Ids *ids = &t->side[i].ids;
         if (t->options->boundary == BOUNDARY_APART) {
             encode_text(t, none, answer, end, ids);

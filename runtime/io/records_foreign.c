@@ -35,11 +35,6 @@ static const Foreign csv = {NULL, 0, "a CSV file", PANDAS "read_csv('@')" TO_JSO
 static const Foreign tsv = {NULL, 0, "a table with tabs",
                             PANDAS "read_csv('@', sep='\\t')" TO_JSON};
 
-static bool ends(const char *s, const char *end) {
-    size_t n = strlen(s), m = strlen(end);
-    return n >= m && strcmp(s + n - m, end) == 0;
-}
-
 static bool refuse(const char *path, const Foreign *f, Err *err) {
     Text text = {0};
     const char *name = strrchr(path, '/'), *dot = strrchr(name ? name : path, '.');
@@ -51,7 +46,7 @@ static bool refuse(const char *path, const Foreign *f, Err *err) {
             text_add(&text, "%s", path);
         else if (*p == '%')
             text_add(&text, "%.*s%s", dot ? (int)(dot - path) : (int)strlen(path), path,
-                     ends(path, ".jsonl") ? "_converted" : "");
+                     ends_with(path, ".jsonl") ? "_converted" : "");
         else
             text_addn(&text, p, 1);
     }
@@ -68,10 +63,10 @@ bool records_ours(const char *path, const char *head, size_t n, Err *err) {
     const char *line = memchr(head, '\n', n);
     size_t first = line ? (size_t)(line - head) : n;
     bool names = !json && memmem(head, first, "chosen", strlen("chosen"));
-    if (!json && (ends(path, ".tsv") || (names && memchr(head, '\t', first))))
+    if (!json && (ends_with(path, ".tsv") || (names && memchr(head, '\t', first))))
         return refuse(path, &tsv, err);
-    if (!json &&
-        (ends(path, ".csv") || ends(path, ".csv.gz") || (names && memchr(head, ',', first))))
+    if (!json && (ends_with(path, ".csv") || ends_with(path, ".csv.gz") ||
+                  (names && memchr(head, ',', first))))
         return refuse(path, &csv, err);
     return true;
 }
@@ -101,7 +96,7 @@ static bool is_json(const char *name) {
     for (size_t i = 0; i < COUNT(others); i++)
         if (strcmp(name, others[i]) == 0) return false;
     for (size_t i = 0; i < COUNT(kinds); i++)
-        if (ends(name, kinds[i])) return true;
+        if (ends_with(name, kinds[i])) return true;
     return false;
 }
 
@@ -115,7 +110,7 @@ static const char *loader(Arena *arena, const char *path) {
     for (size_t i = 0; i < COUNT(inner); i++) {
         int n = list_names(arena, inner[i], &names);
         for (int k = 0; k < n; k++)
-            if (ends(names[k], ".parquet") || ends(names[k], ".csv"))
+            if (ends_with(names[k], ".parquet") || ends_with(names[k], ".csv"))
                 return "load_dataset('%s', split='train')";
     }
     return NULL;

@@ -41,6 +41,10 @@ const char *safe_type_name(SafeType type) {
     return types[type].name;
 }
 
+SafeType safe_type_of(DType type) {
+    return type == DT_f32 ? SAFE_F32 : type == DT_bf16 ? SAFE_BF16 : SAFE_F16;
+}
+
 int safe_type_bits(SafeType type) {
     return types[type].bits;
 }

@@ -35,6 +35,7 @@ typedef enum SafeType {
 } SafeType;
 const char *safe_type_name(SafeType type); /* "BF16" */
 int safe_type_bits(SafeType type);
+SafeType safe_type_of(DType type); /* of f32, bf16, f16 */
 
 #define SAFE_RANK 8
 typedef struct SafeFile SafeFile;

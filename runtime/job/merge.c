@@ -33,8 +33,8 @@ typedef struct Merger {
 /* ---- names ----------------------------------------------------------------------------------- */
 
 static const char *module_of(Arena *arena, const char *tensor) {
-    size_t n = strlen(tensor), m = strlen(".weight");
-    return n > m && !strcmp(tensor + n - m, ".weight") ? arena_strn(arena, tensor, n - m) : NULL;
+    bool weight = ends_with(tensor, ".weight");
+    return weight ? arena_strn(arena, tensor, strlen(tensor) - strlen(".weight")) : NULL;
 }
 
 static bool adapts(const Adapter *a, const char *module) {
@@ -74,10 +74,6 @@ static bool belongs_to_packed(const Merger *m, const char *name) {
 
 /* ---- the list -------------------------------------------------------------------------------- */
 
-static SafeType safe_type_of(DType t) {
-    return t == DT_f32 ? SAFE_F32 : t == DT_bf16 ? SAFE_BF16 : SAFE_F16;
-}
-
 static bool add_out(Merger *m, const char *name, const SafeTensor *from) {
     name = arena_str(m->arena, name);
     Out o = {.name = name, .from = from, .bind = bind_of(m->job->plan, name), .to = *from};
@@ -94,8 +90,8 @@ static bool add_out(Merger *m, const char *name, const SafeTensor *from) {
         memcpy(o.to.shape, p.shape, sizeof p.shape);
     } else {
         SafeType t = o.from->type;
-        o.raw =
-            o.to.rank < 1 || o.to.rank > 2 || (t != SAFE_F32 && t != SAFE_F16 && t != SAFE_BF16);
+        bool numbers = t == SAFE_F32 || t == SAFE_F16 || t == SAFE_BF16;
+        o.raw = !numbers || o.to.rank < 1 || o.to.rank > 2 || o.from->count == 0;
     }
     if (o.raw && is_adapted(m, name))
         return fail(m->err, EXIT_INPUT, "%s: \"%s\" is %s: an adapter can't be merged into it",
@@ -407,8 +403,9 @@ static bool write_index(const Merger *m) {
                              (json_int_t)m->report->bytes, "weight_map", map);
     char *text = json_dumps(root, JSON_INDENT(2));
     json_decref(root);
-    bool ok = text && file_write(path_join(m->arena, m->job->out, "model.safetensors.index.json"),
-                                 text, strlen(text), m->err);
+    const char *path = path_join(m->arena, m->job->out, "model.safetensors.index.json");
+    bool ok = text ? file_write(path, text, strlen(text), m->err)
+                   : fail(m->err, EXIT_MEMORY, "no memory for %s", path);
     free(text);
     return ok;
 }

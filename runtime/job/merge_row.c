@@ -42,10 +42,8 @@ bool delta_read(const Adapter *a, const Checkpoint *c, const char *module, int64
                      *B = adapter_tensor(a, c, module, ADAPTER_B),
                      *m = adapter_tensor(a, c, module, ADAPTER_MAGNITUDE);
     bool embedding = adapter_embeds(a, module);
-    *out = (Delta){.r = A->shape[0]};
+    *out = (Delta){.r = A->shape[0], .scale = adapter_scaling(a, module)};
     if (!shapes_fit(A, B, m, module, rows, cols, embedding, err)) return false;
-    double r = (double)out->r;
-    out->scale = adapter_alpha(a, module) / (a->rslora ? sqrt(r) : r);
     out->right = read_all(embedding ? B : A, err);
     out->left = read_all(embedding ? A : B, err);
     if (embedding) {

@@ -8,6 +8,16 @@ case=$cases/gqa
     -o "$work/ids" || die "training with samples of ids failed"
 [ "$(grep -cE '"prompt":"[^"]*pairs.jsonl:[0-9]+","answer":"[0-9 ]+","tokens":[1-5],' "$work/ids/samples.jsonl")" = 9 ] ||
     die "not three answers at steps 0, 2, 4: $(cat "$work/ids/samples.jsonl")"
+printf '{"prompt_ids":[1,2,3]}\n' > "$work/ids.jsonl"
+echo "Once upon a time" > "$work/text.txt"
+sampled() { # PROMPTS
+    "$dpoc" train models/dpo-lora.dpo --device=cpu --model $case --data $case/pairs.jsonl --set pref.rank=4 --set run.steps=1 \
+        --set run.batch=2 --set run.sample_every=1 --set "run.sample_prompts=\"$1\"" --quiet -o "$work/file" --overwrite
+}
+sampled "$work/ids.jsonl" || die "a file of ids is not taken without a tokenizer"
+grep -q '"prompt":"[^"]*ids.jsonl:1","answer":"[0-9]' "$work/file/samples.jsonl" || die "$(cat "$work/file/samples.jsonl")"
+sampled "$work/text.txt" 2> "$work/err"
+[ $? = 5 ] && grep -q "text needs a tokenizer" "$work/err" || die "text without a tokenizer: $(cat "$work/err")"
 
 # A signal while answers are made: the step before them is kept, and going on makes up for them.
 answers() { # OUT [flags]

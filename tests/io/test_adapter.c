@@ -194,6 +194,8 @@ static void selection(void **state) {
         {"\"target_modules\":[\"q\"],\"layers_to_transform\":[3],\"layers_pattern\":[\"h\","
          "\"layers\"]",
          "layers.3.q", true},
+        {"\"target_modules\":[\"q\"],\"layers_to_transform\":[2]",
+         "model.layers.99999999999999999999.q", false},
         {"\"target_modules\":[\"q\"],\"layers_to_transform\":[0]", "lm.q", false},
         {"\"target_modules\":[\"lm.q\"],\"layers_to_transform\":[0]", "lm.q", true},
         {"\"target_modules\":[\"q\"],\"layers_to_transform\":[]", "lm.q", true},

@@ -248,6 +248,20 @@ static void trained(void **state) {
     checkpoint_close(c);
 }
 
+/* A tensor without elements is there, and none. */
+static void empty(void **state) {
+    MergeJob job = the_job(NULL);
+    const Given given[] = {{"up.weight", SAFE_F32, ROWS, COLS, weight},
+                           {"none.weight", SAFE_F32, 0, 0, weight}};
+    write_tensors(scratch_printf("%s/model.safetensors", job.base), given, COUNT(given));
+    job.dtype = DT_bf16;
+    MergeReport r;
+    Checkpoint *c = run(&job, &r);
+    const SafeTensor *t = checkpoint_find(c, "none.weight", NULL);
+    assert_true(t && t->rank == 1 && t->count == 0 && r.tensors == 2);
+    checkpoint_close(c);
+}
+
 static void refused(void **state) {
     static const char *const modules[] = {"down", "norm"}, *const said[] = {"down", "[2, 64]"};
     Arena *arena = arena_new();
@@ -274,6 +288,7 @@ static void refused(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(rounding),  cmocka_unit_test(files),
                                        cmocka_unit_test(quantized), cmocka_unit_test(tied),
-                                       cmocka_unit_test(trained),   cmocka_unit_test(refused)};
+                                       cmocka_unit_test(trained),   cmocka_unit_test(empty),
+                                       cmocka_unit_test(refused)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -405,6 +405,19 @@ static void maps(void **state) {
     assert_true(p->pair[1].prompt < x->prompt);
     pairs_free(p);
     pairs_free(q);
+    /* SFT data in ShareGPT's form has its system message beside the conversation, too */
+    o = (PairsOptions){.sft = true};
+    p = read_one(
+        file_of("{\"system\":\"S\",\"conversations\":[{\"from\":\"human\",\"value\":\"Q\"},"
+                "{\"from\":\"gpt\",\"value\":\"A\"}]}"),
+        &o, &f);
+    q = read_one(
+        file_of("{\"messages\":[{\"role\":\"system\",\"content\":\"S\"},{\"role\":\"user\","
+                "\"content\":\"Q\"},{\"role\":\"assistant\",\"content\":\"A\"}]}"),
+        &o, &f);
+    assert_true(pair_key(&p->pair[0]) == pair_key(&q->pair[0]));
+    pairs_free(p);
+    pairs_free(q);
     static const char *const names[] = {"ref_chosen_logps", "ref_rejected_logps"};
     o = (PairsOptions){.columns = names, .ncolumns = 2};
     p = read_one(file_of("{\"prompt\":\"q\",\"chosen\":\"a\",\"rejected\":\"b\",\"tools\":[{}],"
