@@ -16,6 +16,7 @@
 #include <spawn.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/statvfs.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -26,9 +27,11 @@ extern char **environ;
 #define FLAGS                                                                                      \
     "-std=gnu11", "-O3", "-march=native", "-ffp-contract=off", "-fno-math-errno",                  \
         "-fno-trapping-math", "-fopenmp", "-fPIC", "-shared", "-w"
-#define NFLAGS      10
-#define UNIT_BYTES  24576 /* of kernel text in a module, about */
-#define LOG_BYTES   600
+#define NFLAGS     10
+#define UNIT_BYTES 24576 /* of kernel text in a module, about */
+#define LOG_BYTES  600
+#define FULL_BYTES                                                                                 \
+    (4 << 20) /* a disk with less room is full: the modules of a plan take about 1 MiB */
 #define THREADS_FUN "dpoc_set_threads"
 
 struct CpuCode {
@@ -221,8 +224,19 @@ static const char *said(const Compile *c, const char *log) {
     return copy;
 }
 
-/* The compiler failed: is it our text, or can it not make OpenMP modules at all? */
+static bool disk_full(const Compile *c) {
+    struct statvfs s;
+    return statvfs(c->dir, &s) == 0 && (double)s.f_bavail * (double)s.f_frsize < FULL_BYTES;
+}
+
+/* The compiler failed: is there no room, is it our text, or can it not make OpenMP modules at all?
+ */
 static bool blame(Compile *c, const Unit *u) {
+    if (disk_full(c)) {
+        remove_temps(u);
+        return fail(c->err, EXIT_IO, "%s: kernels cannot be compiled: %s", c->dir,
+                    strerror(ENOSPC));
+    }
     Unit probe = {.source = in_dir(c, "probe.c"),
                   .object = in_dir(c, "probe.o"),
                   .log = in_dir(c, "probe.log")};
@@ -277,7 +291,10 @@ static bool compile_units(Compile *c, Unit *unit, int n) {
             unit[begun].pid = ok ? start_unit(c, &unit[begun]) : -1;
             if (ok && unit[begun].pid < 0) ok = no_compiler(c->cc, strerror(errno), c->err);
         }
-        if (done < begun && unit[done].pid > 0) ok = wait_unit(c, &unit[done]) && ok;
+        if (done < begun && unit[done].pid > 0)
+            ok = wait_unit(c, &unit[done]) && ok;
+        else if (done < begun)
+            remove_temps(&unit[done]);
     }
     return ok;
 }
@@ -328,13 +345,18 @@ static bool load_all(Compile *c, int *missing) {
     if (!n) return true;
     if (c->noexec && !go_private(c, "cannot hold programs (mounted noexec?)")) return false;
     if (!c->private && !cache_usable(c->dir) && !go_private(c, "cannot be written")) return false;
-    if (!compile_missing(c, missing, n)) return false;
-    if (!(n = find_all(c, missing))) return true;
-    if (!c->private && c->noexec) { /* the cache turned out noexec only now */
-        if (!go_private(c, "cannot hold programs (mounted noexec?)")) return false;
-        if (!compile_missing(c, missing, n)) return false;
-        if (!(n = find_all(c, missing))) return true;
+    bool ok = compile_missing(c, missing, n);
+    if (ok && !(n = find_all(c, missing))) return true;
+    const char *flaw = c->noexec      ? "cannot hold programs (mounted noexec?)"
+                       : disk_full(c) ? "is on a full disk"
+                                      : NULL;
+    if (!c->private && flaw) { /* found out only now */
+        *c->err = (Err){0};
+        if (!go_private(c, flaw)) return false;
+        ok = compile_missing(c, missing, find_all(c, missing));
+        if (ok && !(n = find_all(c, missing))) return true;
     }
+    if (!ok) return false;
     const char *why = dlerror();
     return fail(c->err, EXIT_DEVICE, "compiled kernels cannot be loaded from %s: %s%s", c->dir,
                 why ? why : "the module lacks a kernel",
