@@ -37,6 +37,10 @@ static void add_side(Text *line, const char *prefix, const char *text, const Ans
     if (!*prefix) text_add(line, ",\"prompt_tokens\":%lld", (long long)a->nprompt);
     text_add(line, ",\"%s%s\":%lld,\"%send\":\"%s\"", prefix, *prefix ? "tokens" : "answer_tokens",
              (long long)a->ids.n, prefix, answer_ends[a->end]);
+    text_add(line, ",\"%s\":[", *prefix ? "before_ids" : "answer_ids");
+    for (int64_t i = 0; i < a->ids.n; i++)
+        text_add(line, i ? ",%lld" : "%lld", (long long)a->ids.v[i]);
+    text_add(line, "]");
 }
 
 static void print_json(const Printer *p, int i) {
