@@ -56,8 +56,11 @@ bool adapter_arguments(Spec *spec, const Ast *call, const Key *keys, int n, Reco
         }
         const Key *key = key_find(keys, n, arg->text);
         if (!key) {
-            diag_unknown(&spec->front, arg->name_loc.file ? arg->name_loc : arg->loc,
-                         intern_printf("argument of %s()", call->text), arg->text, names, n);
+            Loc loc = arg->name_loc.file ? arg->name_loc : arg->loc;
+            diag(spec->front.diags, DIAG_ERROR, loc, "argument of %s() '%s' is not known",
+                 call->text, arg->text);
+            if (!diag_elsewhere(&spec->front, loc, arg->text, names, n))
+                diag_suggest(&spec->front, loc, arg->text, names, n);
             ok = false;
             continue;
         }

@@ -171,6 +171,7 @@ static void set_data(Spec *spec) {
     SettingValue *v = settings_find(s, "data.train");
     v->s.str = s->file[0].path;
     v->given = true;
+    v->loc = (Loc){0};
 }
 
 static void read_settings(Spec *spec) {

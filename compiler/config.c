@@ -31,10 +31,24 @@ static Value from_json(Arena *arena, json_t *j) {
     return (Value){.kind = V_RECORD, .record = r, .side = -1};
 }
 
+static void no_model(Front *f, const char *dir, Loc loc) {
+    if (file_exists(dir)) {
+        diag_file(f->diags, loc, "%s holds no config.json: not a model directory", dir);
+        return;
+    }
+    diag_file(f->diags, loc, "there is no directory %s", dir);
+    const char *slash = strchr(dir, '/');
+    bool hub = slash && slash != dir && *dir != '.' && slash[1] && !strchr(slash + 1, '/');
+    if (hub) /* ORGANISATION/NAME */
+        diag(f->diags, DIAG_HELP, loc,
+             "nothing is downloaded: `hf download %s --local-dir %s` does, then --model %s", dir,
+             slash + 1, slash + 1);
+}
+
 Record *config_read(Front *f, const char *dir, Loc loc) {
     char *path = path_join(f->arena, dir, "config.json");
     if (!file_exists(path)) {
-        diag_file(f->diags, loc, "%s holds no config.json: not a model directory", dir);
+        no_model(f, dir, loc);
         return NULL;
     }
     json_error_t error;

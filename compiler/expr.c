@@ -68,9 +68,7 @@ bool is_word(const Ast *ast, const char *word) {
     return ast && ast->kind == A_NAME && !strcmp(ast->text, word);
 }
 
-void diag_unknown(Front *f, Loc loc, const char *what, const char *name, const char *const *names,
-                  int n) {
-    diag(f->diags, DIAG_ERROR, loc, "%s '%s' is not known", what, name);
+void diag_suggest(Front *f, Loc loc, const char *name, const char *const *names, int n) {
     const char *close = closest_name(name, names, n);
     if (close) {
         diag(f->diags, DIAG_HELP, loc, "did you mean '%s'?", close);
@@ -79,6 +77,12 @@ void diag_unknown(Front *f, Loc loc, const char *what, const char *name, const c
         for (int i = 1; i < n; i++) list = arena_printf(f->arena, "%s, %s", list, names[i]);
         diag(f->diags, DIAG_HELP, loc, "known here: %s", list);
     }
+}
+
+void diag_unknown(Front *f, Loc loc, const char *what, const char *name, const char *const *names,
+                  int n) {
+    diag(f->diags, DIAG_ERROR, loc, "%s '%s' is not known", what, name);
+    diag_suggest(f, loc, name, names, n);
 }
 
 /* ---- operators ------------------------------------------------------------------------------- */

@@ -127,6 +127,11 @@ bool is_word(const Ast *ast, const char *word);
 /* "`x` is not known" with the closest of `names` as help. */
 void diag_unknown(Front *f, Loc loc, const char *what, const char *name, const char *const *names,
                   int n);
+/* Its help alone: the closest of `names`, or all of them where they are few. */
+void diag_suggest(Front *f, Loc loc, const char *name, const char *const *names, int n);
+/* Help where `name` (also BLOCK.name) is what TRL, PEFT or transformers call a setting: the one of
+ * `known` that it is here, or what to do instead.  False, and nothing said, for other names. */
+bool diag_elsewhere(Front *f, Loc loc, const char *name, const char *const *known, int n);
 
 /* ---- models over checkpoints (config.c, layer.c) --------------------------------------------- */
 typedef struct Weight { /* one named tensor of a model */

@@ -115,7 +115,8 @@ static Base *base_get(Spec *spec, const Ast *name, const char *dir, Module *home
     Base *b = NEW(f->arena, Base);
     b->dir = dir;
     b->loc = name->loc;
-    if (dir) b->config = config_read(f, dir, name->loc);
+    bool option = dir && spec->options.model && !strcmp(dir, spec->options.model);
+    if (dir) b->config = config_read(f, dir, option ? (Loc){0} : name->loc);
     if (dir && !b->config) return NULL;
     bool is_auto = is_word(name, "auto");
     if (is_auto && dir && !find_auto(spec, b)) return NULL;
@@ -178,8 +179,9 @@ static bool sum_name(Sum s, const Ast *ast, ModelSum *out) {
 static bool sum_from(Sum s, const Ast *ast, ModelSum *out) {
     Spec *spec = s.spec;
     const char *dir = tidy_path(spec->front.arena, s.home->dir, ast->text);
-    if (s.main && spec->options.model) dir = spec->options.model;
-    if (!spec->options.needs_model && access(dir, F_OK) != 0) {
+    bool given = s.main && spec->options.model;
+    if (given) dir = spec->options.model;
+    if (!given && !spec->options.needs_model && access(dir, F_OK) != 0) {
         diag_warn(spec->front.diags, "model", ast->loc,
                   "there is no %s here: nothing is checked against it", dir);
         dir = NULL;

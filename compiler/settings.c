@@ -68,6 +68,10 @@ static int word_list(Arena *arena, const char *words, const char **out, int max)
 static bool refuse_kind(Front *f, const SettingDef *d, const Ast *value, const Value *v,
                         const char *wanted) {
     diag(f->diags, DIAG_ERROR, value->loc, "%s must be %s, not %s", d->path, wanted, value_kind(v));
+    char *end;
+    double x = v->kind == V_STR && *v->str ? strtod(v->str, &end) : NAN;
+    if (isfinite(x) && !*end) /* .1 */
+        diag(f->diags, DIAG_HELP, value->loc, "write %.10g", x);
     return false;
 }
 
@@ -122,6 +126,7 @@ static bool set_number(Front *f, const SettingDef *d, const Ast *value, const Va
     if (!(v->num >= d->min && v->num <= d->max)) {
         diag(f->diags, DIAG_ERROR, value->loc, "%s is %.10g; it must lie between %.10g and %.10g",
              d->path, v->num, d->min, d->max);
+        if (d->type == SET_SIZE) diag(f->diags, DIAG_HELP, value->loc, "with its unit: 24GiB");
         return false;
     }
     out->s.num = v->num;
@@ -219,10 +224,15 @@ static void unknown_key(const Settings *s, Front *f, const char *path, Loc loc) 
     const char **names = NEW_ARRAY(f->arena, const char *, s->n);
     for (int i = 0; i < s->n; i++) names[i] = s->value[i].s.path;
     diag(f->diags, DIAG_ERROR, loc, "there is no setting '%s'", path);
-    const char *close = closest_name(path, names, s->n), *dot = strrchr(path, '.');
-    for (int i = 0; !close && dot && i < s->n; i++) /* right key, wrong block */
-        if (!strcmp(strrchr(names[i], '.'), dot)) close = names[i];
-    if (close) diag(f->diags, DIAG_HELP, loc, "did you mean '%s'?", close);
+    if (diag_elsewhere(f, loc, path, names, s->n)) return;
+    const char *close = NULL, *dot = strrchr(path, '.'), *key = dot ? dot + 1 : path;
+    for (int i = 0; !close && i < s->n; i++) /* right key, wrong block or none */
+        if (!strcmp(strrchr(names[i], '.') + 1, key)) close = names[i];
+    if (!close) close = closest_name(path, names, s->n);
+    if (close)
+        diag(f->diags, DIAG_HELP, loc, "did you mean '%s'?", close);
+    else
+        diag(f->diags, DIAG_HELP, loc, "`dpoc settings` lists those of data, run and graph");
 }
 
 bool settings_set(Settings *s, Front *f, const char *path, const Ast *value, Loc key,

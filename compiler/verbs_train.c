@@ -50,9 +50,13 @@ static int open_eval_set(Work *w, const Template *template, Pairs *pairs, Pairs 
         job->train = work_unlike(w, pairs, train, n, pairs, eval, job->neval, &job->ntrain);
         job->eval = eval;
         job->eval_pairs = pairs;
+        const char *equal = "";
+        if (n > job->ntrain)
+            equal =
+                arena_printf(w->arena, ", as are %lld equal ones", (long long)(n - job->ntrain));
         if (!w->options->quiet)
-            fprintf(stderr, "eval pairs: %lld of these, never trained on, as are %lld equal ones\n",
-                    (long long)job->neval, (long long)(n - job->ntrain));
+            fprintf(stderr, "eval pairs: %lld of these, never trained on%s\n",
+                    (long long)job->neval, equal);
     }
     if (job->train && job->ntrain == 0) {
         fail(&w->err, EXIT_INPUT, "every pair is also an eval pair: none is left to train on");

@@ -416,7 +416,10 @@ static Verdict read_trl(const Reading *r) {
         if (part == REJECTED && o->sft && json_is_null(value[part])) value[part] = NULL;
         if (value[part]) strings = strings && json_is_string(value[part]);
     }
-    if (!value[CHOSEN]) return say(r, MALFORMED, "\"%s\" is missing", key[CHOSEN]);
+    if (!value[CHOSEN])
+        return say(r, MALFORMED,
+                   "\"%s\" is missing (data.columns.chosen = \"..\" names another key)",
+                   key[CHOSEN]);
     if (!value[PROMPT] && o->prompt_key)
         return say(r, MALFORMED, "\"%s\" (data.columns.prompt) is missing", o->prompt_key);
     if (!value[REJECTED] && !o->sft)
@@ -503,7 +506,9 @@ static Verdict unknown(const Reading *r) {
         if (n++ < 8) seen = arena_printf(r->arena, "%s%s\"%s\"", seen, *seen ? ", " : "", key);
     }
     return say(r, MALFORMED,
-               "expected keys like \"prompt\", \"chosen\" and \"rejected\"; found %s%s",
+               "expected keys like \"prompt\", \"chosen\" and \"rejected\"; found %s%s\n"
+               "  others are named: --set data.columns.prompt=.. --set data.columns.chosen=.. "
+               "--set data.columns.rejected=..",
                n ? seen : "none", n > 8 ? ", ..." : "");
 }
 

@@ -57,14 +57,15 @@ static int line_parts(const Progress *p, const ProgressLine *line, Part part[10]
     int n = 0;
     char a[32];
 #define ADD(r, ...) (part[n].rank = (r), snprintf(part[n++].text, sizeof part->text, __VA_ARGS__))
-    ADD(9, "step %lld/%lld", (long long)line->step, (long long)p->total);
+    int digits = snprintf(a, sizeof a, "%lld", (long long)p->total); /* lines stay aligned */
+    ADD(9, "step %*lld/%s", digits, (long long)line->step, a);
     ADD(8, "loss %.4f", line->loss);
     if (line->has_rewards) ADD(7, "margin %+.3f", line->margin);
     if (line->has_rewards) ADD(6, "acc %.2f", line->accuracy);
     ADD(3, "lr %.2e", line->lr);
-    ADD(2, "gnorm %.3g", line->grad_norm);
+    ADD(2, "gnorm %-6.3g", line->grad_norm);
     format_count(a, line->tokens_per_second);
-    ADD(4, "%s tok/s", a);
+    ADD(4, "%5s tok/s", a);
     if (isfinite(line->mfu)) ADD(1, "%.0f%% MFU", 100 * line->mfu);
     format_bytes(a, line->memory);
     ADD(0, "%s", a);

@@ -1,4 +1,5 @@
 /* summary.c: see run.h: what a person wants to know when a run has ended. */
+#include <errno.h> /* program_invocation_name */
 #include <math.h>
 #include <string.h>
 
@@ -40,15 +41,15 @@ static void print_memory(const Run *r) {
 
 static void print_next(const Run *r) {
     const char *run = r->job->run_dir, *model = r->plan->base_path;
+    const char *dpoc = program_invocation_name; /* as it was called, to be called again */
     bool adapter = file_exists(path_join(r->arena, run, "adapter"));
     fprintf(stderr, "  %-10s%s/%s", adapter ? "adapter" : "model", run,
             adapter ? "adapter" : "model");
     if (r->best_loaded) fprintf(stderr, " (of step %lld, the best)", (long long)r->state.best_step);
-    fprintf(stderr, "\n  next      dpoc report %s -o %s/report.html\n", run, run);
+    fprintf(stderr, "\n  next      %s report %s -o %s/report.html\n", dpoc, run, run);
     if (model && adapter)
-        fprintf(stderr,
-                "            dpoc generate --model %s --adapter %s/adapter --prompt \"..\"\n",
-                model, run);
+        fprintf(stderr, "            %s generate --model %s --adapter %s/adapter --prompt \"..\"\n",
+                dpoc, model, run);
 }
 
 void summary_print(const Run *r) {
