@@ -18,7 +18,11 @@ WARN    := -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion $
 TEST_WARN := -Wno-unused-parameter -Wno-format-truncation
 # Arithmetic is never contracted: rounding happens where the graph says.
 CFLAGS  += -std=c11 -D_GNU_SOURCE $(OPT) $(WARN) -ffp-contract=off -fopenmp -I. -I$(BUILD) $(EXTRA)
-LDLIBS  := -ljansson -lpcre2-8 -lz -ldnnl -ldl -lm -fopenmp -rdynamic
+# Several processes (runtime/job/ranks.c): where OpenMPI's mpicc is found; MPICC= builds without.
+MPICC   ?= mpicc
+MPI_CC  := $(if $(MPICC),$(shell $(MPICC) --showme:compile 2>/dev/null))
+MPI_LD  := $(if $(MPI_CC),$(shell $(MPICC) --showme:link 2>/dev/null))
+LDLIBS  := $(MPI_LD) -ljansson -lpcre2-8 -lz -ldnnl -ldl -lm -fopenmp -rdynamic
 
 COMPILER := $(filter-out compiler/main.c,$(wildcard compiler/*.c))
 RUNTIME  := $(wildcard runtime/*.c runtime/io/*.c runtime/job/*.c)
@@ -44,6 +48,11 @@ $(BUILD)/%.o: %.c
 	@mkdir -p $(@D)
 	$(call say,cc $<)
 	$(Q)$(CC) $(CFLAGS) -DVERSION='"$(VERSION)"' -MMD -MP -c -o $@ $<
+
+# Built again when MPI comes or goes.
+$(shell mkdir -p $(BUILD); echo '$(MPI_CC)' | cmp -s - $(BUILD)/mpi.txt || echo '$(MPI_CC)' > $(BUILD)/mpi.txt)
+$(BUILD)/runtime/job/ranks.o: $(BUILD)/mpi.txt
+$(BUILD)/runtime/job/ranks.o: EXTRA += $(if $(MPI_CC),-DDPOC_MPI $(patsubst -I%,-isystem %,$(MPI_CC)))
 
 # The scanner and parser: generated text answers to their own authors' warnings.
 $(BUILD)/grammar/dpo.tab.c: grammar/dpo.y

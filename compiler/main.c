@@ -1,5 +1,6 @@
 /* main.c: the verbs, one row each; everything else is behind them. */
 #include "../runtime/debug.h"
+#include "../runtime/job/ranks.h"
 #include "work.h"
 
 #include <locale.h>
@@ -52,6 +53,17 @@ static void wait_calmly(char **argv) {
     execv("/proc/self/exe", argv); /* where that fails the program goes on as it is */
 }
 
+/* One of several processes that mpirun or srun started. */
+static int run_together(const Verb *verb, const Options *options) {
+    if (verb->run != verb_train) {
+        fprintf(stderr, "dpoc: `%s` is the work of one process, of which %d were started\n",
+                options->verb, ranks_started());
+        return EXIT_USAGE;
+    }
+    Err err = {0};
+    return ranks_open(&err) ? ranks_close(verb->run(options)) : err.code;
+}
+
 int main(int argc, char **argv) {
     wait_calmly(argv);
     setlocale(LC_CTYPE, "C.UTF-8");
@@ -67,7 +79,7 @@ int main(int argc, char **argv) {
         options_help(options.help ? stdout : stderr, verbs, COUNT(verbs), verb);
         code = options.help ? EXIT_OK : EXIT_USAGE;
     } else {
-        code = verb->run(&options);
+        code = ranks_started() > 1 ? run_together(verb, &options) : verb->run(&options);
     }
     if ((fflush(stdout) != 0 || ferror(stdout)) && code == EXIT_OK) {
         fprintf(stderr, "dpoc: cannot write the result\n");

@@ -4,11 +4,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "../runtime/job/ranks.h"
 #include "generate.h"
 #include "prompts.h"
 #include "report.h"
 
-static char *hash_pairs(Arena *arena, const Pairs *p) {
+static Hash128 hash_pairs(const Pairs *p) {
     Hash128 h = {0};
     for (int64_t i = 0; i < p->n; i++) {
         const Pair *x = &p->pair[i];
@@ -17,8 +18,12 @@ static char *hash_pairs(Arena *arena, const Pairs *p) {
         h = hash_bytes(x->ids, sizeof(int32_t) * (size_t)(x->prompt + x->chosen + x->rejected), h);
     }
     if (p->ncolumns) h = hash_bytes(p->column, sizeof(float) * (size_t)(p->n * p->ncolumns), h);
+    return h;
+}
+
+static char *hex_of(Arena *arena, Hash128 hash) {
     char hex[33];
-    hash_hex(h, hex);
+    hash_hex(hash, hex);
     return arena_str(arena, hex);
 }
 
@@ -184,6 +189,7 @@ static void print_start(const Work *w, const TrainJob *job) {
             100 * p->parameters_trainable / fmax(1, p->parameters_total));
     print_steps(w, job);
     print_memory(p);
+    ranks_print();
     print_dropout(w);
     if (strstr(optimizer, "paged"))
         fprintf(stderr,
@@ -260,19 +266,23 @@ static void job_of(const Work *w, const Pairs *pairs, TrainJob *job) {
         .seed = work_seed(w),
         .spec_path = o->args.item[0],
         .spec_text = spec_text(w->spec),
-        .data_hash = hash_pairs(w->arena, pairs),
+        .data_hash = hex_of(w->arena, hash_pairs(pairs)),
         .command = command_json(w),
     };
 }
 
 static int open_run(Work *w) {
     const Options *o = w->options;
-    if (run_dir_open(o->out, o->resumes, o->overwrite, &w->err) != EXIT_OK) return work_fail(w);
-    return work_open(w);
+    int code = EXIT_OK;
+    if (ranks_first() && run_dir_open(o->out, o->resumes, o->overwrite, &w->err) != EXIT_OK)
+        code = work_fail(w);
+    code = ranks_max(code);
+    return code == EXIT_OK ? work_open(w) : code;
 }
 
 static int train_on(Work *w, TrainJob *job) {
-    if (w->options->overwrite && !w->options->dry_run) run_dir_clear(w->options->out);
+    if (ranks_first() && w->options->overwrite && !w->options->dry_run)
+        run_dir_clear(w->options->out);
     job->plan = w->plan;
     job->exec = w->exec;
     job->device = w->device;
@@ -286,6 +296,29 @@ static int train_on(Work *w, TrainJob *job) {
 static const char *run_choices(const Work *w) {
     const char *path = path_join(w->arena, w->options->out, RUN_CHOICES);
     return w->options->resumes && file_exists(path) ? path : NULL;
+}
+
+/* Log-probs of the reference; the first of several processes puts them into the file that the
+ * others then read. */
+static int open_reference(Work *w, Pairs *pairs, Pairs *extra) {
+    if (!ranks_first()) ranks_barrier();
+    int code = work_reference(w, pairs, false);
+    if (code == EXIT_OK && extra) code = work_reference(w, extra, false);
+    if (ranks_first()) ranks_barrier();
+    return code;
+}
+
+/* Several processes, perhaps on machines with other files: one model, one set of pairs. */
+static int check_ranks(Work *w, const Pairs *pairs, const Pairs *extra) {
+    if (ranks_size() == 1) return EXIT_OK;
+    const char *plan = w->plan->hash ? w->plan->hash : "";
+    Hash128 weights, none = {0};
+    if (!work_hash_weights(w, false, &weights)) return work_fail(w);
+    RankFact facts[] = {{"model and settings", hash_bytes(plan, strlen(plan), none)},
+                        {"weights", weights},
+                        {"pairs to train on", hash_pairs(pairs)},
+                        {"pairs to evaluate on", extra ? hash_pairs(extra) : none}};
+    return ranks_same(facts, COUNT(facts), &w->err) ? EXIT_OK : work_fail(w);
 }
 
 /* From read pairs to the end of the run; `extra`: the evaluation's, where they are a file's. */
@@ -304,10 +337,9 @@ static int train_pairs(Work *w, const Template *template, Pairs *pairs, Pairs **
     if (code == EXIT_OK) code = work_compile(w, NULL, want);
     if (code == EXIT_OK) code = work_fit(w, pairs);
     if (code == EXIT_OK && *extra) code = work_fit(w, *extra);
+    if (code == EXIT_OK) code = check_ranks(w, pairs, *extra);
     if (code == EXIT_OK) code = open_run(w);
-    bool dry = w->options->dry_run;
-    if (code == EXIT_OK && !dry) code = work_reference(w, pairs, false);
-    if (code == EXIT_OK && !dry && *extra) code = work_reference(w, *extra, false);
+    if (code == EXIT_OK && !w->options->dry_run) code = open_reference(w, pairs, *extra);
     return code == EXIT_OK ? train_on(w, &job) : code;
 }
 

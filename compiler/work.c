@@ -3,6 +3,7 @@
 
 #include "report.h"
 #include "../runtime/job/job.h"
+#include "../runtime/job/ranks.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -94,7 +95,8 @@ static bool pass_known(const char *name) {
 static Device *open_device(const Work *w, const char *choices, Err *err) {
     const Options *o = w->options;
     DeviceOptions options = {.name = o->device ? o->device : "auto",
-                             .threads = isnan(o->threads) ? 0 : (int)o->threads,
+                             .threads = isnan(o->threads) ? ranks_threads() : (int)o->threads,
+                             .local_rank = ranks_local(),
                              .cache_dir = o->cache_dir,
                              .choices = choices};
     return device_open(&options, err);
@@ -133,7 +135,7 @@ static int no_target(const Work *w, const char *arch) {
  * `auto` is what is free now, less what will be taken beside the arena.  On a GPU that is
  * graph.reserve (modules, library handles, local memory of kernels), which a given size covers as
  * well.  On the CPU it is a tenth: the kernel's MemAvailable is an estimate, and other programs
- * grow. */
+ * grow; several processes of one job share the rest. */
 static int arena_budget(Work *w, const Target *target, int64_t *budget) {
     double memory = spec_num(w->spec, "graph.memory");
     int64_t total;
@@ -141,7 +143,7 @@ static int arena_budget(Work *w, const Target *target, int64_t *budget) {
     if (memory <= 0 && !w->device) return EXIT_OK;
     if (memory <= 0) {
         if (!w->device->ops->memory(w->device, budget, &total, &w->err)) return work_fail(w);
-        if (!target->cuda) *budget = *budget / 10 * 9;
+        if (!target->cuda) *budget = *budget / 10 * 9 / ranks_local_size();
     }
     if (!target->cuda) return EXIT_OK;
     int64_t reserve = spec_given(w->spec, "graph.reserve")
@@ -185,6 +187,13 @@ static const char *kept_start(Work *w, const Source *s) {
     return file_exists(path_join(w->arena, dir, "adapter_model.safetensors")) ? dir : NULL;
 }
 
+/* Of several processes on a machine the first compiles kernels; the others find them in the cache. */
+static void open_exec(Work *w) {
+    if (ranks_local() > 0) ranks_barrier();
+    w->exec = exec_open(w->plan, w->device, &w->err);
+    if (ranks_local() == 0) ranks_barrier();
+}
+
 int work_open(Work *w) {
     const Options *o = w->options;
     if (!w->plan->fits) {
@@ -192,7 +201,8 @@ int work_open(Work *w) {
         return EXIT_MEMORY;
     }
     if (!o->quiet && !o->json) fprintf(stderr, "%s\n", w->device->description);
-    if (!(w->exec = exec_open(w->plan, w->device, &w->err))) {
+    open_exec(w);
+    if (!w->exec) {
         int code = work_fail(w);
         if (code == EXIT_MEMORY) report_largest(w->plan, stderr);
         return code;

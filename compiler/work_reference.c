@@ -6,26 +6,22 @@
 
 #include <string.h>
 
-/* Weights of everything the reference is made of; random ones follow from the seed. */
-static bool hash_weights(Work *w, const char **out) {
+bool work_hash_weights(Work *w, bool reference, Hash128 *out) {
     int n;
     const Source *sources = spec_sources(w->spec, &n);
-    Hash128 hash = {0};
+    *out = (Hash128){0};
     for (int i = 0; i < n; i++) {
         const Source *s = &sources[i];
-        if (!spec_in_reference(w->spec, s)) continue;
-        hash = hash_bytes(s->name, strlen(s->name), hash);
+        if (reference && !spec_in_reference(w->spec, s)) continue;
+        *out = hash_bytes(s->name, strlen(s->name), *out);
         uint64_t seed = work_seed(w);
-        if (!s->dir) hash = hash_bytes(&seed, sizeof seed, hash);
+        if (!s->dir) *out = hash_bytes(&seed, sizeof seed, *out);
         if (!s->dir) continue;
         Checkpoint *c = checkpoint_open(s->dir, s->adapter ? "adapter_model" : "model", &w->err);
-        bool ok = c && checkpoint_hash(c, &hash, &w->err);
+        bool ok = c && checkpoint_hash(c, out, &w->err);
         checkpoint_close(c);
         if (!ok) return false;
     }
-    char hex[33];
-    hash_hex(hash, hex);
-    *out = arena_str(w->arena, hex);
     return true;
 }
 
@@ -54,12 +50,15 @@ static bool reference_file(Work *w, ReferenceFile *out) {
                            .key = {"weights", "quantization", "compute", "model"},
                            .value = {NULL, quantization(w), compute, w->plan->reference}};
     if (!strcmp(compute, "auto")) out->value[2] = w->device->arch ? "bf16" : "fp32";
-    if (!hash_weights(w, &out->value[0])) return false;
+    Hash128 hash;
+    char hex[33];
+    if (!work_hash_weights(w, true, &hash)) return false;
+    hash_hex(hash, hex);
+    out->value[0] = arena_str(w->arena, hex);
     if (out->path) return true;
-    Hash128 hash = {0};
+    hash = (Hash128){0};
     for (int i = 0; i < REFERENCE_KEYS; i++)
         hash = hash_bytes(out->value[i], strlen(out->value[i]) + 1, hash);
-    char hex[33];
     hash_hex(hash, hex);
     const char *cache = w->options->cache_dir ? w->options->cache_dir : cache_dir_default();
     const char *dir = path_join(w->arena, cache, "reference");

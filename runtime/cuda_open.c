@@ -165,10 +165,18 @@ static bool describe(Cuda *c, Err *err) {
     return true;
 }
 
-static bool open_all(Cuda *c, const char *name, Err *err) {
+/* One GPU per process of a job, in turn where there are fewer. */
+static bool choose_own(Cuda *c, const DeviceOptions *options, int count, Err *err) {
+    char own[32];
+    const char *name = options->name;
+    snprintf(own, sizeof own, "cuda:%d", options->local_rank % count);
+    return cuda_choose(c, name && strchr(name, ':') ? name : own, count, err);
+}
+
+static bool open_all(Cuda *c, const DeviceOptions *options, Err *err) {
     Library nvrtc = {0};
     int count = 0;
-    if (!cuda_start(c, &count, err) || !cuda_choose(c, name, count, err)) return false;
+    if (!cuda_start(c, &count, err) || !choose_own(c, options, count, err)) return false;
     if (!library_pair(c->driver.version, c->dev.arch, &nvrtc, &c->cublaslt, err)) return false;
     c->nvrtc = nvrtc_take(&nvrtc, err);
     if (!c->nvrtc || !CUDA(c, DevicePrimaryCtxRetain, (&c->context, c->device), err)) return false;
@@ -187,7 +195,7 @@ Device *cuda_open(const DeviceOptions *options, Err *err) {
     c->choices = options->choices;
     long cpus = sysconf(_SC_NPROCESSORS_ONLN);
     c->jobs = options->threads > 0 ? options->threads : cpus > 0 ? (int)cpus : 1;
-    if (open_all(c, options->name, err)) return &c->dev;
+    if (open_all(c, options, err)) return &c->dev;
     cuda_close(&c->dev);
     return NULL;
 }

@@ -74,6 +74,7 @@ struct Device { /* first member of each device's own struct */
 typedef struct DeviceOptions {
     const char *name;      /* "auto", "cpu", "cuda", "cuda:1" */
     int threads;           /* 0: all */
+    int local_rank;        /* among this machine's processes: its GPU where `name` has no number */
     const char *cache_dir; /* NULL: the default */
     const char *cc;        /* the C compiler of CPU kernels; NULL: DPOC_CC, or "cc" */
     const char *choices;   /* a file of save_choices whose choices are taken; NULL: none */

@@ -1,8 +1,10 @@
 /* batch.c: runs one micro-batch, and reads the sums it left. */
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "job.h"
+#include "ranks.h"
 
 PackOptions pack_options_of(const Plan *plan, bool prefix, bool sft) {
     PackOptions options = {.bucket = plan->bucket, .prefix = prefix, .sft = sft};
@@ -49,6 +51,7 @@ bool add_metrics(Exec *exec, const Plan *plan, const Pack *pack, int64_t pairs, 
     int n = plan->nmetrics;
     if (n > MAX_METRICS) return fail(err, EXIT_INPUT, "more than %d metrics", MAX_METRICS);
     if (n > 0 && !exec_read(exec, "metrics", now, sizeof(float) * (size_t)n, err)) return false;
+    if (!plan_program(plan, "objective")) ranks_sum(now, n); /* which sees all pairs everywhere */
     for (int i = 0; i < n; i++) {
         bool mean = strcmp(plan->metrics[i].denominator, "one") == 0;
         s->sum[i] += (double)now[i] * (mean ? (double)pairs : 1);
@@ -84,7 +87,13 @@ bool read_metrics(Exec *exec, const Plan *plan, const Pack *pack, int pairs, dou
 }
 
 bool pack_one_step(const Plan *plan, const Pack *pack, int64_t pairs, Err *err) {
-    if (!plan->coupled || plan_program(plan, "objective") || pack->nmicro == 1) return true;
+    if (!plan->coupled || plan_program(plan, "objective")) return true;
+    if (ranks_size() > 1)
+        return fail(err, EXIT_INPUT,
+                    "a token's value in this objective depends on all pairs of the step, which "
+                    "%d processes would share: train it with one",
+                    ranks_size());
+    if (pack->nmicro == 1) return true;
     return fail(err, EXIT_INPUT,
                 "a token's value in this objective depends on all pairs of the step, which must "
                 "then be one micro-batch, but %lld pairs need %d: raise run.tokens or lower "
@@ -114,6 +123,19 @@ static bool write_update_inputs(Exec *exec, const Plan *plan, int64_t step, doub
     return true;
 }
 
+bool share_sums(Exec *exec, const Plan *plan, const char *name, Err *err) {
+    int buf = plan_buf(plan, name);
+    if (ranks_size() == 1 || buf < 0) return true;
+    size_t bytes = (size_t)plan->bufs[buf].bytes;
+    float *sums = malloc(bytes + 1);
+    bool ok = sums || fail(err, EXIT_MEMORY, "no host memory for %zu bytes of \"%s\"", bytes, name);
+    ok = ok && exec_read(exec, name, sums, bytes, err);
+    if (ok) ranks_sum(sums, (int64_t)(bytes / sizeof *sums));
+    ok = ok && exec_write(exec, name, sums, bytes, err);
+    free(sums);
+    return ok;
+}
+
 bool run_step(Exec *exec, const Plan *plan, const Pack *pack, uint64_t seed, int64_t step,
               double lr, Err *err) {
     static const int64_t nothing[NEXTENT];
@@ -121,11 +143,13 @@ bool run_step(Exec *exec, const Plan *plan, const Pack *pack, uint64_t seed, int
         return false;
     for (int m = 0; m < pack->nmicro && plan_program(plan, "objective"); m++)
         if (!run_micro(exec, plan, "score", &pack->micro[m], err)) return false;
-    if (plan_program(plan, "objective") && !run_micro(exec, plan, "objective", &pack->whole, err))
+    if (plan_program(plan, "objective") && (!share_sums(exec, plan, "scores", err) ||
+                                            !run_micro(exec, plan, "objective", &pack->whole, err)))
         return false;
     for (int m = 0; m < pack->nmicro; m++)
         if (!run_micro(exec, plan, "micro", &pack->micro[m], err)) return false;
-    return write_update_inputs(exec, plan, step, lr, err) && exec_run(exec, "update", nothing, err);
+    return share_sums(exec, plan, "grads", err) && write_update_inputs(exec, plan, step, lr, err) &&
+           exec_run(exec, "update", nothing, err);
 }
 
 Pairs *pairs_random(const Plan *plan, int64_t n, uint64_t seed) {

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "job.h"
+#include "ranks.h"
 
 /* The per-pair outputs of one micro-batch, put where their pairs belong. */
 static bool read_scores(Exec *exec, const Plan *plan, const Micro *micro, PairScore *score,
@@ -59,7 +60,8 @@ static bool score_batch(Exec *exec, const Plan *plan, const Pack *pack, PairScor
             !read_scores(exec, plan, &pack->micro[m], score, arena, err))
             return false;
     return !plan_program(plan, "objective") ||
-           run_micro(exec, plan, "objective", &pack->whole, err);
+           (share_sums(exec, plan, "scores", err) &&
+            run_micro(exec, plan, "objective", &pack->whole, err));
 }
 
 bool evaluate(Exec *exec, const Plan *plan, const Pairs *pairs, const int32_t *which, int64_t n,
@@ -67,6 +69,8 @@ bool evaluate(Exec *exec, const Plan *plan, const Pairs *pairs, const int32_t *w
     int64_t batch = plan->coupled ? (int64_t)plan_num(plan, "run.batch") : n;
     bool sft = n > 0 && pairs->pair[which ? which[0] : 0].rejected == 0;
     PackOptions options = pack_options_of(plan, plan_num(plan, "graph.prefix") != 0, sft);
+    options.rank = ranks_rank();
+    options.ranks = ranks_size();
     *out = (Evaluation){.pairs = n};
     out->values = NEW_ARRAY(arena, double, plan->nmetrics);
     out->score = NEW_ARRAY(arena, PairScore, n);
@@ -86,6 +90,7 @@ bool evaluate(Exec *exec, const Plan *plan, const Pairs *pairs, const int32_t *w
         arena_free(scratch);
     }
     if (ok) metric_values(plan, &sums, out->values);
+    if (ok) ranks_sum((float *)out->score, n * (int64_t)(sizeof *out->score / sizeof(float)));
     return ok && all_finite(pairs, which, out, arena, err);
 }
 

@@ -26,6 +26,8 @@ bool write_seed(Exec *exec, const Plan *plan, uint64_t seed, int64_t step, Err *
  * the plan has a program "objective" it stands before "micro", after "score" for each. */
 bool run_step(Exec *exec, const Plan *plan, const Pack *pack, uint64_t seed, int64_t step,
               double lr, Err *err);
+/* Buffer `name` (f32) becomes the sum of what the processes of the job have in it (ranks.h). */
+bool share_sums(Exec *exec, const Plan *plan, const char *name, Err *err);
 /* An objective that needs a step to be one micro-batch has that: false, and how to get it. */
 bool pack_one_step(const Plan *plan, const Pack *pack, int64_t pairs, Err *err);
 /* Sums of plan->metrics over one or several steps' pairs, and what they are divided by. */
@@ -112,6 +114,7 @@ typedef struct TrainState { /* all that a run needs to go on, beside the flat bu
                           none */
     double best_value;
     int64_t stale; /* evaluations since then */
+    int64_t ranks; /* processes that made the last step: sums are added in their order */
 } TrainState;
 /* The trained tensors in PEFT form (or as model.safetensors for `train base`) under `dir`. */
 bool save_trained(Exec *exec, const Plan *plan, const char *dir, Err *err);
@@ -200,7 +203,7 @@ static inline int64_t generate_rows(int64_t prompt, int64_t max_tokens) {
  * with answers left open, at a signal (stop.c).  `stats` may be NULL. */
 bool generate(const GenerateJob *job, Answer *answer, int64_t n, GenerateStats *stats, Err *err);
 
-/* ---- answer.c: an answer as text, while it grows ---------------------------------------------- */
+/* ---- answer.c: an answer as text, while it grows --------------------------------------------- */
 typedef struct AnswerText {
     const Tokenizer *tokenizer;
     Text text;     /* what is certain so far: never the beginning of a character alone */

@@ -7,6 +7,7 @@
 #include "epoch.h"
 
 #include <inttypes.h> /* PRId64 */
+#include <stdlib.h>   /* qsort */
 #include <string.h>   /* memset */
 
 enum { SIDE_CHOSEN, SIDE_REJECTED, SIDE_PROMPT };
@@ -317,22 +318,55 @@ static void add_denominators(Arena *arena, Pack *pack, int n) {
     }
 }
 
+/* ---- shares of several processes ------------------------------------------------------------- */
+
+typedef struct Card {
+    int64_t rows;
+    int item;
+} Card;
+
+static int larger_first(const void *a, const void *b) {
+    const Card *x = a, *y = b;
+    if (x->rows != y->rows) return x->rows > y->rows ? -1 : 1;
+    return x->item - y->item;
+}
+
+/* The process of each item: the largest first, each to the one with the fewest rows so far. */
+static int *deal(Arena *arena, const PackOptions *o, const Pairs *pairs, const PackItem *items,
+                 int n) {
+    Card *card = NEW_ARRAY(arena, Card, n);
+    int64_t *rows = NEW_ARRAY(arena, int64_t, o->ranks);
+    int *owner = NEW_ARRAY(arena, int, n);
+    for (int i = 0; i < n; i++) card[i] = (Card){pack_rows(o, &pairs->pair[items[i].pair]), i};
+    qsort(card, (size_t)n, sizeof *card, larger_first);
+    for (int i = 0; i < n; i++) {
+        int least = 0;
+        for (int r = 1; r < o->ranks; r++)
+            if (rows[r] < rows[least]) least = r;
+        owner[card[i].item] = least;
+        rows[least] += card[i].rows;
+    }
+    return owner;
+}
+
 Pack *pack_step(Arena *arena, const PackOptions *o, const Pairs *pairs, const PackItem *items,
                 int n) {
     Pack *pack = NEW(arena, Pack);
     pack->micro = NEW_ARRAY(arena, Micro, n);
     Need *used = NEW_ARRAY(arena, Need, n);
+    const int *owner = o->ranks > 1 ? deal(arena, o, pairs, items, n) : NULL;
     for (int i = 0; i < n; i++) {
         const Pair *p = &pairs->pair[items[i].pair];
         Need need = need_of(o, p);
+        pack->chosen_tokens += pair_scored(p, 0);
+        pack->rejected_tokens += o->sft ? 0 : pair_scored(p, 1);
+        pack->tokens += p->prompt + p->chosen + (o->sft ? 0 : p->prompt + p->rejected);
+        if (owner && owner[i] != o->rank) continue;
         int k = 0;
         while (k < pack->nmicro && !fits(o, add(used[k], need))) k++;
         if (k == pack->nmicro) pack->micro[pack->nmicro++].item = NEW_ARRAY(arena, int32_t, n);
         pack->micro[k].item[used[k].pairs] = i;
         used[k] = add(used[k], need);
-        pack->chosen_tokens += pair_scored(p, 0);
-        pack->rejected_tokens += o->sft ? 0 : pair_scored(p, 1);
-        pack->tokens += p->prompt + p->chosen + (o->sft ? 0 : p->prompt + p->rejected);
     }
     for (int k = 0; k < pack->nmicro; k++) build(arena, o, pairs, items, used[k], &pack->micro[k]);
     build_whole(arena, o, pairs, items, n, &pack->whole);

@@ -19,6 +19,7 @@ typedef struct PackOptions {
     int64_t bucket;         /* Plan.bucket */
     bool prefix;            /* share the prompt's rows */
     bool sft;               /* chosen side only */
+    int rank, ranks;        /* of several processes (ranks > 1): the share of this one */
 } PackOptions;
 
 typedef struct PackItem {
@@ -50,7 +51,8 @@ typedef struct Pack {
 } Pack;
 
 /* Micro-batches of n items (first fit, in order); everything lives in the arena.  The pairs must
- * have passed pack_check. */
+ * have passed pack_check.  With several processes `micro` has the pairs dealt to this one, perhaps
+ * none; counts, denominators and `whole` are those of all n. */
 Pack *pack_step(Arena *arena, const PackOptions *options, const Pairs *pairs, const PackItem *items,
                 int n);
 

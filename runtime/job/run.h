@@ -46,6 +46,7 @@ typedef struct Run {
     LastEval eval, best_eval; /* best_eval: of this process */
     double promised;          /* FLOP/s of the device, for mfu; 0: not known */
     bool stopped_early;
+    int stop; /* the signal that ends the run, as all its processes know it; 0: none yet */
     Totals total;
     int64_t silent_steps; /* steps from the first on in which no reward moved; -1: one did */
 } Run;

@@ -1,6 +1,5 @@
 /* save.c: what a run leaves on disk: trained tensors in PEFT form (or a whole model for `train
- * base`),
- * checkpoints complete by construction, and their way back.
+ * base`), checkpoints complete by construction, and their way back.
  *
  * The order of writing is what makes a kill harmless: files are written under temporary names and
  * renamed, a checkpoint's directory gets its name last. */
@@ -338,12 +337,13 @@ bool save_checkpoint(const TrainJob *job, const TrainState *state, Err *err) {
     char *name = arena_printf(arena, "%s/checkpoint-%lld", job->run_dir, (long long)state->step);
     char *tmp = arena_printf(arena, "%s.tmp", name);
     remove_tree(tmp);
-    json_t *o = json_pack("{s:I, s:I, s:I, s:I, s:f, s:I, s:f, s:I, s:s, s:o}", "step",
+    json_t *o = json_pack("{s:I, s:I, s:I, s:I, s:f, s:I, s:f, s:I, s:I, s:s, s:o}", "step",
                           (json_int_t)state->step, "cursor", (json_int_t)state->cursor,
                           "num_tokens", (json_int_t)state->tokens, "seed", (json_int_t)state->seed,
                           "loss_sum", state->loss_sum, "best_step", (json_int_t)state->best_step,
                           "best_metric", state->best_value, "stale_evals", (json_int_t)state->stale,
-                          "data_hash", job->data_hash, "settings", settings_json(job->plan));
+                          "ranks", (json_int_t)state->ranks, "data_hash", job->data_hash,
+                          "settings", settings_json(job->plan));
     bool ok = dir_make(tmp, err) && save_trained(job->exec, job->plan, tmp, err) &&
               write_flat(job->exec, job->plan, path_join(arena, tmp, "state.safetensors"), err);
     if (ok)
@@ -412,14 +412,15 @@ bool load_checkpoint(const TrainJob *job, const char *dir, TrainState *state, Er
     json_error_t e;
     json_t *o = json_load_file(path, JSON_REJECT_DUPLICATES, &e);
     bool ok = o || fail(err, EXIT_IO, "%s:%d: %s", path, e.line, e.text);
-    json_int_t step = 0, cursor = 0, tokens = 0, seed = 0, best = 0, stale = 0;
+    json_int_t step = 0, cursor = 0, tokens = 0, seed = 0, best = 0, stale = 0, ranks = 1;
     double loss_sum = 0, best_value = 0;
     const char *hash = NULL;
     json_t *settings = NULL;
-    if (ok && json_unpack_ex(o, &e, 0, "{s:I, s:I, s:I, s:I, s?F, s?I, s?F, s?I, s:s, s:o}", "step",
-                             &step, "cursor", &cursor, "num_tokens", &tokens, "seed", &seed,
-                             "loss_sum", &loss_sum, "best_step", &best, "best_metric", &best_value,
-                             "stale_evals", &stale, "data_hash", &hash, "settings", &settings) != 0)
+    if (ok &&
+        json_unpack_ex(o, &e, 0, "{s:I, s:I, s:I, s:I, s?F, s?I, s?F, s?I, s?I, s:s, s:o}", "step",
+                       &step, "cursor", &cursor, "num_tokens", &tokens, "seed", &seed, "loss_sum",
+                       &loss_sum, "best_step", &best, "best_metric", &best_value, "stale_evals",
+                       &stale, "ranks", &ranks, "data_hash", &hash, "settings", &settings) != 0)
         ok = fail(err, EXIT_IO, "%s: %s", path, e.text);
     if (ok && (step < 0 || cursor < 0))
         ok = fail(err, EXIT_IO, "%s: step and cursor must not be negative", path);
@@ -431,7 +432,8 @@ bool load_checkpoint(const TrainJob *job, const char *dir, TrainState *state, Er
         ok = fail(err, EXIT_INPUT, "%s was made with seed %lld", dir, (long long)seed);
     path = path_join(arena, dir, "state.safetensors");
     ok = ok && load_flat(job->exec, job->plan, path, COUNT(flat_names), err);
-    *state = (TrainState){step, cursor, tokens, job->seed, loss_sum, best, best_value, stale};
+    *state =
+        (TrainState){step, cursor, tokens, job->seed, loss_sum, best, best_value, stale, ranks};
     json_decref(o);
     arena_free(arena);
     return ok;

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "ranks.h"
 #include "run.h"
 #include "schedule.h"
 
@@ -38,6 +39,8 @@ static Batch make_batch(Run *r, int64_t cursor) {
     }
     bool sft = r->job->pairs->pair[items[0].pair].rejected == 0;
     PackOptions options = pack_options_of(r->plan, plan_num(r->plan, "graph.prefix") != 0, sft);
+    options.rank = ranks_rank();
+    options.ranks = ranks_size();
     b.pack = pack_step(b.arena, &options, r->job->pairs, items, (int)r->batch);
     if (!pack_one_step(r->plan, b.pack, r->batch, &b.err)) b.pack = NULL;
     return b;
@@ -68,7 +71,7 @@ static bool train_step(Run *r, Err *err) {
         r->state.cursor += r->batch;
         r->state.tokens += pack->tokens;
         r->state.loss_sum += r->values[0];
-        ok = log_step(r, pack, lr, norm, now_seconds() - start, err);
+        ok = !ranks_first() || log_step(r, pack, lr, norm, now_seconds() - start, err);
         guard_warn(r, lr);
     }
     batch_free(&now);
@@ -124,7 +127,7 @@ static bool evaluate_now(Run *r, bool *better, Err *err) {
     double start = now_seconds();
     int64_t n = job->eval ? job->neval : job->eval_pairs->n;
     bool ok = evaluate(job->exec, r->plan, job->eval_pairs, job->eval, n, arena, &e, err) &&
-              log_eval(r, &e, now_seconds() - start, err);
+              (!ranks_first() || log_eval(r, &e, now_seconds() - start, err));
     *better = ok && note_best(r, &e);
     arena_free(arena);
     return ok;
@@ -146,6 +149,11 @@ static bool resume(Run *r, Err *err) {
     if (!from) return true; /* killed before its first checkpoint: from the beginning */
     if (!load_checkpoint(job, from, &r->state, err)) return false;
     if (!job->quiet) fprintf(stderr, "going on from %s\n", from);
+    if (r->state.ranks != ranks_size())
+        fprintf(stderr,
+                "note: made by %lld process%s, goes on with %d: the state is the same, later sums "
+                "are rounded differently\n",
+                (long long)r->state.ranks, r->state.ranks == 1 ? "" : "es", ranks_size());
     return true;
 }
 
@@ -158,12 +166,24 @@ static bool keep_choices(const Run *r, Err *err) {
 
 static bool save_now(Run *r, Err *err) {
     const TrainJob *job = r->job;
+    r->state.ranks = ranks_size();
+    if (!ranks_first()) return true;
     if (!keep_choices(r, err) || !save_checkpoint(job, &r->state, err)) return false;
     link_checkpoint(job->run_dir, "latest", r->state.step);
     if (has_checkpoint(job->run_dir, r->state.best_step))
         link_checkpoint(job->run_dir, "best", r->state.best_step);
     prune_checkpoints(job->run_dir, (int64_t)plan_num(r->plan, "run.keep"), r->state.best_step);
     return true;
+}
+
+/* Whether a signal came to any process: all end after the same step. */
+static bool stops(Run *r) {
+    if (!r->stop) r->stop = ranks_max(stop_signal());
+    return r->stop != 0;
+}
+
+static bool samples_now(Run *r, Err *err) {
+    return !ranks_first() || samples_take(r, err);
 }
 
 static bool samples_due(const Run *r) {
@@ -181,17 +201,17 @@ static bool walk(Run *r, Err *err) {
     progress_start(&r->progress, r->state.step, r->steps, r->job->log_every, r->job->quiet);
     bool first = r->state.step == 0 && plan_num(plan, "run.eval_first") != 0;
     if (first && !evaluate_now(r, &better, err)) return false;
-    if (samples_due(r) && !samples_take(r, err)) return false;
+    if (samples_due(r) && !samples_now(r, err)) return false;
     r->stopped_early = out_of_patience(r);
     r->total.started = now_seconds();
-    while (r->state.step < r->steps && !r->stopped_early && !stop_signal()) {
+    while (r->state.step < r->steps && !r->stopped_early && !stops(r)) {
         if (!train_step(r, err)) return false;
         bool last = r->state.step == r->steps;
         better = false;
         if ((due(eval_every, r->state.step) || last) && !evaluate_now(r, &better, err))
             return false;
         r->stopped_early = !last && out_of_patience(r);
-        if (samples_due(r) && !samples_take(r, err)) return false;
+        if (samples_due(r) && !samples_now(r, err)) return false;
         saved = due(save_every, r->state.step) || better;
         if (saved && !save_now(r, err)) return false;
     }
@@ -202,8 +222,7 @@ static bool walk(Run *r, Err *err) {
 static bool save_result(Run *r, Err *err) {
     const TrainJob *job = r->job;
     int64_t best = r->state.best_step;
-    if (plan_num(r->plan, "run.load_best") != 0 && !stop_signal() &&
-        has_checkpoint(job->run_dir, best)) {
+    if (plan_num(r->plan, "run.load_best") != 0 && !r->stop && has_checkpoint(job->run_dir, best)) {
         if (best != r->state.step && !load_trained(job, best, err)) return false;
         r->best_loaded = true;
     }
@@ -244,19 +263,44 @@ static void prepare(Run *r) {
     epoch_start(&r->epoch, r->arena, r->ntrain, job->seed, shuffle);
 }
 
+/* Processes that train together start from one state. */
+static bool starts_together(const Run *r, Err *err) {
+    if (ranks_size() == 1) return true;
+    static const char *const names[] = {"params", "m", "v"};
+    Hash128 state = hash_bytes(&r->state.step, sizeof r->state.step, (Hash128){0, 0});
+    for (size_t i = 0; i < COUNT(names); i++) {
+        int buf = plan_buf(r->plan, names[i]);
+        if (buf < 0) continue;
+        size_t bytes = (size_t)r->plan->bufs[buf].bytes;
+        char *flat = malloc(bytes + 1);
+        bool ok = flat && exec_read(r->job->exec, names[i], flat, bytes, err);
+        if (ok) state = hash_bytes(flat, bytes, state);
+        free(flat);
+        if (!ok)
+            return flat ? false : fail(err, EXIT_MEMORY, "no host memory for %zu bytes", bytes);
+    }
+    return ranks_same(&(RankFact){"what is trained, or the checkpoint", state}, 1, err);
+}
+
+/* What only one of several processes does: all that is written. */
+static bool open_run_files(Run *r, Err *err) {
+    const TrainJob *job = r->job;
+    if (!ranks_first()) return true;
+    r->monitor = monitor_open(job->device);
+    return log_open(r, job->resumes, err) && save_start(job->exec, r->plan, job->run_dir, err);
+}
+
 /* The whole run but for what is closed after it. */
 static bool go(Run *r, Err *err) {
-    const TrainJob *job = r->job;
-    if (!log_open(r, job->resumes, err) || !save_start(job->exec, r->plan, job->run_dir, err))
-        return false;
+    if (!starts_together(r, err) || !open_run_files(r, err)) return false;
     stop_watch();
-    r->monitor = monitor_open(job->device);
     r->loss = NEW_ARRAY(r->arena, double, r->steps - r->state.step + 1);
     r->margin = NEW_ARRAY(r->arena, double, r->steps - r->state.step + 1);
     bool ok = walk(r, err);
     print_curves(r);
-    if (!ok || !save_result(r, err)) return false;
-    if (stop_signal()) return true;
+    if (!ok || !ranks_first()) return ok;
+    if (!save_result(r, err)) return false;
+    if (r->stop) return true;
     if (!log_end(r, err)) return false;
     summary_print(r);
     return true;
@@ -275,5 +319,5 @@ int job_train(const TrainJob *job, Err *err) {
     batch_free(&r.next);
     arena_free(r.arena);
     if (!ok) return err->code ? err->code : EXIT_BUG;
-    return stop_signal() ? 128 + stop_signal() : EXIT_OK;
+    return r.stop ? 128 + r.stop : EXIT_OK;
 }
