@@ -59,7 +59,7 @@ bool log_end(Run *r, Err *err);
 bool log_close(Run *r, Err *err);
 double run_value(const Run *r, const double *values, const char *metric); /* NAN: no such metric */
 
-/* ---- sampling.c: greedy answers of the policy as it is --------------------------------------- */
+/* ---- samples.c: greedy answers of the policy as it is ---------------------------------------- */
 bool samples_open(Run *r, bool goes_on, Err *err);
 /* Answers all prompts, into RUN/samples.jsonl and TensorBoard, unless that was done at this step
  * before the run was broken off.  A signal ends it without a line: going on makes up for it. */

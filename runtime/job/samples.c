@@ -1,4 +1,4 @@
-/* sampling.c: see run.h: what the policy answers while it is trained. */
+/* samples.c: see run.h: what the policy answers while it is trained. */
 #include <string.h>
 
 #include "run.h"
