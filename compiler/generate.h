@@ -7,6 +7,9 @@
 
 /* ---- sampling.c: from flags and generation_config.json --------------------------------------- */
 int64_t generate_max_tokens(const Work *w);
+/* False (exit 5) where the checkpoint has a generation_config.json and what is read of it makes no
+ * sense; to be asked before the others. */
+bool generate_config_check(Work *w);
 /* Greedy unless flags say otherwise; with --model-sampling what the checkpoint's file says, which
  * is printed. */
 Sampling generate_sampling(const Work *w);

@@ -228,6 +228,7 @@ int verb_generate(const Options *o) {
         code = work_usage("--before compares with an adapter: name one, --adapter DIR");
     if (code == EXIT_OK) code = work_template(&w, &template);
     if (code == EXIT_OK && !w.tokenizer) code = work_usage("this checkpoint has no tokenizer");
+    if (code == EXIT_OK && !generate_config_check(&w)) code = work_fail(&w);
     if (code == EXIT_OK) code = read_prompts(&w, &template, &prompts);
     if (code == EXIT_OK) code = work_device(&w, NULL);
     if (code == EXIT_OK && talks && template.kind == TEMPLATE_NONE)

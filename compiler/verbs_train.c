@@ -229,6 +229,7 @@ static int read_samples(Work *w, const Template *template, const TrainJob *job, 
 static int open_samples(Work *w, const Template *template, Prompts *prompts, TrainJob *job) {
     enum { MAX_STOP = 64, AT_ONCE = 8 };
     if (spec_num(w->spec, "run.sample_every") == 0) return EXIT_OK;
+    if (!generate_config_check(w)) return work_fail(w);
     int code = read_samples(w, template, job, prompts);
     if (code != EXIT_OK) return code;
     SamplePrompt *sample = NEW_ARRAY(w->arena, SamplePrompt, prompts->n + 1);

@@ -93,6 +93,15 @@ grep -q 'with the coin","prompt_tokens' "$work/out" || die "does not stop at $co
 "$dpoc" generate --model "$work/model" --prompt "$question" --model-sampling > "$work/out" 2> "$work/err" ||
     die "no drawn answer"
 grep -q '^sampling: temperature 0.5, top-p 1, top-k 3$' "$work/err" || die "not as asked: $(cat "$work/err")"
+# One that makes no sense is named, not passed over.
+cp "$work/model/generation_config.json" "$work/was.json"
+for flaw in '{"eos_token_id": "2"}' '{"eos_token_id": [2, -1]}' '{"eos_token_id": 2' '[]' '{"temperature": -1}' '{"top_k": "all"}'; do
+    echo "$flaw" > "$work/model/generation_config.json"
+    status=0
+    "$dpoc" generate --model "$work/model" --prompt "$question" --model-sampling > "$work/out" 2> "$work/err" || status=$?
+    [ $status = 5 ] && grep -q 'generation_config.json:' "$work/err" || die "$flaw: exit $status: $(cat "$work/err")"
+done
+cp "$work/was.json" "$work/model/generation_config.json"
 
 # What can't be answered says so.
 fails() { # CODE TEXT FLAGS..
