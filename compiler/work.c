@@ -187,7 +187,8 @@ static const char *kept_start(Work *w, const Source *s) {
     return file_exists(path_join(w->arena, dir, "adapter_model.safetensors")) ? dir : NULL;
 }
 
-/* Of several processes on a machine the first compiles kernels; the others find them in the cache. */
+/* Of several processes on a machine the first compiles kernels; the others find them in the
+ * cache. */
 static void open_exec(Work *w) {
     if (ranks_local() > 0) ranks_barrier();
     w->exec = exec_open(w->plan, w->device, &w->err);

@@ -58,7 +58,8 @@ int work_pairs(Work *w, Pairs **out);
 /* Gives pairs the reference's log-probs where graph.ref = cached asks for them (work_reference.c);
  * after work_open.  Random pairs: none are kept in a file. */
 int work_reference(Work *w, Pairs *pairs, bool random);
-/* Weights of all sources, or of those the reference is made of; random ones follow from the seed. */
+/* Weights of all sources, or of those the reference is made of; random ones follow from the
+ * seed. */
 bool work_hash_weights(Work *w, bool reference, Hash128 *out);
 /* Which of train[0..n) (NULL: all n of `pairs`) equal no pair of eval[0..neval) of `held` (NULL:
  * all of them); *left: how many. */

@@ -124,6 +124,8 @@ bool save_trained(Exec *exec, const Plan *plan, const char *dir, Err *err);
 bool save_start(Exec *exec, const Plan *plan, const char *run_dir, Err *err);
 /* RUN/checkpoint-N, complete by construction: written as checkpoint-N.tmp, synced, renamed. */
 bool save_checkpoint(const TrainJob *job, const TrainState *state, Err *err);
+/* Adds what a checkpoint would hold of the device's state to a hash. */
+bool hash_state(Exec *exec, const Plan *plan, Hash128 *hash, Err *err);
 /* Newest complete checkpoint of RUN, or NULL (arena text). */
 const char *newest_checkpoint(Arena *arena, const char *run_dir);
 /* Loads flat buffers and state; refuses, naming what differs, when plan or data are not the

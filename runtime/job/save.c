@@ -302,6 +302,18 @@ static bool write_flat(Exec *exec, const Plan *plan, const char *path, Err *err)
     return w && safe_commit(w, err);
 }
 
+bool hash_state(Exec *exec, const Plan *plan, Hash128 *hash, Err *err) {
+    for (size_t i = 0; i < COUNT(flat_names); i++) {
+        if (plan_buf(plan, flat_names[i]) < 0) continue;
+        int64_t bytes;
+        void *flat = read_flat(exec, plan, flat_names[i], &bytes, err);
+        if (flat) *hash = hash_bytes(flat, (size_t)bytes, *hash);
+        free(flat);
+        if (!flat) return false;
+    }
+    return true;
+}
+
 /* Settings that may change between a run and its continuation. */
 static bool may_differ(const char *path) {
     static const char *const free_ones[] = {

@@ -266,19 +266,8 @@ static void prepare(Run *r) {
 /* Processes that train together start from one state. */
 static bool starts_together(const Run *r, Err *err) {
     if (ranks_size() == 1) return true;
-    static const char *const names[] = {"params", "m", "v"};
     Hash128 state = hash_bytes(&r->state.step, sizeof r->state.step, (Hash128){0, 0});
-    for (size_t i = 0; i < COUNT(names); i++) {
-        int buf = plan_buf(r->plan, names[i]);
-        if (buf < 0) continue;
-        size_t bytes = (size_t)r->plan->bufs[buf].bytes;
-        char *flat = malloc(bytes + 1);
-        bool ok = flat && exec_read(r->job->exec, names[i], flat, bytes, err);
-        if (ok) state = hash_bytes(flat, bytes, state);
-        free(flat);
-        if (!ok)
-            return flat ? false : fail(err, EXIT_MEMORY, "no host memory for %zu bytes", bytes);
-    }
+    if (!hash_state(r->job->exec, r->plan, &state, err)) return false;
     return ranks_same(&(RankFact){"what is trained, or the checkpoint", state}, 1, err);
 }
 

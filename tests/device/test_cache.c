@@ -141,8 +141,8 @@ static void cannot_be_written(void **unused) {
     plan_free(plan);
 }
 
-/* A cache on a file system of its own; needs the right to mount, in a name space of its own.  Loading
- * works, and `word` is said, both times. */
+/* A cache on a file system of its own; needs the right to mount, in a name space of its own.
+ * Loading works, and `word` is said, both times. */
 static void mounted(unsigned long flags, const char *options, const char *word) {
     char *dir = temp_dir(), said[500];
     fflush(NULL);
