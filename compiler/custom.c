@@ -182,8 +182,8 @@ static void lower_append(Emit *e, NodeId id) {
     const Node *x = operand(e, id, 1);
     const int64_t cols = row_elements(x->type);
     const Arg from = emit_arg(e, n->in[1]), to = emit_arg(e, id);
-    Instance in = instance(e, "append", cols < ROW_THREADS ? (int)(ROW_THREADS / cols) : 1, 1,
-                           ROW_THREADS);
+    Instance in =
+        instance(e, "append", cols < ROW_THREADS ? (int)(ROW_THREADS / cols) : 1, 1, ROW_THREADS);
     define_type(&in, "T_X", x->type->dtype);
     define_int(&in, "COLS", cols);
     define_ld(&in, "LD_X", n->in[1]);

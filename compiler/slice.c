@@ -60,8 +60,8 @@ static bool spread(const Slice *s, NodeId id) {
 static bool find_seeds(Slice *s, const bool *live) {
     for (NodeId id = 1; id < s->from->n && !s->index; id++) {
         const Node *n = node(s->from, id);
-        bool row = n->op == OP_input &&
-                   (!strcmp(n->attr.name, "row") || !strcmp(n->attr.name, "last"));
+        bool row =
+            n->op == OP_input && (!strcmp(n->attr.name, "row") || !strcmp(n->attr.name, "last"));
         if (live[id] && row) s->index = id;
     }
     bool any = false;

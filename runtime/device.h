@@ -66,7 +66,7 @@ struct Device { /* first member of each device's own struct */
     char description[320]; /* "cpu: AMD EPYC ..., 2 threads, oneDNN 2.6, gcc 12.2" */
     char *base;            /* address of the arena as kernels see it */
     int arch;              /* CUDA: 10 * compute capability (80, 90); else 0 */
-    char bus_id[20]; /* CUDA: where the GPU stands on PCI, "00000000:3b:00.0"; else "" */
+    char bus_id[20];       /* CUDA: where the GPU stands on PCI, "00000000:3b:00.0"; else "" */
     const Step *step;      /* whose work is being given to the device, for its messages; or NULL */
 };
 #define STAMPS 4096
@@ -85,7 +85,7 @@ Device *device_open(const DeviceOptions *options, Err *err); /* NULL on failure 
 bool device_is_cuda(const char *name);
 Device *cpu_open(const DeviceOptions *options, Err *err);
 Device *cuda_open(const DeviceOptions *options, Err *err);
-bool cuda_visible(void); /* whether an NVIDIA GPU is there, usable or not; looked for once */
+bool cuda_visible(void);     /* whether an NVIDIA GPU is there, usable or not; looked for once */
 void cuda_doctor(FILE *out); /* lines of what was found, rejected (why), is missing (what to get) */
 
 /* The default kernel cache directory (DPOC_CACHE_DIR, XDG_CACHE_HOME/dpoc, ~/.cache/dpoc). */

@@ -65,8 +65,8 @@ void evaluation_text(const Plan *plan, const Evaluation *e, FILE *out);
 
 /* ---- train.c --------------------------------------------------------------------------------- */
 #define RUN_CHOICES "choices.txt" /* in RUN: what the device chose by timing (save_choices) */
-typedef struct SamplePrompt { /* is answered during training */
-    const char *text; /* for people */
+typedef struct SamplePrompt {     /* is answered during training */
+    const char *text;             /* for people */
     const int32_t *ids;
     int64_t n;
 } SamplePrompt;
@@ -93,7 +93,7 @@ typedef struct TrainJob {
     const Tokenizer *tokenizer; /* NULL: answers are written as ids */
     const int32_t *stop;        /* ids that end an answer */
     int nstop;
-    bool starts_equal; /* policy and reference are the same at the start: rewards are 0 */
+    bool starts_equal;   /* policy and reference are the same at the start: rewards are 0 */
     const char *command; /* JSON: the files and settings named on the command line, for `export` */
 } TrainJob;
 int job_train(const TrainJob *job, Err *err);
@@ -189,7 +189,7 @@ typedef struct GenerateJob {
     GenerateWatch *watch; /* or NULL */
 } GenerateJob;
 
-typedef struct GenerateStats { /* added to */
+typedef struct GenerateStats {           /* added to */
     int64_t prompt_tokens, tokens, runs; /* runs of "decode" */
     double prefill_seconds, decode_seconds;
 } GenerateStats;
@@ -208,8 +208,8 @@ bool generate(const GenerateJob *job, Answer *answer, int64_t n, GenerateStats *
 /* ---- answer.c: an answer as text, while it grows --------------------------------------------- */
 typedef struct AnswerText {
     const Tokenizer *tokenizer;
-    Text text;     /* what is certain so far: never the beginning of a character alone */
-    int64_t done;  /* ids, those of the prompt counted, that are in the text or before it */
+    Text text;    /* what is certain so far: never the beginning of a character alone */
+    int64_t done; /* ids, those of the prompt counted, that are in the text or before it */
 } AnswerText;
 /* Takes in what is new; returns the new text's place in a->text (its length: nothing new).  A
  * decoder may treat the beginning of a text in its own way, so the last of the prompt is decoded

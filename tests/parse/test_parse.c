@@ -148,10 +148,10 @@ static void operators_bind(void **state) {
 /* Every keyword is a plain word before `=`, around `.`, after `as`, and as a key of config.json. */
 static void keywords_are_words(void **state) {
     static const char *const words[] = {
-        "use",       "config", "require", "layer", "model",  "quantize", "adapter", "train",
-        "objective", "data",   "metric",  "run",   "graph",  "weight",   "variant", "for",
-        "in",        "if",     "then",    "else",  "return", "as",       "from",    "when",
-        "on",        "off",    "true",    "false", "none",   "and",      "or",      "not",
+        "use",       "config", "require", "layer", "model",   "quantize", "adapter", "train",
+        "objective", "data",   "metric",  "run",   "graph",   "weight",   "variant", "for",
+        "in",        "if",     "then",    "else",  "return",  "as",       "from",    "when",
+        "on",        "off",    "true",    "false", "none",    "and",      "or",      "not",
         "load",      "bias",   "at",      "start", "template"};
     for (size_t i = 0; i < COUNT(words); i++) {
         Arena *arena = arena_new();
