@@ -128,6 +128,26 @@ int64_t scratch_attend_bwd(const Unit *u, const Group *group) {
     return dim_eval(type_count(lse), u->bound) * dtype_bytes(DT_f32);
 }
 
+/* Bytes of a value at the bounds; 0 of none. */
+static double value_bytes(const Emit *e, NodeId id) {
+    const Type *t = id ? node(e->u->g, id)->type : NULL;
+    return t ? (double)dim_eval(type_count(t), e->u->bound) * dtype_bytes(t->dtype) : 0;
+}
+
+/* `products` of queries by keys or values, counted on the causal half; each operand and result is
+ * moved once. */
+static void attend_work(const Emit *e, NodeId id, Step *s, double products, NodeId out,
+                        NodeId out2) {
+    const Node *n = node(e->u->g, id);
+    static const int read[] = {Q, K, V, LSE, DOUT};
+    const double rows = (double)dim_eval(operand(e, id, Q)->type->dim[0], e->u->bound);
+    const Type *q = operand(e, id, Q)->type;
+    s->flops = products * (double)(q->dim[1].c * q->dim[2].c) * rows * (rows + 1);
+    s->bytes = value_bytes(e, n->in[LSE]); /* delta is as large */
+    for (size_t i = 0; i < COUNT(read); i++) s->bytes += value_bytes(e, n->in[read[i]]);
+    s->bytes += value_bytes(e, out) + value_bytes(e, out2);
+}
+
 static void attend_delta(Emit *e, NodeId id) {
     const Node *n = node(e->u->g, id);
     const Type *q = operand(e, id, Q)->type;
@@ -146,6 +166,9 @@ static void attend_delta(Emit *e, NodeId id) {
     s->args[1] = dout;
     s->args[2] = (Arg){.buf = e->scratch};
     s->dims[0] = q->dim[0];
+    s->flops = 2 * (double)dim_eval(type_count(q), e->u->bound);
+    s->bytes =
+        value_bytes(e, n->in[OUT]) + value_bytes(e, n->in[DOUT]) + value_bytes(e, n->in[LSE]);
 }
 
 static void attend_dq(Emit *e, NodeId id, bool mma) {
@@ -165,6 +188,7 @@ static void attend_dq(Emit *e, NodeId id, bool mma) {
     s->dims[0] = q->dim[0];
     s->dims[1] = operand(e, id, K)->type->dim[0];
     s->dims[2] = operand(e, id, SEGS)->type->dim[0];
+    attend_work(e, id, s, 3, id, 0); /* scores, d probabilities, dq */
 }
 
 static void attend_dkv(Emit *e, NodeId id, NodeId dk, NodeId dv, bool mma) {
@@ -189,6 +213,8 @@ static void attend_dkv(Emit *e, NodeId id, NodeId dk, NodeId dv, bool mma) {
     s->dims[1] = operand(e, id, Q)->type->dim[0];
     s->dims[2] = operand(e, id, SEGS)->type->dim[0];
     s->dims[3] = operand(e, id, RANGES)->type->dim[0];
+    attend_work(e, id, s, 4, dk, dv);                 /* scores, d probabilities, dk, dv */
+    if (emit_part(e, id, 0)) s->again = s->flops / 2; /* the first two, which dq has as well */
 }
 
 void lower_attend_bwd(Emit *e, NodeId id) {

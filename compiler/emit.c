@@ -241,6 +241,19 @@ static double group_bytes(const Emit *e) {
     return bytes;
 }
 
+/* What of a group's FLOPs is beyond the algorithm: clones compute what was there before. */
+static double cloned_share(const Emit *e) {
+    const Graph *g = e->u->g;
+    double all = 0, cloned = 0;
+    for (int i = 0; i < e->group->nnodes; i++) {
+        const NodeId id = e->group->nodes[i];
+        const double flops = node_flops(g, id, e->u->bound);
+        all += flops;
+        if (node(g, id)->inst >= CLONE_INST) cloned += flops;
+    }
+    return all > 0 ? cloned / all : 0;
+}
+
 /* A GEMM step knows its own work, and so do kernels whose lower rule said it; the others have the
  * group's counts where it has no GEMM.  Inside a loop all are of a whole chunk. */
 static void account(Emit *e, int begin) {
@@ -264,11 +277,15 @@ static void account(Emit *e, int begin) {
         gemms += s->kind == STEP_GEMM;
         s->side = group->side;
     }
+    const double cloned = cloned_share(e);
     for (int i = begin; i < e->program->nsteps; i++) {
         Step *s = &e->program->steps[i];
-        if (s->kind != STEP_KERNEL || s->bytes > 0) continue;
-        s->flops = gemms ? 0 : part * flops / kernels;
-        s->bytes = part * bytes / kernels;
+        if (s->kind == STEP_KERNEL && !(s->bytes > 0)) {
+            s->flops = gemms ? 0 : part * flops / kernels;
+            s->bytes = part * bytes / kernels;
+        }
+        if (cloned > 0) s->again = cloned * s->flops;
+        if (s->kind == STEP_GEMM && s->again > 0) s->again = s->flops; /* it repeats another */
     }
 }
 

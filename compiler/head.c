@@ -49,14 +49,15 @@ static void head_loop(Emit *e, NodeId id, int body) {
     s->body = body;
 }
 
-/* logits [C,V] = h W^T into scratch. */
-static void head_logits(Emit *e, NodeId id) {
+/* logits [C,V] = h W^T into scratch; `again`: as the forward had them. */
+static void head_logits(Emit *e, NodeId id, bool again) {
     const Node *n = node(e->u->g, id);
     const Type *w = operand(e, id, 1)->type;
     Step *s = emit_step(e, STEP_GEMM, 3, 3);
     s->args[0] = chunk_arg(e, n->in[0]);
     s->args[1] = emit_arg(e, n->in[1]);
     s->args[2] = (Arg){.buf = e->scratch};
+    s->again = again; /* account() knows how many */
     s->dims[0] = dim_extent(X_C);
     s->dims[1] = w->dim[0];
     s->dims[2] = w->dim[1];
@@ -136,7 +137,7 @@ void lower_linear_logprob(Emit *e, NodeId id) {
     if (slope && lse.buf < 0)
         lse = (Arg){.buf = e->scratch, .offset = dim_const(logits_bytes(e->u, id))};
     head_loop(e, id, slope ? 4 : 2);
-    head_logits(e, id);
+    head_logits(e, id, false);
     Step *s = kernel_step(e, stats, 8, 1);
     s->args[0] = (Arg){.buf = e->scratch};
     s->args[1] = chunk_arg(e, n->in[2]);
@@ -180,7 +181,7 @@ void lower_linear_logprob_bwd(Emit *e, NodeId id) {
         zero->dims[0] = dim_scale(type_count(node(e->u->g, dw)->type), dtype_bytes(DT_f32));
     }
     head_loop(e, id, 2 + (dh != 0) + (dw != 0));
-    head_logits(e, id);
+    head_logits(e, id, true);
     head_dlogits(e, id, kernel, chunk_arg(e, n->in[3]), chunk_arg(e, n->in[4]));
     if (dh) head_dh(e, id, dh);
     if (dw) head_dw(e, id, dw);

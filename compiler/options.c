@@ -58,7 +58,15 @@ static const Flag flags[] = {
      "the variants to compare (default: all)"},
     {"compare", 0, FLAG_TEXT, AT(compare), "OLD.json", "bench",
      "an earlier --json: each variant's time against the one of its name"},
-    {"runs", 0, FLAG_COUNT, AT(runs), "N", "bench", "timed steps of each variant (default 10)"},
+    {"threshold", 0, FLAG_NUMBER, AT(threshold), "PERCENT", "bench",
+     "with --compare: exit 1 where a variant takes so much longer"},
+    {"effects", 0, FLAG_BOOL, AT(effects), NULL, "bench",
+     "passes switched off one by one instead of variants (--variants names some)"},
+    {"in-turn", 0, FLAG_BOOL, AT(in_turn), NULL, "bench",
+     "one variant in memory at a time, as where they do not fit together"},
+    {"markdown", 0, FLAG_BOOL, AT(markdown), NULL, "bench", "the table of variants as Markdown"},
+    {"runs", 0, FLAG_COUNT, AT(runs), "N", "bench",
+     "timed steps of each variant (default: 10, or more in 3 seconds)"},
     {"random-weights", 0, FLAG_BOOL, AT(random_weights), NULL,
      "train eval bench verify plan compile generate", "config.json is enough: weights are random"},
     {"resume", 0, FLAG_MAYBE, AT(resume), "CKPT", "train",
@@ -264,6 +272,7 @@ bool options_parse(int argc, char **argv, const Verb *verbs, int nverbs, Options
                      .context = NAN,
                      .limit = NAN,
                      .runs = NAN,
+                     .threshold = NAN,
                      .checkpoint = NAN};
     int i = 1;
     if (argc > 1 && argv[1][0] != '-')

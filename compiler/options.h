@@ -19,10 +19,10 @@ typedef struct Options {
     const char *explain, *only, *dump_after, *dump_dir, *arch, *svg, *dot, *resume;
     const char *prompt, *prompts, *chat, *spec, *variants, *text, *seed, *debug, *compare;
     const char *format, *dtype, *base;
-    double threads, log_every, max_tokens, temperature, top_p, top_k, at_once, context, runs, limit,
-        checkpoint;
-    bool no_check, quiet, json, resumes, overwrite, dry_run, random_weights, help, version, check,
-        safe, before, model_sampling;
+    double threads, threshold, log_every, max_tokens, temperature, top_p, top_k, at_once, context,
+        runs, limit, checkpoint;
+    bool no_check, markdown, effects, in_turn, quiet, json, resumes, overwrite, dry_run,
+        random_weights, help, version, check, safe, before, model_sampling;
 } Options;
 
 typedef struct Verb {

@@ -53,6 +53,7 @@ typedef struct StepTime {
     const char *label;            /* numbers in it are '*': one row for all layers */
     const char *kind;             /* of the kernel, or of the step */
     double seconds, flops, bytes; /* of all calls, at the extents they had */
+    double again;                 /* of flops: Step.again */
     int64_t calls;
 } StepTime;
 void exec_profile(Exec *exec, bool on);

@@ -20,7 +20,7 @@ typedef struct Times { /* one StepTime for each label and kind, and the stamps n
     StepTime *time;
     int ntime, captime;
     const Step *step[STAMPS]; /* [i]: between stamps i and i + 1 */
-    double flops[STAMPS], bytes[STAMPS];
+    double flops[STAMPS], bytes[STAMPS], again[STAMPS];
     int nstep;
 } Times;
 

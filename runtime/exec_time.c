@@ -51,6 +51,7 @@ bool times_end(Exec *exec, Err *err) {
         one->seconds += seconds;
         one->flops += t->flops[i];
         one->bytes += t->bytes[i];
+        one->again += t->again[i];
         one->calls++;
     }
     t->nstep = 0;
@@ -76,6 +77,7 @@ bool times_step(Exec *exec, const Step *s, const Frame *f, Err *err) {
     t->step[t->nstep] = s;
     t->flops[t->nstep] = s->flops * part;
     t->bytes[t->nstep] = s->bytes * part;
+    t->again[t->nstep] = s->again * part;
     if (!exec->dev->ops->stamp(exec->dev, ++t->nstep, err)) return false;
     return t->nstep + 1 < STAMPS || (times_end(exec, err) && times_begin(exec, err));
 }

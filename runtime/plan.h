@@ -104,8 +104,8 @@ typedef struct Bind {
     int64_t ld;         /* elements between rows in the buffer; == cols when dense */
     int rank;           /* rank in the checkpoint: 1 or 2 */
     /* "copy" (with conversion to the buffer's dtype), "scale", "transpose" (the buffer holds
-     * [cols, rows], dense), or a quantized format with the part this buffer holds: "nf4.codes", "nf4.absmax", ... (quantize.h lists formats and parts), or
-     * "table": the constants `values` */
+     * [cols, rows], dense), or a quantized format with the part this buffer holds: "nf4.codes",
+     * "nf4.absmax", ... (quantize.h lists formats and parts), or "table": the constants `values` */
     const char *transform;
     double num;    /* transform's number: scale, or quantization block size */
     bool nested;   /* double quantization */
@@ -176,7 +176,8 @@ typedef struct Step {
     bool side; /* may run beside the steps that follow, until one that touches what it writes */
     const char *label;   /* what it computes, for profiles and messages: "matmul q_proj" */
     const char *where;   /* "llama3.dpo:20:9 policy/model.layers.3.self_attn" */
-    double flops, bytes; /* of the algorithm, at the bounds */
+    double flops, bytes; /* what it does, at the bounds */
+    double again;        /* of flops: beyond the algorithm's, which computes each value once */
 } Step;
 
 typedef struct Kernel {

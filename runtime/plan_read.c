@@ -326,7 +326,8 @@ static bool read_step(Obj *o, void *row) {
     if (!get_str(o, "do", &kind) || !get_array(o, "args", &args, &s->nargs) ||
         !get_dims(o, "dims", &s->dims, &s->ndims) || !opt_bool(o, "side", &s->side) ||
         !opt_str(o, "label", &s->label) || !opt_str(o, "where", &s->where) ||
-        !opt_num(o, "flops", &s->flops) || !opt_num(o, "bytes", &s->bytes))
+        !opt_num(o, "flops", &s->flops) || !opt_num(o, "bytes", &s->bytes) ||
+        !opt_num(o, "again", &s->again))
         return false;
     s->args = NEW_ARRAY(o->r->plan->arena, Arg, s->nargs);
     for (int i = 0; i < s->nargs; i++)

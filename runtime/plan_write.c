@@ -156,6 +156,7 @@ static json_t *from_step(const Step *s) {
     set_str(o, "where", s->where);
     set_num(o, "flops", s->flops);
     set_num(o, "bytes", s->bytes);
+    set_num(o, "again", s->again);
     return o;
 }
 
