@@ -64,6 +64,9 @@ static bool read_table(Arena *arena, const ReferenceFile *file, Table *out, Err 
     ok = ok && safe_read(pairs, 0, pairs->bytes, hash, err) &&
          safe_read(logps, 0, logps->bytes, logp, err);
     out->v = NEW_ARRAY(arena, Known, n + 1);
+    for (int64_t i = 0; ok && i < 2 * n; i++)
+        if (!isfinite(logp[i]))
+            ok = fail(err, EXIT_IO, "%s: a log-probability is not a number", file->path);
     for (int64_t i = 0; ok && i < n; i++)
         out->v[out->n++] = (Known){hash[i], {logp[2 * i], logp[2 * i + 1]}};
     qsort(out->v, (size_t)out->n, sizeof *out->v, by_hash);

@@ -418,6 +418,9 @@ static bool load_flat(Exec *exec, const Plan *plan, const char *path, size_t n, 
     return ok;
 }
 
+/* No run makes as many steps, or sees as many tokens. */
+#define MAX_COUNT ((json_int_t)1 << 53)
+
 bool load_checkpoint(const TrainJob *job, const char *dir, TrainState *state, Err *err) {
     Arena *arena = arena_new();
     char *path = path_join(arena, dir, "trainer_state.json");
@@ -434,8 +437,11 @@ bool load_checkpoint(const TrainJob *job, const char *dir, TrainState *state, Er
                        &loss_sum, "best_step", &best, "best_metric", &best_value, "stale_evals",
                        &stale, "ranks", &ranks, "data_hash", &hash, "settings", &settings) != 0)
         ok = fail(err, EXIT_IO, "%s: %s", path, e.text);
-    if (ok && (step < 0 || cursor < 0))
-        ok = fail(err, EXIT_IO, "%s: step and cursor must not be negative", path);
+    const json_int_t counts[] = {step, cursor, tokens, best, stale};
+    for (size_t i = 0; ok && i < COUNT(counts); i++)
+        if (counts[i] < 0 || counts[i] > MAX_COUNT)
+            ok = fail(err, EXIT_IO, "%s: %lld is no number of steps, pairs or tokens", path,
+                      (long long)counts[i]);
     ok = ok && same_settings(job->plan, settings, dir, err);
     if (ok && strcmp(hash, job->data_hash) != 0)
         ok = fail(err, EXIT_INPUT, "%s was made from other pairs (%s then, %s now)", dir, hash,

@@ -42,6 +42,10 @@ loud "$work/other" $cached --set graph.compute=bf16 && die "another reference's 
 head -c 100 "$file" > "$work/cut.safetensors"
 loud "$work/cut" --set graph.ref=cached --set "graph.ref_file=$work/cut.safetensors" && die "a damaged file was taken"
 [ $? -eq 5 ] && grep -q "cut.safetensors" "$work/err" || die "damaged: $(cat "$work/err")"
+head -c -4 "$file" > "$work/cut.safetensors"
+printf '\377\377\377\377' >> "$work/cut.safetensors"
+loud "$work/cut" --set graph.ref=cached --set "graph.ref_file=$work/cut.safetensors" && die "a log-prob that is NaN was taken"
+[ $? -eq 5 ] && grep -q "cut.safetensors: a log-probability is not a number" "$work/err" || die "NaN: $(cat "$work/err")"
 
 printf 'use "dpo-lora.dpo"\nobjective words() {\n    loss = mean(token_logp(policy, chosen) - token_logp(reference, chosen))\n}\n' > "$work/words.dpo"
 "$dpoc" check "$work/words.dpo" --model $cases/gqa --set graph.ref=cached > "$work/out" 2>&1 && die "token log-probs of a cached reference"

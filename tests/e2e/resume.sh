@@ -32,3 +32,6 @@ if train_case gqa "$work/whole" $flags 2> "$work/err"; then die "a used director
 grep -q -- --resume "$work/err" || die "the message does not name --resume"
 if train_case gqa "$work/whole" --resume $flags --set run.lr=0.5 2> "$work/err"; then die "another rate was taken"; fi
 grep -q run.lr "$work/err" || die "the message does not name run.lr"
+sed -i 's/"cursor": *[0-9]*/"cursor":9223372036854775807/' "$work/whole/checkpoint-200/trainer_state.json"
+train_case gqa "$work/whole" --resume $flags 2> "$work/err" && die "a cursor that no run has was taken"
+[ $? -eq 5 ] && grep -q "trainer_state.json: 9223372036854775807 is no number" "$work/err" || die "cursor: $(cat "$work/err")"
