@@ -34,6 +34,7 @@ static const struct {
     {"logging_steps", "run.log_every", NULL},
     {"eval_steps", "run.eval_every", NULL},
     {"eval_strategy", "run.eval_every", "steps; 0: at the end only"},
+    {"evaluation_strategy", "run.eval_every", "steps; 0: at the end only"},
     {"eval_on_start", "run.eval_first", NULL},
     {"save_steps", "run.save_every", NULL},
     {"save_strategy", "run.save_every", "steps; 0: at the end only"},

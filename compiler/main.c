@@ -4,6 +4,7 @@
 #include "work.h"
 
 #include <locale.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -64,6 +65,12 @@ static int run_together(const Verb *verb, const Options *options) {
     return ranks_open(&err) ? ranks_close(verb->run(options)) : err.code;
 }
 
+/* `dpoc plan .. | head`: not a failure worth a word. */
+static bool reader_left(void) {
+    struct pollfd out = {.fd = STDOUT_FILENO};
+    return poll(&out, 1, 0) == 1 && (out.revents & POLLERR);
+}
+
 int main(int argc, char **argv) {
     wait_calmly(argv);
     setlocale(LC_CTYPE, "C.UTF-8");
@@ -82,7 +89,7 @@ int main(int argc, char **argv) {
         code = ranks_started() > 1 ? run_together(verb, &options) : verb->run(&options);
     }
     if ((fflush(stdout) != 0 || ferror(stdout)) && code == EXIT_OK) {
-        fprintf(stderr, "dpoc: cannot write the result\n");
+        if (!reader_left()) fprintf(stderr, "dpoc: cannot write the result\n");
         return EXIT_IO;
     }
     return code;

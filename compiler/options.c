@@ -159,7 +159,9 @@ static bool unknown_flag(const char *name, const char *verb) {
     int n = 0;
     for (size_t i = 0; i < COUNT(flags); i++)
         if (takes(&flags[i], verb)) names[n++] = flags[i].name;
-    return usage_error("unknown flag", name, names, n);
+    usage_error("unknown flag", name, names, n);
+    fprintf(stderr, "help: `dpoc %s --help` lists what it takes\n", verb);
+    return false;
 }
 
 static bool store_number(const Flag *f, const char *value, double *out) {

@@ -236,6 +236,22 @@ static bool special_error(Parse *p, const Token *t, const char *const *expected,
     return t > p->token && wrong_word(p, t - 1, expected, n);
 }
 
+/* What to write instead, for habits of other languages; or NULL. */
+static const char *usual_slip(const Parse *p, const Token *t, const char *const *expected, int n) {
+    bool digits = t->kind && t[1].kind == T_NUMBER && t[1].loc.begin == t->loc.end;
+    if (t->kind == '.' && digits)
+        return arena_printf(p->arena, "a number begins with a digit: 0.%s", t[1].text);
+    int block = p->nbrace ? kind_at(p, p->brace[p->nbrace - 1] - 1) : 0;
+    if (t->kind == ',' && (block == T_DATA || block == T_RUN || block == T_GRAPH))
+        return "settings stand beside or below each other, without commas";
+    bool list = t->kind == '[' && kind_at(p, (int)(t - p->token) - 1) == T_ON;
+    if (list || (t->kind == T_STRING && among("load", expected, n)))
+        return "several are one pattern: `on \"{q,v}_proj\"`";
+    if (n == 1 && !strcmp(expected[0], "on"))
+        return "say which weights: `on all_linear`, `on \"{q,v}_proj\"`";
+    return NULL;
+}
+
 void parse_error(Parse *p, const char *const *expected, int n) {
     const Token *t = &p->token[p->next - 1];
     bool said = t->after_stray || (t > p->token && t[-1].after_stray);
@@ -247,8 +263,10 @@ void parse_error(Parse *p, const char *const *expected, int n) {
     diag(p->diags, DIAG_ERROR, t->loc, "%s", text.data);
     text_free(&text);
     const char *meant = t->kind == T_NAME ? closest_name(t->text, expected, n) : NULL;
+    const char *slip = meant ? NULL : usual_slip(p, t, expected, n);
     if (meant && strcmp(meant, t->text) != 0)
         diag(p->diags, DIAG_HELP, (Loc){0, 0, 0}, "did you mean `%s`?", meant);
+    if (slip) diag(p->diags, DIAG_HELP, (Loc){0, 0, 0}, "%s", slip);
 }
 
 /* Bison's own trouble: its stack is full. */

@@ -28,6 +28,7 @@ int verb_report(const Options *o) {
     else
         report_text_of(logs, o->args.n, stdout);
     if (code == EXIT_OK && o->out) code = write_page(o->out, logs, o->args.n, &err);
+    if (code == EXIT_OK && o->out && !o->quiet) fprintf(stderr, "written: %s\n", o->out);
     if (code != EXIT_OK) fprintf(stderr, "dpoc: error: %s\n", err.text);
     run_logs_free(logs, o->args.n);
     arena_free(arena);

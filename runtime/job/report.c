@@ -396,10 +396,13 @@ void report_text_of(const RunLog *logs, int n, FILE *out) {
     Arena *arena = arena_new();
     int nrows;
     ReportRow *rows = report_rows(arena, logs, n, &nrows);
+    int width = 14;
+    for (int k = 0; k < nrows; k++)
+        if ((int)strlen(rows[k].name) > width) width = (int)strlen(rows[k].name);
     for (int i = 0; i < n; i++) {
         fprintf(out, "%s%s\n", i ? "\n" : "", logs[i].dir);
         for (int k = 0; k < nrows; k++)
-            if (*rows[k].text[i]) fprintf(out, "  %-14s %s\n", rows[k].name, rows[k].text[i]);
+            if (*rows[k].text[i]) fprintf(out, "  %-*s %s\n", width, rows[k].name, rows[k].text[i]);
     }
     const Curve *loss = run_curve(&logs[0], "loss"),
                 *margin = run_curve(&logs[0], "rewards/margins");
