@@ -1,7 +1,7 @@
 /* ranks.c: see ranks.h.  Relies on MPI where built with it (DPOC_MPI: the Makefile found mpicc).
  *
- * A process that is early waits for the others asleep (arrive), watching whether they still live;
- * then the data goes by MPI's blocking calls, which are quick since everyone is there. */
+ * A process that waits for others (wait_for) looks often for a moment, then sleeps between looks and
+ * watches whether they still live: so nothing waits in MPI's blocking calls. */
 #include "ranks.h"
 
 #include <errno.h>
@@ -148,12 +148,13 @@ static int lost(void) {
 
 /* False: not done after `seconds` (0: waits for ever, but not for a process that died). */
 static bool wait_for(MPI_Request *request, double seconds) {
+    enum { LOOKS = 2000 }; /* before it sleeps: about 2 ms */
     const double start = now_seconds(), every = 0.2;
     double looked = start;
     for (int n = 0, done = 0;; n++) {
         MPI_Test(request, &done, MPI_STATUS_IGNORE);
         if (done) return true;
-        if (n < 100) {
+        if (n < LOOKS) {
             sched_yield();
             continue;
         }
@@ -171,12 +172,6 @@ static bool wait_for(MPI_Request *request, double seconds) {
                 gone, process[gone].pid, process[gone].host);
         end_job(EXIT_DEVICE);
     }
-}
-
-static void arrive(void) {
-    MPI_Request request;
-    MPI_Ibarrier(data, &request);
-    wait_for(&request, 0);
 }
 
 /* ---- the beginning and the end --------------------------------------------------------------- */
@@ -233,14 +228,18 @@ int ranks_close(int code) {
 /* ---- together -------------------------------------------------------------------------------- */
 
 void ranks_barrier(void) {
-    if (size > 1) arrive();
+    if (size == 1) return;
+    MPI_Request request;
+    MPI_Ibarrier(data, &request);
+    wait_for(&request, 0);
 }
 
 int ranks_max(int x) {
     if (size == 1) return x;
     int most;
-    arrive();
-    MPI_Allreduce(&x, &most, 1, MPI_INT, MPI_MAX, data);
+    MPI_Request request;
+    MPI_Iallreduce(&x, &most, 1, MPI_INT, MPI_MAX, data, &request);
+    wait_for(&request, 0);
     return most;
 }
 
@@ -249,7 +248,7 @@ int ranks_max(int x) {
 void ranks_sum(float *x, int64_t n) {
     enum { PART = 1 << 16 };
     if (size == 1 || n == 0) return;
-    arrive();
+    MPI_Request request;
     const size_t room = (size_t)size * PART;
     float *block = calloc(room, sizeof *block), *parts = calloc(room, sizeof *parts);
     float *sum = calloc(PART, sizeof *sum);
@@ -261,13 +260,15 @@ void ranks_sum(float *x, int64_t n) {
         const int64_t count = n - at < (int64_t)room ? n - at : (int64_t)room;
         const int part = (int)((count + size - 1) / size);
         memcpy(block, x + at, sizeof *x * (size_t)count);
-        MPI_Alltoall(block, part, MPI_FLOAT, parts, part, MPI_FLOAT, data);
+        MPI_Ialltoall(block, part, MPI_FLOAT, parts, part, MPI_FLOAT, data, &request);
+        wait_for(&request, 0);
         for (int i = 0; i < part; i++) {
             double all = 0;
             for (int r = 0; r < size; r++) all += (double)parts[r * part + i];
             sum[i] = (float)all;
         }
-        MPI_Allgather(sum, part, MPI_FLOAT, block, part, MPI_FLOAT, data);
+        MPI_Iallgather(sum, part, MPI_FLOAT, block, part, MPI_FLOAT, data, &request);
+        wait_for(&request, 0);
         memcpy(x + at, block, sizeof *x * (size_t)count);
     }
     free(block);
@@ -279,9 +280,11 @@ bool ranks_same(const RankFact *facts, int n, Err *err) {
     if (size == 1) return true;
     Text text = {0};
     Hash128 *all = calloc((size_t)size, sizeof *all);
-    arrive();
+    MPI_Request request;
     for (int i = 0; i < n; i++) {
-        MPI_Allgather(&facts[i].hash, sizeof *all, MPI_BYTE, all, sizeof *all, MPI_BYTE, data);
+        MPI_Iallgather(&facts[i].hash, sizeof *all, MPI_BYTE, all, sizeof *all, MPI_BYTE, data,
+                       &request);
+        wait_for(&request, 0);
         for (int r = 1; r < size; r++)
             if (memcmp(&all[r], &all[0], sizeof *all) != 0)
                 text_add(&text, "\n  %s: rank %d on %s has others than rank 0 on %s", facts[i].what,

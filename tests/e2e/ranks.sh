@@ -4,7 +4,7 @@
 . tests/e2e/lib.sh
 command -v mpirun > /dev/null || { echo "mpirun is missing (Debian: openmpi-bin)"; exit 77; }
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1
-export OMPI_MCA_btl_vader_single_copy_mechanism=none # containers do not let processes read each other's memory
+export OMPI_MCA_pml=ob1 OMPI_MCA_btl=self,vader OMPI_MCA_btl_vader_single_copy_mechanism=none # this machine's memory alone
 export ASAN_OPTIONS=detect_leaks=0                   # MPI keeps what it has until the process ends
 
 # ranks N OUT [flags]: train_case by N processes; 1: without mpirun
@@ -12,7 +12,7 @@ ranks() {
     n=$1 to=$2
     shift 2
     pre="timeout 100"
-    [ "$n" = 1 ] || pre="$pre mpirun -n $n"
+    [ "$n" = 1 ] || pre="$pre mpirun -n $n ${under:-}"
     pre=$pre train_case gqa "$work/$to" --set run.warmup=0 "$@" 2> "$work/$to.log"
 }
 ok() { ranks "$@" || { cat "$work/$2.log"; die "$2 failed"; }; }
@@ -118,7 +118,18 @@ step=$(grep -c '"event":"step"' "$work/term/metrics.jsonl")
 [ -f "$work/term/checkpoint-$step/state.safetensors" ] || die "the checkpoint is not that of the last step"
 ok 2 term $long --set run.steps=100000 --resume --dry-run
 
-# One that is killed: the others end, with a reason and what to go on from.
+# One that is killed: the others end, with a reason and what to go on from, also where it is started by a script
+# that mpirun still sees alive.
+printf '#!/bin/sh\n"$@"\nrc=$?\nsleep 6\nexit $rc\n' > "$work/under.sh"
+chmod +x "$work/under.sh"
+under=$work/under.sh
+begin lost --set run.save_every=2
+kill -KILL "$(process lost 3)"
+wait $job
+[ $? = 3 ] || { cat "$work/lost.log"; die "the others do not see that a process is lost"; }
+says lost "was lost"
+says lost "--resume goes on from it"
+under=
 begin kill --set run.save_every=2
 kill -KILL "$(process kill 2)"
 wait $job

@@ -205,6 +205,44 @@ static void meaning(void **state) {
     }
 }
 
+/* Several processes: each pair is one's, counts and denominators are everybody's, and no process
+ * has more rows than another by more than one pair's. */
+static void shares(void **state) {
+    for (int round = 0; round < 30; round++) {
+        int ranks = 2 + (int)below(4), n = 1 + (int)below(12);
+        Pairs *p = random_pairs(n, 20, 15, false);
+        PackOptions o = options(160, 4, round % 2, false);
+        PackItem items[12];
+        for (int i = 0; i < n; i++) items[i] = (PackItem){i, i, 0};
+        Arena *arena = arena_new();
+        const Pack *all = pack_step(arena, &o, p, items, n);
+        int64_t most = 0, least = INT64_MAX, largest = 0;
+        int seen[12] = {0};
+        for (int i = 0; i < n; i++)
+            if (pack_rows(&o, &p->pair[i]) > largest) largest = pack_rows(&o, &p->pair[i]);
+        o.ranks = ranks;
+        for (o.rank = 0; o.rank < ranks; o.rank++) {
+            const Pack *mine = pack_step(arena, &o, p, items, n);
+            int64_t rows = 0;
+            for (int k = 0; k < mine->nmicro; k++) {
+                const Micro *m = &mine->micro[k];
+                rows += m->tokens;
+                for (int64_t i = 0; i < m->extent[X_P]; i++) seen[m->item[i]]++;
+                assert_true(*(const float *)input(m, "inv_tokens", 1) ==
+                            *(const float *)input(&all->whole, "inv_tokens", 1));
+            }
+            most = rows > most ? rows : most;
+            least = rows < least ? rows : least;
+            assert_int_equal(mine->tokens, all->tokens);
+            assert_int_equal(mine->whole.extent[X_P], n);
+        }
+        for (int i = 0; i < n; i++) assert_int_equal(seen[i], 1);
+        assert_in_range(most - least, 0, largest);
+        arena_free(arena);
+        pairs_free(p);
+    }
+}
+
 /* Keys of the random draws do not depend on packing, sharing or batch. */
 static void row_keys(void **state) {
     Pairs *p = random_pairs(6, 9, 9, false);
@@ -359,8 +397,9 @@ static void mixtures(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(meaning),  cmocka_unit_test(row_keys),
-                                       cmocka_unit_test(too_long), cmocka_unit_test(epochs),
-                                       cmocka_unit_test(splits),   cmocka_unit_test(mixtures)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(meaning),  cmocka_unit_test(shares),
+                                       cmocka_unit_test(row_keys), cmocka_unit_test(too_long),
+                                       cmocka_unit_test(epochs),   cmocka_unit_test(splits),
+                                       cmocka_unit_test(mixtures)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
