@@ -35,14 +35,16 @@ static void keep_settings(Plan *plan, const Spec *spec) {
 
 /* ---- the hash: of what is computed, not of how ----------------------------------------------- */
 
-/* Settings that change memory, speed or reporting, never a result; `*` ends a prefix. */
+/* Settings that change memory, speed, reporting or what is kept of a run, never what its steps
+ * compute.  (Which of them may differ where a run goes on: save.c.) */
 static const char *const harmless[] = {
-    "graph.memory", "graph.reserve",    "graph.share",        "graph.remat",
-    "graph.fuse",   "graph.order",      "graph.cse",          "graph.fold",
-    "graph.gemm",   "graph.prefetch",   "graph.capture",      "graph.ref_file",
-    "run.steps",    "run.log_every",    "run.save_every",     "run.eval_every",
-    "run.keep",     "run.sample_every", "run.sample_prompts", "run.sample_tokens",
-    "data.train",   "data.eval"};
+    "graph.memory",   "graph.reserve",    "graph.share",        "graph.remat",
+    "graph.fuse",     "graph.order",      "graph.cse",          "graph.fold",
+    "graph.gemm",     "graph.prefetch",   "graph.capture",      "graph.ref_file",
+    "run.steps",      "run.log_every",    "run.save_every",     "run.eval_every",
+    "run.eval_first", "run.keep",         "run.best",           "run.load_best",
+    "run.patience",   "run.sample_every", "run.sample_prompts", "run.sample_tokens",
+    "data.train",     "data.eval"};
 
 static bool decides(const char *path) {
     for (size_t i = 0; i < COUNT(harmless); i++)
@@ -141,8 +143,8 @@ typedef struct Attempt { /* one compilation of everything */
     int64_t kept;   /* the answer */
     bool no_prefetch;
     bool still, resident; /* of Unit */
-    int64_t
-        bound[NEXTENT]; /* of the units that train: what generates beside them changes nothing */
+    /* of the units that train: what generates beside them changes nothing */
+    int64_t bound[NEXTENT];
     Hash128 hash;
 } Attempt;
 

@@ -245,8 +245,8 @@ struct Spec {
     Front front;
     CheckOptions options;
     Module *module; /* the main file; NULL when none was named */
-    Ast **
-        statement; /* what counts: kind and name once, variant applied; data, run and graph apart */
+    /* what counts: kind and name once, variant applied; data, run and graph apart */
+    Ast **statement;
     Module **home; /* the file of each */
     int nstatement, capstatement, caphome;
     Settings *settings;

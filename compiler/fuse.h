@@ -79,8 +79,8 @@ typedef struct Clusters {
     const bool *kept, *forward, *backward;
     Reads reads;   /* operands */
     Reads readers; /* the other way: nodes that read a base */
-    Reads
-        after; /* by effect: nodes that must run before it, because they read what it overwrites */
+    /* by effect: nodes that must run before it, because they read what it overwrites */
+    Reads after;
     Cluster *c;
     int n, cap;
     int *of;    /* by node id: its cluster, -1: none */

@@ -15,9 +15,9 @@ void report_does_not_fit(const Plan *plan, FILE *out);
 
 typedef struct Peak {  /* the moment of the most live bytes */
     int program, step; /* -1: persistent buffers alone */
-    int64_t
-        role[NROLE]; /* live then, persistent ones included; the rest of arena_bytes is padding */
-    int *buf, nbuf;  /* live then, largest first; malloc */
+    /* live then, persistent ones included; the rest of arena_bytes is padding */
+    int64_t role[NROLE];
+    int *buf, nbuf; /* live then, largest first; malloc */
 } Peak;
 Peak report_peak(const Plan *plan);
 

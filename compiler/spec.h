@@ -56,8 +56,8 @@ const char *const *spec_columns(const Spec *spec, int *n);
 
 /* ---- models and adapters --------------------------------------------------------------------- */
 typedef struct Source { /* one place that weights come from: Bind.source, BindSource */
-    const char
-        *name; /* "base", "base:PATH", an adapter's name, or "NAME@start": as it was at the start */
+    /* "base", "base:PATH", an adapter's name, or "NAME@start": as it was at the start */
+    const char *name;
     const char *dir; /* checkpoint or PEFT directory; NULL: fresh adapter, or random weights */
     bool adapter;
 } Source;

@@ -15,23 +15,24 @@ typedef struct TextSpan {
     size_t len;
 } TextSpan;
 
-typedef enum Dialect { /* finer than the words that name one: what the summary of a file says */
-                       DIALECT_IDS,
-                       DIALECT_TRL,
-                       DIALECT_TRL_IMPLICIT,
-                       DIALECT_TRL_CHAT,
-                       DIALECT_TRL_CHAT_IMPLICIT,
-                       DIALECT_TRL_MIXED,
-                       DIALECT_ORCA,
-                       DIALECT_ALPACA,
-                       DIALECT_HH,
-                       DIALECT_SHAREGPT,
-                       DIALECT_V1,
-                       DIALECT_OPENAI,
-                       DIALECT_COMPLETION,
-                       DIALECT_MESSAGES,
-                       DIALECT_TEXT,
-                       NDIALECT
+/* Finer than the words that name one: what the summary of a file says. */
+typedef enum Dialect {
+    DIALECT_IDS,
+    DIALECT_TRL,
+    DIALECT_TRL_IMPLICIT,
+    DIALECT_TRL_CHAT,
+    DIALECT_TRL_CHAT_IMPLICIT,
+    DIALECT_TRL_MIXED,
+    DIALECT_ORCA,
+    DIALECT_ALPACA,
+    DIALECT_HH,
+    DIALECT_SHAREGPT,
+    DIALECT_V1,
+    DIALECT_OPENAI,
+    DIALECT_COMPLETION,
+    DIALECT_MESSAGES,
+    DIALECT_TEXT,
+    NDIALECT
 } Dialect;
 extern const char *const dialect_names[NDIALECT]; /* for people */
 

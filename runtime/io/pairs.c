@@ -15,19 +15,20 @@
 #include <stdlib.h>   /* free */
 #include <string.h>   /* memcpy */
 
-typedef enum Kind { /* of warnings; ERRORS are malformed records */
-                    ERRORS,
-                    W_EMPTY,
-                    W_DIFFERING,
-                    W_TOO_LONG,
-                    W_TRUNCATED,
-                    W_IDENTICAL,
-                    W_REPEATED,
-                    W_REPAIRED,
-                    W_BOUNDARY,
-                    W_BOS,
-                    W_TOOLS,
-                    NKIND
+/* Of warnings; ERRORS are malformed records. */
+typedef enum Kind {
+    ERRORS,
+    W_EMPTY,
+    W_DIFFERING,
+    W_TOO_LONG,
+    W_TRUNCATED,
+    W_IDENTICAL,
+    W_REPEATED,
+    W_REPAIRED,
+    W_BOUNDARY,
+    W_BOS,
+    W_TOOLS,
+    NKIND
 } Kind;
 
 static const char *const kind_names[NKIND] = {

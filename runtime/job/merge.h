@@ -22,10 +22,10 @@ typedef struct MergeJob {
                           * (full fine-tuning), or NULL */
     const char *const *adapter; /* PEFT directories, in the order in which they are added */
     int nadapter;
-    const Plan
-        *plan;     /* its binds of source "base" say which weights are one and how they are kept */
-    bool original; /* the base as it stands in the file, not as quantized for training */
-    DType dtype;   /* of the result: f32, bf16, f16 */
+    /* its binds of source "base" say which weights are one and how they are kept */
+    const Plan *plan;
+    bool original;       /* the base as it stands in the file, not as quantized for training */
+    DType dtype;         /* of the result: f32, bf16, f16 */
     const char *out;     /* directory, which exists: model*.safetensors are written */
     int64_t shard_bytes; /* at most so many a file, unless one tensor is larger */
     LoadWatch *watch;    /* or NULL */
