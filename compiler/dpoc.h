@@ -435,6 +435,9 @@ typedef struct DumpOptions {
     const char *after; /* pass name or "all"; NULL: none */
     const char *dir;   /* NULL: stdout */
     bool time;         /* print pass times to stderr */
+    /* called after every row, or NULL; may keep copies, changes nothing */
+    void (*watch)(void *watcher, const Unit *u, const Pass *pass);
+    void *watcher;
 } DumpOptions;
 /* build's graph through all passes; verifies after each.  false after diagnostics. */
 bool unit_run_passes(Unit *u, const DumpOptions *dump);

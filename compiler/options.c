@@ -81,6 +81,7 @@ static const Flag flags[] = {
     {"only", 0, FLAG_TEXT, AT(only), "PASS", "view",
      "run one pass on a file.ir and print the graph"},
     {"dot", 0, FLAG_TEXT, AT(dot), "FILE", "view", "the graph for graphviz"},
+    {"html", 0, FLAG_TEXT, AT(html), "FILE", "view", "a page: the source, a column per pass"},
     {"prompt", 0, FLAG_TEXT, AT(prompt), "TEXT", "generate", "text to continue (-: from stdin)"},
     {"prompts", 0, FLAG_TEXT, AT(prompts), "FILE", "generate",
      "many prompts, as training reads them: text lines, JSON Lines"},

@@ -149,6 +149,7 @@ static bool run_row(Unit *u, int row, const DumpOptions *dump) {
     if (dump && dump->time)
         fprintf(stderr, "pass %-6s %8.2f ms  %6d changes  %6d nodes  %5d groups\n", pass.name,
                 1e3 * (now_seconds() - begin), changes, u->g->n - 1, u->ngroups);
+    if (dump && dump->watch) dump->watch(dump->watcher, u, &pass_table[row]);
     if (dump && dump->after && (!strcmp(dump->after, "all") || !strcmp(dump->after, pass.name)))
         return dump_after(u, row, dump);
     return true;

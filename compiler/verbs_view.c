@@ -1,39 +1,59 @@
-/* verbs_view.c: view: a unit's graph after its passes as dot, one value's story, one pass alone
+/* verbs_view.c: view: a unit through its passes as a page, after them as dot, one value's story, one pass alone
  * on a graph in text form, a plan's memory as SVG. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "view.h"
 #include "work.h"
 
-static Unit *training_unit(Work *w) {
+/* The unit that trains, after its passes; `page` (or NULL) sees it after each. */
+static Unit *training_unit(Work *w, ViewPage *page) {
     const Target *target = target_by_name(w->options->arch ? w->options->arch : "cpu");
     Unit *u = target ? unit_new(w->arena, w->spec, target, UNIT_TRAIN) : NULL;
-    DumpOptions dump = {0};
-    bool ok = u && unit_build(u) && unit_run_passes(u, &dump);
+    DumpOptions dump = {.watch = page ? view_page_watch : NULL, .watcher = page};
+    bool ok = u && unit_build(u);
+    if (ok && page) view_page_watch(page, u, NULL);
+    ok = ok && unit_run_passes(u, &dump);
     work_diagnostics(w);
     return ok ? u : NULL;
 }
 
-/* Opens `path` ("-": stdout), lets `draw` write, closes. */
-static int draw_to(Work *w, const char *path, void (*draw)(Work *, FILE *)) {
-    bool screen = strcmp(path, "-") == 0;
-    FILE *out = screen ? stdout : fopen(path, "w");
-    if (out) draw(w, out);
-    if (!out || ferror(out) || (!screen && fclose(out) != 0)) {
-        fail(&w->err, EXIT_IO, "%s: %s", path, strerror(errno));
-        return work_fail(w);
-    }
-    return EXIT_OK;
+/* Writes what `draw` draws to `path` ("-": stdout); false from draw: nothing is written. */
+static int draw_to(Work *w, const char *path, bool (*draw)(Work *, FILE *)) {
+    char *text;
+    size_t len;
+    FILE *memory = open_memstream(&text, &len);
+    bool drawn = draw(w, memory);
+    fclose(memory);
+    if (drawn && strcmp(path, "-") == 0)
+        fwrite(text, 1, len, stdout);
+    else if (drawn)
+        file_write(path, text, len, &w->err);
+    free(text);
+    if (!drawn) return EXIT_INPUT;
+    return w->err.code ? work_fail(w) : EXIT_OK;
 }
 
-static void draw_svg(Work *w, FILE *out) {
+static bool draw_svg(Work *w, FILE *out) {
     view_memory_svg(w->plan, out);
+    return true;
 }
 
-static void draw_dot(Work *w, FILE *out) {
-    Unit *u = training_unit(w);
+static bool draw_dot(Work *w, FILE *out) {
+    Unit *u = training_unit(w, NULL);
     if (u) view_dot(u, out);
+    return u != NULL;
+}
+
+static bool draw_html(Work *w, FILE *out) {
+    const Options *o = w->options;
+    const char *title =
+        arena_printf(w->arena, "%s on %s", o->args.item[0], o->arch ? o->arch : "cpu");
+    ViewPage *page = view_page_new(w->arena, title);
+    if (!training_unit(w, page)) return false;
+    view_page_write(page, out);
+    return true;
 }
 
 /* ---- --explain=%id: everything recorded about one value -------------------------------------- */
@@ -61,7 +81,7 @@ static void print_lines(const char *text, int id) {
 static int explain(Work *w, const char *what) {
     char *end;
     long id = strtol(what + (*what == '%'), &end, 10);
-    Unit *u = training_unit(w);
+    Unit *u = training_unit(w, NULL);
     if (!u) return EXIT_INPUT;
     if (*end || id < 1 || id >= u->g->n) {
         fprintf(stderr, "dpoc: --explain wants a value %%1 .. %%%d of the graph after all passes\n",
@@ -107,9 +127,10 @@ static int run_only(Work *w, const char *pass, const char *path) {
 }
 
 int verb_view(const Options *o) {
-    if (!o->dot && !o->svg && !o->explain && !o->only)
-        return work_usage("view needs --dot=FILE, --svg=FILE (`-` is stdout), --explain=%id, or "
-                          "--only=PASS with a file.ir");
+    if (!o->dot && !o->html && !o->svg && !o->explain && !o->only)
+        return work_usage(
+            "view needs --html=FILE, --svg=FILE, --dot=FILE (`-` is stdout), --explain=%id, or "
+            "--only=PASS with a file.ir");
     Work w;
     work_init(&w, o);
     int code = EXIT_OK;
@@ -119,6 +140,7 @@ int verb_view(const Options *o) {
     } else {
         code = work_check(&w, NULL, false);
         if (code == EXIT_OK && o->dot) code = draw_to(&w, o->dot, draw_dot);
+        if (code == EXIT_OK && o->html) code = draw_to(&w, o->html, draw_html);
         if (code == EXIT_OK && o->explain) code = explain(&w, o->explain);
         static const bool want[NUNIT] = {[UNIT_TRAIN] = true};
         if (code == EXIT_OK && o->svg) code = work_compile(&w, o->arch, want);

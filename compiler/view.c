@@ -3,6 +3,7 @@
  * Relies on plan.c's Plan and the passes' Unit; changes neither.  Promises: self-contained output,
  * the same bytes for the same input.
  */
+#include "../runtime/svg.h"
 #include "dpoc.h"
 
 #include <string.h>
@@ -70,18 +71,10 @@ static const char *const role_colour[NROLE] = {"#4e79a7", "#59a14f", "#f28e2b",
                                                "#e15759", "#b07aa1", "#bab0ac"};
 
 static void escaped(const char *text, FILE *out) {
-    for (; text && *text; text++) {
-        if (*text == '<')
-            fputs("&lt;", out);
-        else if (*text == '>')
-            fputs("&gt;", out);
-        else if (*text == '&')
-            fputs("&amp;", out);
-        else if (*text == '"')
-            fputs("&quot;", out);
-        else
-            putc(*text, out);
-    }
+    Text xml = {0};
+    if (text) xml_escape(&xml, text);
+    fwrite(xml.data, 1, xml.len, out);
+    text_free(&xml);
 }
 
 /* One buffer during steps first..last of the picture's axis. */

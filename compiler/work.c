@@ -169,7 +169,7 @@ int work_compile(Work *w, const char *arch, const bool want[NUNIT]) {
     CompileOptions compile = {.target = target,
                               .safe = o->safe,
                               .generate = w->generate,
-                              .dump = {o->dump_after, o->dump_dir, false}};
+                              .dump = {.after = o->dump_after, .dir = o->dump_dir}};
     int code = arena_budget(w, target, &compile.budget);
     if (code != EXIT_OK) return code;
     memcpy(compile.want, want, sizeof compile.want);

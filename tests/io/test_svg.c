@@ -117,6 +117,7 @@ static void check_escape(void **state) {
 /* The checker itself can say no. */
 static void check_checker(void **state) {
     assert_null(xml_check("<a b=\"&#60;\"><c/>x</a>"));
+    assert_null(xml_check("<a><![CDATA[ < && ]]></a>"));
     static const char *const bad[] = {"<a>",
                                       "<a></b>",
                                       "<a b=c/>",
@@ -124,7 +125,8 @@ static void check_checker(void **state) {
                                       "<a/><b/>",
                                       "x<a/>",
                                       "<a b=\"1\" b=\"2\"/>",
-                                      "<a><b></a></b>"};
+                                      "<a><b></a></b>",
+                                      "<a><![CDATA[ </a>"};
     for (size_t i = 0; i < COUNT(bad); i++) assert_non_null(xml_check(bad[i]));
     assert_non_null(xml_numbers("<a x=\"nan\"/>"));
 }
