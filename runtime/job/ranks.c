@@ -1,7 +1,7 @@
 /* ranks.c: see ranks.h.  Relies on MPI where built with it (DPOC_MPI: the Makefile found mpicc).
  *
- * A process that waits for others (wait_for) looks often for a moment, then sleeps between looks and
- * watches whether they still live: so nothing waits in MPI's blocking calls. */
+ * A process that waits for others (wait_for) looks often for a moment, then sleeps between looks
+ * and watches whether they still live: so nothing waits in MPI's blocking calls. */
 #include "ranks.h"
 
 #include <errno.h>
@@ -52,12 +52,15 @@ int ranks_started(void) {
     return n > 1 ? n : 1;
 }
 
-/* All of them have the same to say about how they were started: one does. */
+/* All of them have the same to say about how they were started: one does, before the launcher sees
+ * another end and ends it. */
 static bool cannot_join(const char *why, Err *err) {
     static const char *const names[] = {"OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID"};
     fail(err, EXIT_DEVICE, "one of %d processes started together, but %s", ranks_started(), why);
     if (from_environment(names, COUNT(names), 0) == 0)
         fprintf(stderr, "dpoc: error: %s\n", err->text);
+    else
+        sleep(1);
     return false;
 }
 
