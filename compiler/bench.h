@@ -32,6 +32,7 @@ typedef struct Entry {
     const char **differs; /* "graph.fuse = off": from the first entry */
     int ndiffers;
     bool must_agree; /* the same loss and gradients as the first entry's, to rounding */
+    bool cached;     /* the reference's log-probs are there: a step of the second epoch or run */
     bool idle;       /* an effect whose switch changes nothing in this plan: not run */
     Options options;
     Work w;
@@ -70,9 +71,8 @@ typedef struct Bench {
     Arena *arena;
     Entry *entry;
     int n;
-    bool effects; /* entries are passes switched off */
-    bool in_turn; /* they are not in memory together */
-    bool ref_cached;
+    bool effects;        /* entries are passes switched off */
+    bool in_turn;        /* they are not in memory together */
     int rounds, stopped; /* the signal that ended them, or 0 */
     Rates rates;
     Context context;
@@ -80,16 +80,16 @@ typedef struct Bench {
     char device[320]; /* Device.description */
 } Bench;
 
-/* ---- bench_list.c: which entries there are ---------------------------------------------------- */
+/* ---- bench_list.c: which entries there are ------------------------------------------------ */
 /* The file itself, then its variants, or with --effects its passes; those of --variants. */
 int bench_list(Bench *b, Spec *spec);
 
-/* ---- bench_run.c ------------------------------------------------------------------------------ */
+/* ---- bench_run.c -------------------------------------------------------------------------- */
 int bench_prepare(Bench *b); /* compiles all; decides whether memory holds them together */
 int bench_run(Bench *b);     /* rounds, then kernels and ceilings */
 void bench_close(Bench *b);
 
-/* ---- bench_check.c: do the variants compute the same? ------------------------------------------ */
+/* ---- bench_check.c: do the variants compute the same? -------------------------------------- */
 /* Takes loss, gradient norm and gradients of the step just run: of the first, what others are
  * compared with. */
 int bench_outcome(Entry *e, Entry *first);
@@ -98,7 +98,7 @@ int bench_outcome(Entry *e, Entry *first);
 void bench_draws(Entry *e, const Entry *first);
 int bench_agree(const Bench *b); /* EXIT_NUMERIC where those that must do not, after a message */
 
-/* ---- bench_table.c, bench_json.c -------------------------------------------------------------- */
+/* ---- bench_table.c, bench_json.c ---------------------------------------------------------- */
 double entry_tokens(const Entry *e);                    /* tokens a second */
 double entry_share(const Bench *b, const Entry *e);     /* of the rate of products */
 double kernel_share(const Bench *b, const StepTime *k); /* of the nearer of the two ceilings */
@@ -108,11 +108,11 @@ void bench_markdown(const Bench *b, FILE *out);
 void bench_warn(const Bench *b, FILE *out); /* outliers, slow starts, load, throttling */
 void bench_json(const Bench *b, FILE *out);
 
-/* ---- bench_compare.c -------------------------------------------------------------------------- */
+/* ---- bench_compare.c ---------------------------------------------------------------------- */
 int bench_read_old(Bench *b); /* --compare, before the rounds: they must not be for nothing */
 void bench_compare(Bench *b); /* after them */
 
-/* ---- bench_context.c -------------------------------------------------------------------------- */
+/* ---- bench_context.c ---------------------------------------------------------------------- */
 void context_begin(Context *c);
 void context_end(Context *c, Monitor *monitor);
 

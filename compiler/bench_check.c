@@ -36,10 +36,10 @@ static double relative(double x, double y) {
     return x == y ? 0 : fabs(x - y) / fabs(y);
 }
 
-/* A value on its way through d steps is rounded d times, each time by up to u relative: as roundings
- * are independent, that is u sqrt(d) in the end.  An answer of n tokens sums as many such
- * log-probabilities: u sqrt(d n).  Steps of the whole program stand for d, of which one value sees a
- * part, so gradients, which go through it twice, are covered.  Beyond a hundredth nothing agrees,
+/* A value on its way through d steps is rounded d times, each time by up to u relative: as
+ * roundings are independent, that is u sqrt(d) in the end.  An answer of n tokens sums as many such
+ * log-probabilities: u sqrt(d n).  Steps of the whole program stand for d, of which one value sees
+ * a part, so gradients, which go through it twice, are covered.  Beyond a hundredth nothing agrees,
  * however coarse the numbers. */
 static double tolerance_of(const Entry *e) {
     const char *compute = spec_str(e->w.spec, "graph.compute");

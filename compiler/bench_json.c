@@ -66,6 +66,8 @@ static json_t *entry_json(const Bench *b, const Entry *e) {
     json_object_set_new(o, "name", json_string(e->name));
     for (int i = 0; i < e->ndiffers; i++) json_array_append_new(list, json_string(e->differs[i]));
     json_object_set_new(o, "differs", list);
+    const char *step = e->cached ? "from the second epoch or run" : "every";
+    json_object_set_new(o, "step", json_string(step));
     put_times(b, e, o);
     put(o, "tokens_per_second", entry_tokens(e));
     put_int(o, "peak_bytes", e->w.plan->arena_bytes);
@@ -110,9 +112,6 @@ void bench_json(const Bench *b, FILE *out) {
                               json_pack("{s:I, s:f}", "bytes", (json_int_t)r->level[i].bytes,
                                         "bandwidth", rates_ceiling(r, (double)r->level[i].bytes)));
     json_object_set_new(o, "interleaved", json_boolean(!b->in_turn));
-    json_object_set_new(
-        o, "reference",
-        json_string(b->ref_cached ? "from the second epoch or run" : "in every step"));
     json_object_set_new(o, "variants", list = json_array());
     for (int i = 0; i < b->n; i++)
         if (b->entry[i].idle)

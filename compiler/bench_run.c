@@ -2,8 +2,8 @@
  *
  * A round is one optimizer step of every variant, so that drift of the machine meets all alike; who
  * begins changes from round to round, and every other time they go backwards, so that what one
- * leaves in the caches meets all alike, too.  Where memory does not hold all variants together, each
- * is loaded twice, ABBA, and has half of its rounds each time.  Every step is the same: rate 0,
+ * leaves in the caches meets all alike, too.  Where memory does not hold all variants together,
+ * each is loaded twice, ABBA, and has half of its rounds each time.  Every step is the same: rate 0,
  * the same pairs, the same seed. */
 #include "bench.h"
 
@@ -15,7 +15,7 @@
 enum { LEAST_ROUNDS = 10, VISITS = 2 };
 static const double least_seconds = 3; /* of a variant, on average */
 
-/* ---- the step's FLOPs ------------------------------------------------------------------------- */
+/* ---- the step's FLOPs --------------------------------------------------------------------- */
 
 /* Queries times keys that a micro-batch's segments name. */
 static double pairs_attended(const Micro *micro) {
@@ -45,22 +45,25 @@ static double step_flops(const Plan *plan, const Step *s, const int64_t *extent,
     return flops;
 }
 
-static double program_flops(const Plan *plan, const Program *program, const int64_t *sizes,
-                            double attended) {
+/* Of the steps of one scope, or of all (NULL). */
+static double program_flops(const Plan *plan, const char *name, const char *scope,
+                            const int64_t *sizes, double attended) {
+    const Program *program = plan_program(plan, name);
     int64_t extent[NEXTENT], rows = 0, chunk = 0;
     memcpy(extent, sizes, sizeof extent);
     double flops = 0;
-    for (int i = 0, loop_end = -1; i < program->nsteps; i++) {
+    for (int i = 0, loop_end = -1; program && i < program->nsteps; i++) {
         const Step *s = &program->steps[i];
+        bool counts = !scope || (s->where && strstr(s->where, scope));
         if (s->kind == STEP_LOOP) {
             rows = dim_eval(s->dims[0], extent);
             chunk = s->chunk;
             loop_end = i + s->body;
         }
-        if (i > loop_end) flops += step_flops(plan, s, extent, attended);
+        if (i > loop_end && counts) flops += step_flops(plan, s, extent, attended);
         for (int64_t at = 0; i <= loop_end && at < rows; at += chunk) {
             extent[X_C] = rows - at < chunk ? rows - at : chunk;
-            flops += step_flops(plan, s, extent, attended);
+            if (counts) flops += step_flops(plan, s, extent, attended);
         }
     }
     return flops;
@@ -77,8 +80,8 @@ static int64_t rows_scored(const Micro *micro) {
     return n;
 }
 
-/* Of the whole step, at its rows without filling.  A coupled objective's program "score" is the
- * forward that "micro" does again, so it is not the algorithm's. */
+/* Of the whole step, at its rows without filling.  Of a coupled objective's program "score" only
+ * the reference's part is the algorithm's: "micro" does the policy's again. */
 static void count_flops(Entry *e) {
     const Plan *plan = e->w.plan;
     double rows = (double)plan->bound[X_T], square = rows * (rows + 1) / 2, share = 0;
@@ -90,14 +93,15 @@ static void count_flops(Entry *e) {
         memcpy(extent, micro->extent, sizeof extent);
         extent[X_T] = micro->tokens;
         extent[X_R] = rows_scored(micro);
-        e->flops += program_flops(plan, plan_program(plan, "micro"), extent, real / square);
+        e->flops += program_flops(plan, "micro", NULL, extent, real / square) +
+                    program_flops(plan, "score", " reference", extent, real / square);
         e->attended += attended / square;
         share += (double)micro->extent[X_T] / rows;
     }
     e->attended /= share;
 }
 
-/* ---- compiled, in memory, out of memory -------------------------------------------------------- */
+/* ---- compiled, in memory, out of memory ---------------------------------------------------- */
 
 static int prepare(Entry *e) {
     Work *w = &e->w;
@@ -200,7 +204,7 @@ int bench_prepare(Bench *b) {
         bench_draws(e, &b->entry[0]);
         e->idle = b->effects && i > 0 && same_plan(e->w.plan, b->entry[0].w.plan) &&
                   strcmp(e->differs[0], "graph.prefix = off") != 0;
-        b->ref_cached |= plan_program(e->w.plan, "ref") != NULL;
+        e->cached = plan_program(e->w.plan, "ref") != NULL;
     }
     return choose_order(b);
 }
@@ -216,7 +220,7 @@ void bench_close(Bench *b) {
     }
 }
 
-/* ---- rounds ------------------------------------------------------------------------------------ */
+/* ---- rounds -------------------------------------------------------------------------------- */
 
 static int entry_step(Entry *e, double *ms, bool first) {
     Work *w = &e->w;

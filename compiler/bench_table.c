@@ -29,7 +29,7 @@ bool kernel_in_cache(const Bench *b, const StepTime *k) {
     return rates_ceiling(&b->rates, bytes_a_call(k)) > 1.2 * rates_ceiling(&b->rates, INFINITY);
 }
 
-/* ---- text -------------------------------------------------------------------------------------- */
+/* ---- text ---------------------------------------------------------------------------------- */
 
 static const char *figure_value(const Context *c, const char *name, char out[40]) {
     for (int i = 0; i < c->nfigures; i++)
@@ -57,8 +57,10 @@ static void print_context(const Bench *b, FILE *out) {
         fprintf(out, ", in cache up to %.1f GB/s", 1e-9 * rates_ceiling(&b->rates, 0));
     fprintf(out, "\n%d rounds, %s", b->rounds,
             b->in_turn ? "each variant loaded twice for half of them" : "interleaved");
-    if (b->ref_cached)
-        fprintf(out, "; with graph.ref = cached: a step from the second epoch or run on");
+    for (int i = 0; i < b->n; i++)
+        if (b->entry[i].cached && !b->entry[i].idle)
+            fprintf(out, "\n%s: the reference is cached: a step from the second epoch or run on",
+                    b->entry[i].name);
     fputs("\n\n", out);
 }
 
@@ -207,7 +209,7 @@ void bench_table(const Bench *b, FILE *out) {
     print_kernels(b, &b->entry[0], out);
 }
 
-/* ---- Markdown ---------------------------------------------------------------------------------- */
+/* ---- Markdown ------------------------------------------------------------------------------ */
 
 void bench_markdown(const Bench *b, FILE *out) {
     char peak[32], p[24];
@@ -220,8 +222,9 @@ void bench_markdown(const Bench *b, FILE *out) {
         const Entry *e = &b->entry[i];
         if (e->idle) continue;
         chance_text(e->ratio.p, p);
-        fprintf(out, "| %s | %.2f | %.2f .. %.2f | %.2f ± %.2f | ", e->name, e->time.median,
-                e->time.min, e->time.max, e->time.mean, e->time.deviation);
+        fprintf(out, "| %s%s | %.2f | %.2f .. %.2f | %.2f ± %.2f | ", e->name,
+                e->cached ? " (from the second epoch or run)" : "", e->time.median, e->time.min,
+                e->time.max, e->time.mean, e->time.deviation);
         if (i == 0)
             fputs("1 | ", out);
         else
@@ -233,14 +236,13 @@ void bench_markdown(const Bench *b, FILE *out) {
                 bytes_text(peak, (double)e->w.plan->arena_bytes), entry_tokens(e),
                 100 * entry_share(b, e), e->loss);
     }
-    fprintf(out, "\n%s; %d rounds%s; product %.1f GFLOP/s, copy %.1f GB/s in the same run%s.\n",
+    fprintf(out, "\n%s; %d rounds%s; product %.1f GFLOP/s, copy %.1f GB/s in the same run.\n",
             b->device, b->rounds,
             b->in_turn ? ", variants loaded one after another" : ", interleaved",
-            1e-9 * b->rates.flops, 1e-9 * b->rates.bandwidth,
-            b->ref_cached ? "; with a cached reference: from the second epoch or run on" : "");
+            1e-9 * b->rates.flops, 1e-9 * b->rates.bandwidth);
 }
 
-/* ---- doubts ------------------------------------------------------------------------------------ */
+/* ---- doubts -------------------------------------------------------------------------------- */
 
 void bench_warn(const Bench *b, FILE *out) {
     const Context *c = &b->context;

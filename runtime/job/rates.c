@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+_Static_assert(MAX_LEVELS >= 8, "64 KiB .. 1 GiB by fours");
 enum { BEST_OF = 5, LEAST_SIDE = 256, ONE_TIME = 8 << 20 };
 
 typedef struct Room { /* memory to measure in */
@@ -102,9 +103,9 @@ static bool measure_sweep(Device *dev, char *at, int64_t n, Sweep kind, double *
 }
 
 static bool measure_levels(Device *dev, Room room, Rates *out, Err *err) {
-    const int64_t least = dev->arch ? 1 << 20 : 1 << 15;
+    const int64_t least = dev->arch ? 1 << 16 : 1 << 15; /* up to 1 GiB, or 128 MiB */
     bool ok = true;
-    for (int64_t n = least; n <= room.bytes && out->nlevels < MAX_LEVELS && ok; n *= 4) {
+    for (int64_t n = least; n <= room.bytes && n <= 1 << 30 && ok; n *= 4) {
         Level *l = &out->level[out->nlevels++];
         l->bytes = n;
         ok = measure_sweep(dev, room.at, n, SWEEP_COPY, &l->rate, err);

@@ -49,6 +49,22 @@ bench --runs 1 --markdown --in-turn --variants plain 2> "$work/err" > "$work/md"
 [ "$(grep -c '^|' "$work/md")" -eq 4 ] && grep -q 'loaded one after another' "$work/md" || die "Markdown in turn"
 [ "$(awk -F'|' '/^[|]/ { print NF }' "$work/md" | sort -u)" = 16 ] || die "rows of the table are not alike"
 
+# A cached reference is not in the step, and it is said; an objective that crosses pairs has the same algorithm, whose
+# policy goes forward twice.
+{ echo 'use "objectives/aot.dpo"'; sed '/^objective/,/^}/d' models/dpo-lora.dpo; } > "$work/aot.dpo"
+printf 'use "dpo-lora.dpo"\nvariant cached { graph { ref = cached } }\n' > "$work/three.dpo"
+"$dpoc" bench "$work/three.dpo" $data --set run.batch=6 --set run.tokens=64 --variants cached --runs 1 --json \
+    > "$work/three.json" 2> "$work/err" || die "a cached reference: $(cat "$work/err")"
+rows "$work/three.json"
+online=$(field "as written" flops) executed=$(field "as written" flops_executed)
+[ "$(field cached step)" = '"from the second epoch or run"' ] && [ "$(field "as written" step)" = '"every"' ] || die "which step"
+[ "$(field cached must_agree)" = true ] || die "a cached reference is the same"
+holds "$(field cached flops) < 0.85 * $online" "a cached reference is not computed"
+"$dpoc" bench "$work/aot.dpo" $data --set run.batch=6 --set run.tokens=64 --runs 1 --json > "$work/aot.json" 2> "$work/err" ||
+    die "an objective that crosses pairs: $(cat "$work/err")"
+rows "$work/aot.json"
+holds "$(field "as written" flops) == $online && $(field "as written" flops_executed) > 1.2 * $executed" "a coupled step"
+
 # An earlier run that was a thousand times faster, and one as much slower.
 for by in 0.001 1000; do
     sed -E 's/"median_ms":[0-9.]+|"samples_ms":\[[^]]*\]/\n&\n/g' "$work/first.json" | awk -v by=$by '
