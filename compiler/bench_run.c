@@ -3,8 +3,8 @@
  * A round is one optimizer step of every variant, so that drift of the machine meets all alike; who
  * begins changes from round to round, and every other time they go backwards, so that what one
  * leaves in the caches meets all alike, too.  Where memory does not hold all variants together,
- * each is loaded twice, ABBA, and has half of its rounds each time.  Every step is the same: rate 0,
- * the same pairs, the same seed. */
+ * each is loaded twice, ABBA, and has half of its rounds each time.  Every step is the same: the
+ * same pairs, the same seed, rate 0. */
 #include "bench.h"
 
 #include <math.h>
