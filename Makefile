@@ -52,7 +52,7 @@ $(BUILD)/%.o: %.c
 # Built again when MPI comes or goes.
 $(shell mkdir -p $(BUILD); echo '$(MPI_CC)' | cmp -s - $(BUILD)/mpi.txt || echo '$(MPI_CC)' > $(BUILD)/mpi.txt)
 $(BUILD)/runtime/job/ranks.o: $(BUILD)/mpi.txt
-$(BUILD)/runtime/job/ranks.o: EXTRA += $(if $(MPI_CC),-DDPOC_MPI $(patsubst -I%,-isystem %,$(MPI_CC)))
+$(BUILD)/runtime/job/ranks.o: CFLAGS += $(if $(MPI_CC),-DDPOC_MPI $(patsubst -I%,-isystem %,$(MPI_CC)))
 
 # The scanner and parser: generated text answers to their own authors' warnings.
 $(BUILD)/grammar/dpo.tab.c: grammar/dpo.y
