@@ -22,6 +22,7 @@ typedef struct Export {
 } Export;
 
 /* ---- export_run.c ---------------------------------------------------------------------------- */
+int export_fail(Export *e); /* prints e->err; its code */
 /* Fills `as_run`, `spec` and what was trained from the directory that the command names. */
 bool export_find(Export *e);
 /* Adds what was trained to as_run's --adapter flags, by name; an exit code. */
@@ -29,9 +30,6 @@ int export_name_trained(Export *e);
 /* A Work on the run's model, checked; `set`: one more setting, or NULL.  `bare`: over this model
  * directory instead, which holds what adapters and quantization made; or NULL. */
 int export_work(Export *e, Work *w, const char *bare, const char *set);
-
-/* ---- verbs_export.c -------------------------------------------------------------------------- */
-int export_fail(Export *e); /* prints e->err; its code */
 
 /* ---- export_check.c -------------------------------------------------------------------------- */
 /* The merged model beside base and adapter, on random tokens.  `base` is checked and compiled for

@@ -14,6 +14,11 @@
 #include <string.h>
 #include <sys/stat.h>
 
+int export_fail(Export *e) {
+    fprintf(stderr, "dpoc: error: %s\n", e->err.text);
+    return e->err.code ? e->err.code : EXIT_BUG;
+}
+
 /* ---- which run ------------------------------------------------------------------------------- */
 
 static const char *text_at(Arena *arena, const json_t *o, const char *key) {

@@ -5,7 +5,7 @@
 #include "work.h"
 #include "../runtime/job/job.h"
 
-/* ---- sampling.c: from flags and generation_config.json --------------------------------------- */
+/* ---- generate.c: from flags and generation_config.json --------------------------------------- */
 int64_t generate_max_tokens(const Work *w);
 /* False (exit 5) where the checkpoint has a generation_config.json and what is read of it makes no
  * sense; to be asked before the others. */
@@ -16,9 +16,7 @@ Sampling generate_sampling(const Work *w);
 /* Ids that end an answer: eos of the tokenizer and of generation_config.json (a number or a list),
  * the template's end.  Returns how many. */
 int generate_stops(const Work *w, const Template *t, int32_t *stop, int max);
-
-/* ---- verbs_generate.c ------------------------------------------------------------------------ */
-void generate_print_start(const Work *w); /* memory */
+/* Tokens and their rates, on stderr. */
 void generate_print_stats(const Work *w, const GenerateStats *s);
 
 /* ---- chat.c: --chat - ------------------------------------------------------------------------ */

@@ -18,11 +18,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-int export_fail(Export *e) {
-    fprintf(stderr, "dpoc: error: %s\n", e->err.text);
-    return e->err.code ? e->err.code : EXIT_BUG;
-}
-
 /* ---- formats --------------------------------------------------------------------------------- */
 
 static bool export_peft(Export *e) {

@@ -82,16 +82,6 @@ static void print_token(GenerateWatch *self, const Answer *answer) {
     fflush(stdout);
 }
 
-void generate_print_stats(const Work *w, const GenerateStats *s) {
-    if (w->options->quiet) return;
-    const double decoded = (double)s->tokens;
-    fprintf(stderr, "%lld prompt tokens, %.0f a second; %lld new ones, %.1f a second",
-            (long long)s->prompt_tokens, (double)s->prompt_tokens / fmax(s->prefill_seconds, 1e-9),
-            (long long)s->tokens, decoded / fmax(s->prefill_seconds + s->decode_seconds, 1e-9));
-    if (s->runs) fprintf(stderr, " (%.1f ms a step)", 1e3 * s->decode_seconds / (double)s->runs);
-    fputc('\n', stderr);
-}
-
 /* ---- the run --------------------------------------------------------------------------------- */
 
 /* Memory for these prompts: a cache for so many at once, prompts in pieces of so many rows. */
@@ -130,7 +120,8 @@ static int compile(Work *w, const Prompts *prompts) {
     }
 }
 
-void generate_print_start(const Work *w) {
+/* What memory is for. */
+static void print_start(const Work *w) {
     if (w->options->quiet || w->options->json) return;
     char cache[32], peak[32];
     int64_t bytes = 0;
@@ -234,7 +225,7 @@ int verb_generate(const Options *o) {
     if (code == EXIT_OK && talks && template.kind == TEMPLATE_NONE)
         code = work_usage("a conversation needs a chat template: --set data.template=NAME");
     if (code == EXIT_OK) code = talks ? chat_compile(&w) : compile(&w, &prompts);
-    if (code == EXIT_OK) generate_print_start(&w);
+    if (code == EXIT_OK) print_start(&w);
     if (code == EXIT_OK) code = work_open(&w);
     if (code == EXIT_OK && o->prompt && !o->json && prompts.n == 1 && !o->before)
         fputs(prompts.prompt[0].text, stdout);

@@ -1,4 +1,5 @@
-/* sampling.c: how answers are drawn and where they end, from flags and generation_config.json. */
+/* generate.c: how answers are drawn and where they end, from flags and generation_config.json; what
+ * is said of them (generate.h). */
 #include <jansson.h>
 #include <math.h>
 
@@ -97,4 +98,14 @@ Sampling generate_sampling(const Work *w) {
     }
     json_decref(config);
     return s;
+}
+
+void generate_print_stats(const Work *w, const GenerateStats *s) {
+    if (w->options->quiet) return;
+    const double decoded = (double)s->tokens;
+    fprintf(stderr, "%lld prompt tokens, %.0f a second; %lld new ones, %.1f a second",
+            (long long)s->prompt_tokens, (double)s->prompt_tokens / fmax(s->prefill_seconds, 1e-9),
+            (long long)s->tokens, decoded / fmax(s->prefill_seconds + s->decode_seconds, 1e-9));
+    if (s->runs) fprintf(stderr, " (%.1f ms a step)", 1e3 * s->decode_seconds / (double)s->runs);
+    fputc('\n', stderr);
 }
