@@ -30,6 +30,7 @@ typedef struct Flag {
 
 #define AT(field) offsetof(Options, field)
 #define RUNS      "check plan compile view train eval generate bench verify tokens export"
+#define COMPILES  "plan compile view train eval generate bench verify export"
 
 static const Flag flags[] = {
     {"model", 0, FLAG_TEXT, AT(model), "DIR", RUNS,
@@ -37,7 +38,8 @@ static const Flag flags[] = {
     {"data", 0, FLAG_LIST, AT(data), "FILE", "check train eval bench verify tokens",
      "preference pairs (.json .jsonl, each also .gz)"},
     {"eval-data", 0, FLAG_TEXT, AT(eval_data), "FILE", "train", "pairs to evaluate on"},
-    {"out", 'o', FLAG_TEXT, AT(out), "PATH", "*", "where the result goes"},
+    {"out", 'o', FLAG_TEXT, AT(out), "PATH", "compile train export report",
+     "where the result goes"},
     {"adapter", 0, FLAG_LIST, AT(adapter), "[NAME=]DIR", "check train eval generate verify bench",
      "PEFT adapter directory"},
     {"set", 0, FLAG_LIST, AT(set), "path=value",
@@ -48,7 +50,7 @@ static const Flag flags[] = {
     {"device", 0, FLAG_TEXT, AT(device), "auto|cpu|cuda[:n]",
      "train eval generate bench verify plan export",
      "where to run (default: $DPOC_DEVICE, else auto)"},
-    {"safe", 0, FLAG_BOOL, AT(safe), NULL, RUNS,
+    {"safe", 0, FLAG_BOOL, AT(safe), NULL, COMPILES,
      "plain kernels only: no tensor-core instructions, no inline PTX"},
     {"debug", 0, FLAG_TEXT, AT(debug), "WORD,..", "*", "as DPOC_DEBUG; `help` lists the words"},
     {"memory", 0, FLAG_TEXT, AT(memory), "SIZE", RUNS,
@@ -122,8 +124,9 @@ static const Flag flags[] = {
     {"color", 0, FLAG_TEXT, AT(color), "auto|always|never", "*", "colour of diagnostics"},
     {"threads", 0, FLAG_COUNT, AT(threads), "N", RUNS, "CPU threads (default: all)"},
     {"cache-dir", 0, FLAG_TEXT, AT(cache_dir), "DIR", RUNS " cache", "kernel cache"},
-    {"dump-after", 0, FLAG_TEXT, AT(dump_after), "PASS|all", RUNS, "print the graph after a pass"},
-    {"dump-dir", 0, FLAG_TEXT, AT(dump_dir), "DIR", RUNS, "put dumps there"},
+    {"dump-after", 0, FLAG_TEXT, AT(dump_after), "PASS|all", COMPILES,
+     "print the graph after a pass"},
+    {"dump-dir", 0, FLAG_TEXT, AT(dump_dir), "DIR", COMPILES, "put dumps there"},
     {"help", 'h', FLAG_BOOL, AT(help), NULL, "*", "this text"},
     {"version", 0, FLAG_BOOL, AT(version), NULL, "*", "version"},
 };
@@ -287,7 +290,9 @@ bool options_parse(int argc, char **argv, const Verb *verbs, int nverbs, Options
         const char *names[64];
         int n = 0;
         for (; n < nverbs && n < 64; n++) names[n] = verbs[n].name;
-        return usage_error("unknown verb", out->verb, names, n);
+        usage_error("unknown verb", out->verb, names, n);
+        fprintf(stderr, "help: `dpoc --help` lists the verbs\n");
+        return false;
     }
     bool flags_end = false;
     for (; i < argc; i++) {

@@ -1,0 +1,33 @@
+#!/bin/sh
+# What a person types first: the starter file is right as it stands and with all that it mentions switched on;
+# flags that a verb cannot use and verbs that there are not are refused with what there is.
+. tests/e2e/lib.sh
+dpoc=$(realpath "$dpoc")
+model=$(realpath $cases/gqa)
+says() { grep -q -- "$1" "$work/err" || die "no '$1' in: $(cat "$work/err")"; }
+
+(cd "$work" && "$dpoc" init mine) > "$work/out" || die "init failed"
+[ "$(cat "$work/out")" = mine.dpo ] || die "init says $(cat "$work/out")"
+(cd "$work" && "$dpoc" init mine) 2> "$work/err" && die "init wrote over a file"
+says "exists already"
+"$dpoc" fmt --check "$work/mine.dpo" || die "the starter is not formatted"
+"$dpoc" check "$work/mine.dpo" --model "$model" > /dev/null 2> "$work/err" || die "the starter is wrong: $(cat "$work/err")"
+# settings that stand there as comments
+sed -E 's/^( *)# ((quantize|like|optimizer|graph) )/\1\2/' "$work/mine.dpo" > "$work/all.dpo"
+[ "$(diff "$work/mine.dpo" "$work/all.dpo" | grep -c '^>')" = 4 ] || die "four lines are comments"
+"$dpoc" check "$work/all.dpo" --model "$model" > /dev/null 2> "$work/err" || die "what it mentions is wrong: $(cat "$work/err")"
+
+refused() { "$dpoc" "$@" > "$work/out" 2> "$work/err"; [ $? = 2 ] || die "taken: $*"; [ -s "$work/out" ] && die "$*: said on stdout"; return 0; }
+refused settings -o "$work/x"
+says "unknown flag"
+refused check "$work/mine.dpo" --dump-after=all
+refused trian "$work/mine.dpo"
+says "did you mean 'train'"
+refused help
+says "lists the verbs"
+for verb in $("$dpoc" -h | sed -n 's/^  \([a-z]*\) .*/\1/p'); do
+    "$dpoc" $verb -h > "$work/out" 2> "$work/err" || die "$verb -h"
+    grep -q "^usage: dpoc $verb" "$work/out" || die "$verb -h names another verb"
+    [ -s "$work/err" ] && die "$verb -h: said on stderr"
+done
+exit 0
