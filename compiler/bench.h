@@ -43,8 +43,8 @@ typedef struct Entry {
     double loss, grad_norm;
     float *grads; /* the first entry's, of the first step; NULL: more than is compared */
     int64_t ngrads;
-    double loss_apart,
-        grad_apart;   /* relative difference from the first entry; NAN: no such thing */
+    /* relative difference from the first entry; NAN: no such thing */
+    double loss_apart, grad_apart;
     double tolerance; /* of these: what rounding alone explains */
     bool unsteady;    /* its own loss was not the same in every round */
     double flops;     /* of the step's algorithm: without recompute and filling */
