@@ -48,7 +48,7 @@ static int score(Export *e, Work *w, const char *what, const Pairs *pairs, Score
     if (!e->options->quiet) fprintf(stderr, "checking: %s\n", what);
     int code = work_open(w);
     if (code != EXIT_OK) return code;
-    if (!evaluate(w->exec, w->plan, pairs, NULL, pairs->n, w->arena, &result, &w->err))
+    if (!evaluate(w->exec, w->plan, pairs, NULL, pairs->n, w->arena, NULL, &result, &w->err))
         return work_fail(w);
     scores_of(pairs, &result, out);
     return EXIT_OK;

@@ -18,7 +18,9 @@ int verb_eval(const Options *o) {
     if (code == EXIT_OK) code = work_reference(&w, pairs, false);
     if (code == EXIT_OK) {
         Evaluation e;
-        if (!evaluate(w.exec, w.plan, pairs, NULL, pairs->n, w.arena, &e, &w.err))
+        ProgressNote note = progress_note();
+        if (!evaluate(w.exec, w.plan, pairs, NULL, pairs->n, w.arena, o->quiet ? NULL : &note, &e,
+                      &w.err))
             code = work_fail(&w);
         else if (o->json)
             evaluation_json(w.plan, pairs, &e, stdout);

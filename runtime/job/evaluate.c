@@ -49,23 +49,39 @@ static bool zero(Exec *exec, const Plan *plan, const char *buf, Arena *arena, Er
     return exec_write(exec, buf, arena_alloc(arena, bytes), bytes, err);
 }
 
+typedef struct Part { /* pairs at .. at + n of all, which go through the programs together */
+    int64_t at, n, all;
+    ProgressNote *note; /* or NULL */
+} Part;
+
+/* `done` of all pairs are scored; with several processes those of this one stand for all. */
+static void show_done(ProgressNote *note, double done, int64_t all) {
+    if (!note || done <= 0) return;
+    double spent = now_seconds() - note->started;
+    progress_say(note, false, "evaluating: %.0f of %lld pairs, %.0f s left", done, (long long)all,
+                 spent / done * ((double)all - done));
+}
+
 /* Pairs through program "eval", then all of them through the objective where it is one of its own;
  * their sums are left in "metrics". */
-static bool score_batch(Exec *exec, const Plan *plan, const Pack *pack, PairScore *score,
-                        Arena *arena, Err *err) {
+static bool score_batch(Exec *exec, const Plan *plan, const Pack *pack, const Part *part,
+                        PairScore *score, Arena *arena, Err *err) {
     if (!zero(exec, plan, "metrics", arena, err) || !zero(exec, plan, "scores", arena, err))
         return false;
-    for (int m = 0; m < pack->nmicro; m++)
+    for (int m = 0; m < pack->nmicro; m++) {
         if (!run_micro(exec, plan, "eval", &pack->micro[m], err) ||
             !read_scores(exec, plan, &pack->micro[m], score, arena, err))
             return false;
+        double share = (m + 1.0) / pack->nmicro;
+        show_done(part->note, (double)part->at + share * (double)part->n, part->all);
+    }
     return !plan_program(plan, "objective") ||
            (share_sums(exec, plan, "scores", err) &&
             run_micro(exec, plan, "objective", &pack->whole, err));
 }
 
 bool evaluate(Exec *exec, const Plan *plan, const Pairs *pairs, const int32_t *which, int64_t n,
-              Arena *arena, Evaluation *out, Err *err) {
+              Arena *arena, ProgressNote *note, Evaluation *out, Err *err) {
     int64_t batch = plan->coupled ? (int64_t)plan_num(plan, "run.batch") : n;
     bool sft = n > 0 && pairs->pair[which ? which[0] : 0].rejected == 0;
     PackOptions options = pack_options_of(plan, plan_num(plan, "graph.prefix") != 0, sft);
@@ -84,11 +100,13 @@ bool evaluate(Exec *exec, const Plan *plan, const Pairs *pairs, const int32_t *w
             items[i] = (PackItem){which ? which[at + i] : at + i, at + i, 0};
         Pack *pack = pack_step(scratch, &options, pairs, items, count);
         out->tokens += pack->tokens;
+        Part part = {at, count, n, note};
         ok = pack_one_step(plan, pack, count, err) &&
-             score_batch(exec, plan, pack, out->score + at, scratch, err) &&
+             score_batch(exec, plan, pack, &part, out->score + at, scratch, err) &&
              add_metrics(exec, plan, pack, count, &sums, err);
         arena_free(scratch);
     }
+    if (note) progress_erase(note);
     if (ok) metric_values(plan, &sums, out->values);
     if (ok) ranks_sum((float *)out->score, n * (int64_t)(sizeof *out->score / sizeof(float)));
     return ok && all_finite(pairs, which, out, arena, err);

@@ -56,9 +56,10 @@ typedef struct Evaluation {
     double *values;   /* of plan->metrics */
     PairScore *score; /* per pair, in the order given; NAN where the plan has no such output */
 } Evaluation;
-/* Scores pairs `which[0..n)` (NULL: all n of `pairs`) with program "eval". */
+/* Scores pairs `which[0..n)` (NULL: all n of `pairs`) with program "eval"; `note` (NULL: none) says
+ * how far it is. */
 bool evaluate(Exec *exec, const Plan *plan, const Pairs *pairs, const int32_t *which, int64_t n,
-              Arena *arena, Evaluation *out, Err *err);
+              Arena *arena, ProgressNote *note, Evaluation *out, Err *err);
 /* CLI.md's document, or a table for people. */
 void evaluation_json(const Plan *plan, const Pairs *pairs, const Evaluation *e, FILE *out);
 void evaluation_text(const Plan *plan, const Evaluation *e, FILE *out);

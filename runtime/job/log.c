@@ -185,7 +185,7 @@ bool log_eval(Run *r, const Evaluation *e, double seconds, Err *err) {
     if (isfinite(r->eval.margin)) fprintf(stderr, "  margin %+.3f", r->eval.margin);
     if (isfinite(accuracy)) fprintf(stderr, "  acc %.3f", accuracy);
     if (isfinite(r->eval.stderror)) fprintf(stderr, " ± %.3f", r->eval.stderror);
-    fprintf(stderr, "  (%lld pairs)\n", (long long)e->pairs);
+    fprintf(stderr, "  (%lld pair%s)\n", (long long)e->pairs, e->pairs == 1 ? "" : "s");
     return ok;
 }
 

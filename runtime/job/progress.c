@@ -148,7 +148,7 @@ LoadProgress progress_load(void) {
 enum { CURVE_WIDTH = 64 };
 
 void progress_curve(FILE *out, const char *title, const double *y, int n, int height) {
-    if (n < 1 || height < 2) return;
+    if (n < 3 || height < 2) return; /* no curve */
     int width = n < CURVE_WIDTH ? n : CURVE_WIDTH;
     double column[CURVE_WIDTH], lo = INFINITY, hi = -INFINITY;
     for (int c = 0; c < width; c++) {

@@ -373,6 +373,13 @@ bool save_checkpoint(const TrainJob *job, const TrainState *state, Err *err) {
     return ok;
 }
 
+/* A setting as a person writes it (malloc); NULL: "absent". */
+static char *shown(const json_t *value) {
+    char text[40] = "absent";
+    if (json_is_number(value)) number_text(text, json_number_value(value));
+    return value && !json_is_number(value) ? json_dumps(value, JSON_ENCODE_ANY) : strdup(text);
+}
+
 /* Lists what differs between the checkpoint's settings and this run's. */
 static bool same_settings(const Plan *plan, json_t *then, const char *dir, Err *err) {
     json_t *now = settings_json(plan);
@@ -382,14 +389,19 @@ static bool same_settings(const Plan *plan, json_t *then, const char *dir, Err *
     json_object_foreach(now, key, value) {
         json_t *old = json_object_get(then, key);
         if (may_differ(key) || (old && json_equal(old, value))) continue;
-        char *a = old ? json_dumps(old, JSON_ENCODE_ANY) : strdup("absent");
-        char *b = json_dumps(value, JSON_ENCODE_ANY);
+        char *a = shown(old);
+        char *b = shown(value);
         text_add(&text, "\n  %s was %s, is %s", key, a, b);
         free(a);
         free(b);
     }
     bool same = text.len == 0;
-    if (!same) fail(err, EXIT_INPUT, "%s was made with other settings:%s", dir, text.data);
+    if (!same)
+        fail(err, EXIT_INPUT,
+             "%s was made with other settings:%s\n"
+             "a run goes on as it began; one with other settings begins from it with --adapter DIR "
+             "and another -o",
+             dir, text.data);
     text_free(&text);
     json_decref(now);
     return same;

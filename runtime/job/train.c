@@ -126,7 +126,11 @@ static bool evaluate_now(Run *r, bool *better, Err *err) {
     Evaluation e;
     double start = now_seconds();
     int64_t n = job->eval ? job->neval : job->eval_pairs->n;
-    bool ok = evaluate(job->exec, r->plan, job->eval_pairs, job->eval, n, arena, &e, err) &&
+    ProgressNote note = progress_note();
+    bool shows = !job->quiet && ranks_first();
+    if (shows) progress_break(&r->progress);
+    bool ok = evaluate(job->exec, r->plan, job->eval_pairs, job->eval, n, arena,
+                       shows ? &note : NULL, &e, err) &&
               (!ranks_first() || log_eval(r, &e, now_seconds() - start, err));
     *better = ok && note_best(r, &e);
     arena_free(arena);
