@@ -74,6 +74,9 @@ int verb_plan(const Options *o) {
     } else if (code == EXIT_OK) {
         report_text(w.plan, stdout);
     }
+    if (code == EXIT_OK && !o->quiet && spec_num(w.spec, "run.sample_every") > 0)
+        fprintf(stderr, "note: answers during training (run.sample_every) need a KV cache besides, "
+                        "as long as their prompts: train --dry-run says how much\n");
     if (code == EXIT_OK && !w.plan->fits) {
         if (!o->json) report_does_not_fit(w.plan, stderr);
         code = EXIT_MEMORY;

@@ -6,6 +6,8 @@ case=$cases/gqa
 "$dpoc" train models/dpo-lora.dpo --device=cpu --model $case --data $case/pairs.jsonl --set pref.rank=4 --set run.steps=4 \
     --set run.batch=2 --set run.sample_every=2 --set run.sample_prompts=3 --set run.sample_tokens=5 --quiet \
     -o "$work/ids" || die "training with samples of ids failed"
+"$dpoc" plan models/dpo-lora.dpo --model $case --set run.sample_every=2 2>&1 | grep -q '^note: .*train --dry-run' ||
+    die "plan does not say that it leaves the answers' memory out"
 [ "$(grep -cE '"prompt":"[^"]*pairs.jsonl:[0-9]+","answer":"[0-9 ]+","tokens":[1-5],' "$work/ids/samples.jsonl")" = 9 ] ||
     die "not three answers at steps 0, 2, 4: $(cat "$work/ids/samples.jsonl")"
 printf '{"prompt_ids":[1,2,3]}\n' > "$work/ids.jsonl"
