@@ -12,10 +12,8 @@
 static Hash128 hash_pairs(const Pairs *p) {
     Hash128 h = {0};
     for (int64_t i = 0; i < p->n; i++) {
-        const Pair *x = &p->pair[i];
-        int32_t sizes[] = {x->prompt, x->chosen, x->rejected, x->context[0], x->context[1]};
-        h = hash_bytes(sizes, sizeof sizes, h);
-        h = hash_bytes(x->ids, sizeof(int32_t) * (size_t)(x->prompt + x->chosen + x->rejected), h);
+        uint64_t key = pair_key(&p->pair[i]);
+        h = hash_bytes(&key, sizeof key, h);
     }
     if (p->ncolumns) h = hash_bytes(p->column, sizeof(float) * (size_t)(p->n * p->ncolumns), h);
     return h;
