@@ -39,6 +39,27 @@ bool packed_is(const Checkpoint *c, const SafeTensor *t) {
     return state_of(c, t, &format) || rows_of(c, t);
 }
 
+bool packed_part(const Checkpoint *c, const char *name) {
+    static const char *const rows[] = {".SCB", ".weight_format"};
+    char owner[1024];
+    size_t n = strlen(name);
+    if (n + strlen(".weight") >= sizeof owner) return false;
+    memcpy(owner, name, n + 1);
+    for (char *dot; (dot = strrchr(owner, '.'));) { /* the state's own name has a dot */
+        *dot = 0;
+        const SafeTensor *t = checkpoint_find(c, owner, NULL);
+        if (t && packed_is(c, t)) return true;
+    }
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        size_t tail = strlen(rows[i]);
+        if (n < tail || strcmp(name + n - tail, rows[i]) != 0) continue;
+        strcpy(strcpy(owner, name) + n - tail, ".weight");
+        const SafeTensor *t = checkpoint_find(c, owner, NULL);
+        if (t && packed_is(c, t)) return true;
+    }
+    return false;
+}
+
 static bool wrong(const SafeTensor *t, Err *err, const char *format, ...) PRINTF(3, 4);
 static bool wrong(const SafeTensor *t, Err *err, const char *format, ...) {
     char text[400];

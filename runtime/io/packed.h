@@ -25,6 +25,8 @@ typedef struct Packed {
 
 /* Whether the tensor holds codes of numbers. */
 bool packed_is(const Checkpoint *c, const SafeTensor *t);
+/* Whether a name is that of a part of such a tensor: P.weight.absmax, P.SCB, ..; P.bias is none. */
+bool packed_part(const Checkpoint *c, const char *name);
 /* What they mean; false and err (exit 5) where a part is missing, does not fit the shape, or has a
  * table that is not ours. */
 bool packed_read(const Checkpoint *c, const SafeTensor *t, Packed *out, Err *err);

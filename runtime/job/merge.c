@@ -60,18 +60,6 @@ static const Bind *bind_of(const Plan *plan, const char *tensor) {
     return NULL;
 }
 
-/* A part of a packed tensor: "P.absmax" beside P, "M.SCB" beside "M.weight". */
-static bool belongs_to_packed(const Merger *m, const char *name) {
-    char *owner = arena_str(m->arena, name), *dot;
-    while ((dot = strrchr(owner, '.'))) {
-        *dot = 0;
-        const char *weight = arena_printf(m->arena, "%s.weight", owner);
-        const SafeTensor *t = checkpoint_find(m->base, owner, weight);
-        if (t && strcmp(t->name, name) != 0 && packed_is(m->base, t)) return true;
-    }
-    return false;
-}
-
 /* ---- the list -------------------------------------------------------------------------------- */
 
 static bool add_out(Merger *m, const char *name, const SafeTensor *from) {
@@ -130,7 +118,7 @@ static int by_name(const void *a, const void *b) {
 static bool list_tensors(Merger *m) {
     for (int i = 0; i < checkpoint_count(m->base); i++) {
         const SafeTensor *t = checkpoint_tensor(m->base, i);
-        if (!belongs_to_packed(m, t->name) && !add_out(m, t->name, t)) return false;
+        if (!packed_part(m->base, t->name) && !add_out(m, t->name, t)) return false;
     }
     if (!untie(m)) return false;
     qsort(m->out, (size_t)m->nout, sizeof *m->out, by_name);

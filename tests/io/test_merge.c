@@ -208,6 +208,35 @@ static void quantized(void **state) {
     }
 }
 
+/* bitsandbytes' int8: the parts of a packed weight go, its neighbours (a bias) stay. */
+static void packed(void **state) {
+    int8_t codes[N];
+    float scb[ROWS], up[N], bias[ROWS];
+    for (int i = 0; i < N; i++) codes[i] = (int8_t)(i * 37 % 255 - 127);
+    for (int i = 0; i < ROWS; i++) scb[i] = 0.5f + (float)i;
+    const Given given[] = {{"up.weight", SAFE_I8, ROWS, COLS, codes},
+                           {"up.SCB", SAFE_F32, ROWS, 0, scb},
+                           {"up.weight_format", SAFE_U8, 1, 0, codes},
+                           {"up.bias", SAFE_F32, ROWS, 0, weight}};
+    const char *adapter[] = {NULL};
+    MergeJob job = the_job(adapter);
+    adapter[0] = make_adapter("up");
+    write_tensors(scratch_printf("%s/model.safetensors", job.base), given, COUNT(given));
+    MergeReport r;
+    Checkpoint *c = run(&job, &r);
+    assert_int_equal(checkpoint_count(c), 2);
+    values(c, "up.bias", ROWS, bias);
+    assert_memory_equal(bias, weight, sizeof bias);
+    values(c, "up.weight", N, up);
+    for (int i = 0; i < N; i++) {
+        double base = codes[i] * (double)scb[i / COLS] / 127;
+        /* the base is rounded to f32 (twice: scale, product), the sum once more */
+        double bound = 2 * fabs(base) * 0x1p-24 + fabs(base + merged(i)) * 0x1p-24;
+        assert_true(fabs((double)up[i] - base - merged(i)) <= bound);
+    }
+    checkpoint_close(c);
+}
+
 /* An adapter on one of two names of a weight makes two weights of it. */
 static void tied(void **state) {
     for (int k = 0; k < 3; k++) {
@@ -289,6 +318,6 @@ int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(rounding),  cmocka_unit_test(files),
                                        cmocka_unit_test(quantized), cmocka_unit_test(tied),
                                        cmocka_unit_test(trained),   cmocka_unit_test(empty),
-                                       cmocka_unit_test(refused)};
+                                       cmocka_unit_test(refused),   cmocka_unit_test(packed)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
