@@ -43,6 +43,8 @@ static const Verb verbs[] = {
     {"settings", "settings [--json]", "all keys with types, ranges and defaults", verb_settings, 0},
     {"doctor", "doctor", "hardware and libraries found, rejected and missing", verb_doctor, 0},
     {"cache", "cache list|clear", "the kernel cache", verb_cache, 1},
+    {"completion", "completion bash|zsh|fish", "what the shell completes with, for `eval`",
+     verb_completion, 1},
 };
 
 /* Threads that wait spin for a moment only: on a busy machine libgomp's default (300,000 rounds)

@@ -139,6 +139,17 @@ static bool takes(const Flag *f, const char *verb) {
     return false;
 }
 
+bool options_flag(int i, FlagInfo *out) {
+    if (i >= (int)COUNT(flags)) return false;
+    const Flag *f = &flags[i];
+    *out = (FlagInfo){f->name, f->value, f->help, f->letter, f->kind == FLAG_MAYBE};
+    return true;
+}
+
+bool options_flag_of(int i, const char *verb) {
+    return takes(&flags[i], verb);
+}
+
 static const Flag *flag_by_name(const char *name, size_t n) {
     for (size_t i = 0; i < COUNT(flags); i++)
         if (strlen(flags[i].name) == n && strncmp(flags[i].name, name, n) == 0) return &flags[i];
@@ -267,7 +278,9 @@ static bool options_agree(const Options *o) {
 }
 
 bool options_parse(int argc, char **argv, const Verb *verbs, int nverbs, Options *out) {
-    *out = (Options){.program = argv[0],
+    *out = (Options){.verbs = verbs,
+                     .nverbs = nverbs,
+                     .program = argv[0],
                      .threads = NAN,
                      .log_every = NAN,
                      .max_tokens = NAN,

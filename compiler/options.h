@@ -11,7 +11,10 @@ typedef struct OptionList {
     int n;
 } OptionList;
 
+struct Verb;
 typedef struct Options {
+    const struct Verb *verbs; /* all there are */
+    int nverbs;
     const char *program, *verb;
     OptionList args; /* positional */
     OptionList set, adapter, data, warn;
@@ -36,6 +39,13 @@ bool options_parse(int argc, char **argv, const Verb *verbs, int nverbs, Options
 const Verb *verb_by_name(const Verb *verbs, int nverbs, const char *name);
 /* All verbs (verb NULL), or one verb with its flags. */
 void options_help(FILE *out, const Verb *verbs, int nverbs, const Verb *verb);
+typedef struct FlagInfo {
+    const char *name, *value, *help; /* value NULL: it takes none */
+    char letter;                     /* or 0 */
+    bool maybe;                      /* the value may be left out */
+} FlagInfo;
+bool options_flag(int i, FlagInfo *out);                  /* flag i from 0; false behind the last */
+bool options_flag_of(int i, const char *verb);            /* whether the verb takes it */
 bool options_color(const Options *options, FILE *stream); /* --color, NO_COLOR, TERM, tty */
 
 #endif

@@ -1,5 +1,5 @@
-/* verbs_view.c: view: a unit through its passes as a page, after them as dot, one value's story,
- * one pass alone on a graph in text form, a plan's memory as SVG. */
+/* verbs_view.c: view: a unit on its way through the passes as a page; after them as dot; one value's
+ * story; one pass alone on a graph in text form; a plan's memory as SVG. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>

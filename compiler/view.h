@@ -39,7 +39,7 @@ bool view_scope_shown(const Layers *layers, const char *scope);
 /* The same for a node, by the first of its origins that is in a layer. */
 bool view_node_shown(const Layers *layers, const Node *n);
 
-/* ---- view_count.c: what a pass is judged by -------------------------------------------------- */
+/* ---- view_count.c: what a pass is judged by ------------------------------------------------- */
 typedef struct ViewCounts {
     int nodes, kernels, products,
         customs;  /* all phases; the last three 0 before there are groups */

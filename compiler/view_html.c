@@ -212,7 +212,7 @@ static void put_columns(ViewPage *page, FILE *out) {
     text_free(&before);
 }
 
-/* ---- the rest of the page -------------------------------------------------------------------- */
+/* ---- the rest of the page ------------------------------------------------------------------- */
 
 static void put_source(const ViewPage *page, uint32_t file, FILE *out) {
     const Diags *diags = page->shot[0].u.diags;

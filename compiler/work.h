@@ -89,5 +89,6 @@ int verb_export(const Options *);
 int verb_report(const Options *);
 int verb_passes(const Options *), verb_ops(const Options *), verb_settings(const Options *);
 int verb_doctor(const Options *), verb_cache(const Options *);
+int verb_completion(const Options *);
 
 #endif

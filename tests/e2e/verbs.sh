@@ -1,6 +1,7 @@
 #!/bin/sh
 # What a person types first: the starter file is right as it stands and with all that it mentions switched on;
-# flags that a verb cannot use and verbs that there are not are refused with what there is.
+# flags that a verb cannot use and verbs that there are not are refused with what there is;
+# shells complete verbs, flags of a verb, and values that are a choice.
 . tests/e2e/lib.sh
 dpoc=$(realpath "$dpoc")
 model=$(realpath $cases/gqa)
@@ -30,4 +31,24 @@ for verb in $("$dpoc" -h | sed -n 's/^  \([a-z]*\) .*/\1/p'); do
     grep -q "^usage: dpoc $verb" "$work/out" || die "$verb -h names another verb"
     [ -s "$work/err" ] && die "$verb -h: said on stderr"
 done
+
+for shell in bash zsh fish; do
+    "$dpoc" completion $shell > "$work/completion.$shell" || die "completion $shell"
+    ! command -v $shell > /dev/null || $shell -n "$work/completion.$shell" || die "$shell does not read it"
+done
+# complete WORD..: what bash offers for the last word, the others being before it
+complete() {
+    bash -c '. "$0"; COMP_WORDS=(dpoc "$@"); COMP_CWORD=$#; cd "$(dirname "$0")"; _dpoc; echo ${COMPREPLY[@]}' "$work/completion.bash" "$@"
+}
+offers() { want=$1; shift; got=$(complete "$@"); [ "$got" = "$want" ] || die "$*: '$got', not '$want'"; }
+offers "export" ex
+offers "--data= --device= --debug= --dump-after= --dump-dir=" eval x.dpo --d
+offers "" settings --mod
+offers "cpu cuda" train --device = c
+offers "merged" export RUN --format me
+offers "mine.dpo" check mi
+offers "list" cache l
+[ "$(complete view --only =)" = "$("$dpoc" passes | sed -n 's/^ *[0-9]*  \([a-z0-9]*\) .*/\1/p' | tr '\n' ' ' | sed 's/ $//')" ] || die "--only offers $(complete view --only =)"
+grep -q "from.* train .* -l model" "$work/completion.fish" || die "fish: no --model"
+refused completion
 exit 0
