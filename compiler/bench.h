@@ -75,6 +75,7 @@ typedef struct Bench {
     bool in_turn;        /* they are not in memory together */
     int rounds, stopped; /* the signal that ended them, or 0 */
     Rates rates;
+    double beaten; /* the fastest kernel over what was measured before it (rates_raise); 1: none */
     Context context;
     json_t *old;      /* --compare, or NULL */
     char device[320]; /* Device.description */

@@ -106,6 +106,7 @@ void bench_json(const Bench *b, FILE *out) {
     put(o, "gemm_rate", r->flops);
     put_int(o, "gemm_side", r->side);
     put(o, "bandwidth", r->bandwidth);
+    put(o, "beaten", b->beaten);
     json_object_set_new(o, "ceilings", list);
     for (int i = 0; i < r->nlevels; i++)
         json_array_append_new(list,

@@ -375,6 +375,7 @@ int bench_run(Bench *b) {
     if (code == EXIT_OK && b->stopped && b->rounds == 0) code = 128 + b->stopped;
     if (code != EXIT_OK) return code;
     const Entry *first = &b->entry[0];
+    b->beaten = 1;
     for (int i = 0; i < b->n; i++) {
         Entry *e = &b->entry[i];
         if (e->idle) continue;
@@ -382,9 +383,10 @@ int bench_run(Bench *b) {
         e->ratio = paired_ratio(first->ms, e->ms, b->rounds);
         for (int k = 0; k < e->nkernels; k++) {
             const StepTime *t = &e->kernel[k];
-            if (t->seconds > 0 && t->calls > 0)
-                rates_raise(&b->rates, t->bytes / (double)t->calls, t->flops / t->seconds,
-                            t->bytes / t->seconds);
+            if (!(t->seconds > 0) || t->calls == 0) continue;
+            b->beaten = fmax(b->beaten, kernel_share(b, t));
+            rates_raise(&b->rates, t->bytes / (double)t->calls, t->flops / t->seconds,
+                        t->bytes / t->seconds);
         }
     }
     return code;
