@@ -223,8 +223,8 @@ int verb_export(const Options *o) {
     bool gguf = format == 2;
     Export e = {.options = o, .arena = arena_new(), .dtype = formats[format].dtype};
     dtype_of(o, &e.dtype);
-    if (!open_place(&e)) return export_fail(&e);
-    if (!export_find(&e) || !spares_input(&e)) code = export_fail(&e);
+    bool opened = open_place(&e);
+    if (!opened || !export_find(&e) || !spares_input(&e)) code = export_fail(&e);
     if (code == EXIT_OK && format != 1 && !e.adapter)
         code = work_usage("the run trained the base itself: --format=merged");
     if (code == EXIT_OK && format == 1) code = export_merged(&e);
@@ -233,7 +233,7 @@ int verb_export(const Options *o) {
     if (code == EXIT_OK && format != 1 && !o->quiet) note_others(&e);
     if (code == EXIT_OK && !finish(&e, gguf)) code = export_fail(&e);
     if (code == EXIT_OK && !o->quiet) fprintf(stderr, "written: %s\n", e.out);
-    if (code != EXIT_OK && !e.keep) remove_tree(e.part);
+    if (code != EXIT_OK && opened && !e.keep) remove_tree(e.part);
     arena_free(e.arena);
     return code;
 }
