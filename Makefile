@@ -106,7 +106,7 @@ $(BUILD)/cudasim/libcublasLt.so.13: $(wildcard tests/cudasim/cublaslt*.cpp) $(BU
 cudasim: $(CUDASIM)
 
 test: all $(TESTS) $(CUDASIM) $(BUILD)/tests/gpu/report
-	BUILD=$(BUILD) tests/run $(TESTS)
+	@BUILD=$(BUILD) tests/run $(TESTS)
 
 # tests/gpu/README.md.  The bundle's programs look for libraries beside themselves.
 GPU_TOOLS := tests/gpu/test_kernels tests/gpu/test_gemm tests/gpu/test_quantize tests/gpu/report \

@@ -5,7 +5,8 @@
 list=$BUILD/tests/executed.txt
 if [ ! -f "$list" ]; then # run alone
     "$BUILD/tests/gpu/test_kernels" --device=cpu > /dev/null || exit 1
-    for t in tests/cudasim/kernels.sh "$BUILD/tests/gpu/test_quantize"; do
+    for t in tests/cudasim/kernels.sh "$BUILD/tests/gpu/test_quantize" "$BUILD/tests/plan/test_adamw8" \
+        "$BUILD/tests/num/test_generate"; do
         "$t" > /dev/null
         rc=$?
         [ $rc = 0 ] || [ $rc = 77 ] || exit 1

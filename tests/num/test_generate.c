@@ -13,6 +13,7 @@
 #include "compiler/spec.h"
 #include "runtime/io/utf8.h"
 #include "runtime/job/job.h"
+#include "tests/gpu/executed.h"
 
 #include <jansson.h>
 #include <math.h>
@@ -87,6 +88,7 @@ static Model open_model(json_t *figures, const char *compute, GenerateBounds bou
 
 static void close_model(Model *m) {
     run_close(&m->r);
+    note_executed(m->plan);
     plan_free(m->plan);
     arena_free(m->arena);
 }

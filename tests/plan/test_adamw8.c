@@ -15,6 +15,7 @@
 
 #include "kernels/dynamic.h"
 #include "runtime/quantize.h"
+#include "tests/gpu/executed.h"
 
 enum { STEPS = 5, SMALL = 1024, LARGE = 4800, CODED = 5120, ALL = SMALL + CODED };
 
@@ -150,6 +151,7 @@ static void the_device_is_bitsandbytes(void **unused) {
     must(exec_read(r.exec, "v8.absmax", got->most[1], sizeof got->most[1], &err), &err);
     check(got);
     run_close(&r);
+    note_executed(plan);
     plan_free(plan);
     arena_free(arena);
 }
