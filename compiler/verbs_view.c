@@ -1,5 +1,5 @@
-/* verbs_view.c: view: a unit on its way through the passes as a page; after them as dot; one value's
- * story; one pass alone on a graph in text form; a plan's memory as SVG. */
+/* verbs_view.c: view: a unit on its way through the passes as a page; after them as dot; one
+ * value's story; one pass alone on a graph in text form; a plan's memory as SVG. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -138,7 +138,8 @@ int verb_view(const Options *o) {
         code = o->args.n == 1 ? run_only(&w, o->only, o->args.item[0])
                               : work_usage("--only wants one file.ir");
     } else {
-        code = work_check(&w, NULL, false);
+        bool known = !o->arch || target_by_name(o->arch);
+        code = known ? work_check(&w, NULL, false) : work_no_target(&w, o->arch);
         if (code == EXIT_OK && o->dot) code = draw_to(&w, o->dot, draw_dot);
         if (code == EXIT_OK && o->html) code = draw_to(&w, o->html, draw_html);
         if (code == EXIT_OK && o->explain) code = explain(&w, o->explain);

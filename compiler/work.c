@@ -121,7 +121,7 @@ static const Target *target_of(const Work *w, const char *arch) {
     return target_by_name(device_is_cuda(w->options->device) ? "sm_80" : "cpu");
 }
 
-static int no_target(const Work *w, const char *arch) {
+int work_no_target(const Work *w, const char *arch) {
     if (!arch) {
         fprintf(stderr, "dpoc: error: %s: older than all that are known: %s\n",
                 w->device->description, target_names());
@@ -164,7 +164,7 @@ static int arena_budget(Work *w, const Target *target, int64_t *budget) {
 int work_compile(Work *w, const char *arch, const bool want[NUNIT]) {
     const Options *o = w->options;
     const Target *target = target_of(w, arch);
-    if (!target) return no_target(w, arch);
+    if (!target) return work_no_target(w, arch);
     if (o->dump_after && !pass_known(o->dump_after)) return EXIT_USAGE;
     CompileOptions compile = {.target = target,
                               .safe = o->safe,

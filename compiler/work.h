@@ -37,6 +37,8 @@ void work_device_if_any(Work *w);
 /* Compiles for `arch`, else for the open device, else for what --device names; budget from
  * --memory or graph.memory, else what the open device has. */
 int work_compile(Work *w, const char *arch, const bool want[NUNIT]);
+/* Says that no target is known for `arch`, or (NULL) for the open device; its exit code. */
+int work_no_target(const Work *w, const char *arch);
 /* Allocates the arena on the open device, loads weights and adapters. */
 int work_open(Work *w);
 int work_tokenizer(Work *w); /* a checkpoint without one is no error: token ids may be given */

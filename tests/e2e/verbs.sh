@@ -18,6 +18,12 @@ sed -E 's/^( *)# ((quantize|like|optimizer|graph) )/\1\2/' "$work/mine.dpo" > "$
 [ "$(diff "$work/mine.dpo" "$work/all.dpo" | grep -c '^>')" = 4 ] || die "four lines are comments"
 "$dpoc" check "$work/all.dpo" --model "$model" > /dev/null 2> "$work/err" || die "what it mentions is wrong: $(cat "$work/err")"
 
+# a file whose frozen adapter is named on the command line can be planned before it is trained
+"$dpoc" plan examples/04_dpo_after_sft.dpo 2> "$work/err" > /dev/null && die "an adapter that is nowhere"
+says "neither trained nor loaded"
+"$dpoc" plan models/dpo-lora.dpo --model "$model" --adapter "$model/adapter" --set pref.rank=4 --set pref.alpha=8 \
+    > /dev/null 2> "$work/err" || die "plan with an adapter: $(cat "$work/err")"
+
 refused() { "$dpoc" "$@" > "$work/out" 2> "$work/err"; [ $? = 2 ] || die "taken: $*"; [ -s "$work/out" ] && die "$*: said on stdout"; return 0; }
 refused settings -o "$work/x"
 says "unknown flag"

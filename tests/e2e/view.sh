@@ -61,4 +61,7 @@ grep -qE 'Of 6 layers [345] are shown' "$work/deep.html" || die "layers: $(grep 
 grep -q 'are like it' "$work/deep.html" || die "nothing said about those left out"
 "$dpoc" view models/dpo-lora.dpo --model $cases/gqa --html="$work/no/such/dir.html" 2> "$work/err"
 [ $? = 5 ] || die "a place that cannot be written"
+"$dpoc" view models/dpo-lora.dpo --model $cases/gqa --arch=sm_1 --html="$work/no.html" 2> "$work/err"
+[ $? = 2 ] && grep -q "known: cpu, sm_80" "$work/err" || die "an unknown architecture"
+[ -e "$work/no.html" ] && die "a page of nothing"
 exit 0
