@@ -45,22 +45,30 @@ Summary summary_of(const double *x, int n) {
     return s;
 }
 
-/* Chance of at most k heads in n fair throws. */
+/* Chance of k heads in n fair throws. */
 static double heads(int k, int n) {
+    return exp(lgamma(n + 1.0) - lgamma(k + 1.0) - lgamma(n - k + 1.0) - n * log(2.0));
+}
+
+/* Of at most k. */
+static double heads_at_most(int k, int n) {
     double sum = 0;
-    for (int i = 0; i <= k; i++)
-        sum += exp(lgamma(n + 1.0) - lgamma(i + 1.0) - lgamma(n - i + 1.0) - n * log(2.0));
+    for (int i = 0; i <= k; i++) sum += heads(i, n);
     return fmin(1, sum);
 }
 
-/* How many fall below the median is a throw of n coins, so the k-th least and the k-th greatest
- * of n hold it with probability 1 - 2 heads(k - 1, n), whatever the distribution. */
+/* How many fall below the median is a throw of n coins, so the k-th least and the k-th greatest of
+ * n hold it with all but twice the chance of at most k - 1 heads, whatever the distribution. */
 static void interval(const double *sorted, int n, Ratio *r) {
     int k = 1;
-    while (2 * k < n && 2 * heads(k, n) <= 0.05) k++;
+    double outside = heads(0, n), next;
+    while (2 * k < n && 2 * (next = outside + heads(k, n)) <= 0.05) {
+        outside = next;
+        k++;
+    }
     r->low = sorted[k - 1];
     r->high = sorted[n - k];
-    r->confidence = fmax(0, 1 - 2 * heads(k - 1, n));
+    r->confidence = fmax(0, 1 - 2 * outside);
 }
 
 Ratio paired_ratio(const double *a, const double *b, int n) {
@@ -75,7 +83,7 @@ Ratio paired_ratio(const double *a, const double *b, int n) {
     qsort(ratio, (size_t)n, sizeof(double), by_number);
     Ratio r = {.median = middle(ratio, n)};
     interval(ratio, n, &r);
-    r.p = fmin(1, 2 * heads(less < more ? less : more, less + more));
+    r.p = fmin(1, 2 * heads_at_most(less < more ? less : more, less + more));
     free(ratio);
     return r;
 }
