@@ -123,6 +123,8 @@ static const Flag flags[] = {
     {"log-every", 0, FLAG_COUNT, AT(log_every), "N", "train", "plain progress line every N steps"},
     {"color", 0, FLAG_TEXT, AT(color), "auto|always|never", "*", "colour of diagnostics"},
     {"threads", 0, FLAG_COUNT, AT(threads), "N", RUNS, "CPU threads (default: all)"},
+    {"cc", 0, FLAG_TEXT, AT(cc), "COMMAND", COMPILES " doctor",
+     "C compiler of the CPU's kernels (default: $DPOC_CC, else cc)"},
     {"cache-dir", 0, FLAG_TEXT, AT(cache_dir), "DIR", RUNS " cache", "kernel cache"},
     {"dump-after", 0, FLAG_TEXT, AT(dump_after), "PASS|all", COMPILES,
      "print the graph after a pass"},

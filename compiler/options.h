@@ -20,7 +20,7 @@ typedef struct Options {
     OptionList set, adapter, data, warn;
     const char *model, *eval_data, *out, *device, *memory, *variant, *color, *cache_dir;
     const char *explain, *only, *dump_after, *dump_dir, *arch, *svg, *dot, *html, *resume;
-    const char *prompt, *prompts, *chat, *spec, *variants, *text, *seed, *debug, *compare;
+    const char *prompt, *prompts, *chat, *spec, *variants, *text, *seed, *debug, *compare, *cc;
     const char *format, *dtype, *base;
     double threads, threshold, log_every, max_tokens, temperature, top_p, top_k, at_once, context,
         runs, limit, checkpoint;

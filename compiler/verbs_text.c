@@ -146,9 +146,8 @@ int verb_settings(const Options *o) {
 /* ---- doctor ---------------------------------------------------------------------------------- */
 
 int verb_doctor(const Options *o) {
-    (void)o;
     Err err = {0};
-    DeviceOptions options = {.name = "cpu"};
+    DeviceOptions options = {.name = "cpu", .cc = o->cc};
     Device *cpu = device_open(&options, &err);
     printf("dpoc %s\n", VERSION);
     if (cpu)

@@ -98,6 +98,7 @@ static Device *open_device(const Work *w, const char *choices, Err *err) {
                              .threads = isnan(o->threads) ? ranks_threads() : (int)o->threads,
                              .local_rank = ranks_local(),
                              .cache_dir = o->cache_dir,
+                             .cc = o->cc,
                              .choices = choices};
     return device_open(&options, err);
 }

@@ -81,7 +81,7 @@ static bool no_compiler(const char *cc, const char *why, Err *err) {
     return fail(err, EXIT_DEVICE,
                 "no C compiler: `%s` %s\n"
                 "the CPU device compiles its kernels with it; install one (Debian, Ubuntu: "
-                "apt-get install gcc) or name one with DPOC_CC",
+                "apt-get install gcc) or name one with --cc or DPOC_CC",
                 cc, why);
 }
 
@@ -252,7 +252,7 @@ static bool blame(Compile *c, const Unit *u) {
         return fail(
             c->err, EXIT_DEVICE,
             "`%s` cannot build a module with OpenMP; install gcc (or libomp-dev beside clang), "
-            "or name another compiler with DPOC_CC:\n%s",
+            "or name another compiler with --cc or DPOC_CC:\n%s",
             c->cc, what);
     }
     c->private = false; /* the text stays where the message says */

@@ -38,6 +38,9 @@ for verb in $("$dpoc" -h | sed -n 's/^  \([a-z]*\) .*/\1/p'); do
     [ -s "$work/err" ] && die "$verb -h: said on stderr"
 done
 
+"$dpoc" doctor --cc=no-such-compiler > "$work/out" 2>&1 && die "a compiler that there is not"
+grep -q "missing  cpu .*no-such-compiler" "$work/out" || die "doctor does not name the compiler: $(cat "$work/out")"
+
 for shell in bash zsh fish; do
     "$dpoc" completion $shell > "$work/completion.$shell" || die "completion $shell"
     ! command -v $shell > /dev/null || $shell -n "$work/completion.$shell" || die "$shell does not read it"
