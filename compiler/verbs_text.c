@@ -155,9 +155,6 @@ int verb_doctor(const Options *o) {
     else
         printf("missing  cpu        %s\n", err.text);
     if (cpu) cpu->ops->close(cpu);
-    printf("%s\n", system("cc --version >/dev/null 2>&1") == 0
-                       ? "found    cc         compiles kernels for the CPU"
-                       : "missing  cc         apt-get install gcc");
     cuda_doctor(stdout);
     printf("cache    %s\n", cache_dir_default());
     static const char *const variables[] = {"DPOC_CACHE_DIR", "DPOC_DEVICE",
