@@ -438,7 +438,8 @@ bool load_checkpoint(const TrainJob *job, const char *dir, TrainState *state, Er
     char *path = path_join(arena, dir, "trainer_state.json");
     json_error_t e;
     json_t *o = json_load_file(path, JSON_REJECT_DUPLICATES, &e);
-    bool ok = o || fail(err, EXIT_IO, "%s:%d: %s", path, e.line, e.text);
+    bool ok = o || (e.line < 0 ? fail(err, EXIT_IO, "%s: no checkpoint: %s", dir, e.text)
+                               : fail(err, EXIT_IO, "%s:%d: %s", path, e.line, e.text));
     json_int_t step = 0, cursor = 0, tokens = 0, seed = 0, best = 0, stale = 0, ranks = 1;
     double loss_sum = 0, best_value = 0;
     const char *hash = NULL;

@@ -30,6 +30,8 @@ for signal in KILL TERM INT; do
 done
 if train_case gqa "$work/whole" $flags 2> "$work/err"; then die "a used directory was taken"; fi
 grep -q -- --resume "$work/err" || die "the message does not name --resume"
+train_case gqa "$work/whole" --resume=nowhere $flags 2> "$work/err" && die "a checkpoint that is not there was taken"
+grep -q "nowhere: no checkpoint" "$work/err" || die "it is not said that there is none: $(cat "$work/err")"
 if train_case gqa "$work/whole" --resume $flags --set run.lr=0.5 2> "$work/err"; then die "another rate was taken"; fi
 grep -q run.lr "$work/err" || die "the message does not name run.lr"
 sed -i 's/"cursor": *[0-9]*/"cursor":9223372036854775807/' "$work/whole/checkpoint-200/trainer_state.json"
