@@ -107,7 +107,11 @@ begin() { # begin OUT [flags]: in the background; until its first steps are made
         sleep 0.1
     done
 }
-process() { pgrep -f -- "^$dpoc train .*-o $work/$1 " | sed -n "$2p"; } # OUT, which
+process() { # OUT, which
+    for p in /proc/[0-9]*; do
+        { tr '\0' ' ' < "$p/cmdline"; } 2> /dev/null | grep -q "^$dpoc train .*-o $work/$1 " && echo "${p#/proc/}"
+    done | sort -n | sed -n "$2p"
+}
 begin term
 kill -TERM "$(process term 3)"
 wait $job

@@ -26,7 +26,7 @@ if python3 -c 'import peft, transformers' 2> /dev/null; then
     grep -q hallway "$work/out" || die "PEFT answers: $(cat "$work/out")"
 fi
 "$dpoc" settings > "$work/settings"
-for key in $(grep -o '\<\(data\|run\|graph\)\.[a-z_0-9]*' README.md examples/README.md | sed 's/.*://' | sort -u); do
+for key in $(grep -o '\<\(data\|run\|graph\)\.[a-z_0-9]\+' README.md examples/README.md | sed 's/.*://' | sort -u); do
     grep -q "^$key[ .]" "$work/settings" || die "no setting $key"
 done
 for name in $(grep -o '`[a-z0-9][a-z_0-9]*\.dpo`' examples/README.md | tr -d '`' | sort -u); do
