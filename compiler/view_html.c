@@ -51,7 +51,7 @@ static void put_text(const char *text, size_t n, FILE *out) {
     char *copy = strndup(text, n);
     Text escaped = {0};
     xml_escape(&escaped, copy);
-    fwrite(escaped.data, 1, escaped.len, out);
+    if (escaped.len) fwrite(escaped.data, 1, escaped.len, out);
     text_free(&escaped);
     free(copy);
 }
