@@ -10,11 +10,9 @@ run() { # run OUT [flags]
         --set pref.rank=4 --set run.batch=3 --set run.tokens=256 --set run.steps=2 "$@"
 }
 expect() { # expect CODE PATTERN COMMAND..
-    code=$1 pattern=$2
+    wanted=$1 pattern=$2
     shift 2
-    "$@" > "$work/out" 2> "$work/err"
-    rc=$?
-    [ $rc = "$code" ] || die "exit $rc, not $code: $*: $(cat "$work/err")"
+    exits "$wanted" "$@"
     [ -z "$pattern" ] || grep -qE -- "$pattern" "$work/out" "$work/err" || die "no '$pattern' in: $(cat "$work/out" "$work/err")"
 }
 export CUDASIM_MEMORY=40GiB

@@ -2,11 +2,9 @@
 # Bad input: the exit code, a message that names the place, and nothing lost.
 . tests/e2e/lib.sh
 expect() { # expect CODE PATTERN COMMAND..
-    code=$1 pattern=$2
+    wanted=$1 pattern=$2
     shift 2
-    "$@" > "$work/out" 2> "$work/err"
-    rc=$?
-    [ $rc = "$code" ] || die "exit $rc, not $code: $*: $(cat "$work/err")"
+    exits "$wanted" "$@"
     [ -z "$pattern" ] || grep -qE -- "$pattern" "$work/err" || die "no '$pattern' in: $(cat "$work/err")"
 }
 model=$cases/gqa

@@ -10,6 +10,14 @@ mkdir -p "$work"
 cases=tests/num/cases
 
 die() { echo "$(basename "$0"): $*" >&2; exit 1; }
+# exits CODE COMMAND..: what it said is in $work/out and $work/err
+exits() {
+    code=$1
+    shift
+    "$@" > "$work/out" 2> "$work/err"
+    rc=$?
+    [ $rc = "$code" ] || die "exit $rc, not $code: $*: $(cat "$work/err")"
+}
 # The metrics without what may differ between runs: times, rates, what the machine does.
 plain_metrics() {
     sed -E -e 's,"(time|tokens_per_second|step_time_ms|mfu|(train|eval)_(runtime|[a-z]+_per_second))":[-0-9.e+]+\,?,,g' \

@@ -3,6 +3,7 @@
  * wrong. */
 #include "runtime/io/pairs.h"
 #include "tests/io/io.h"
+#include "tests/io/tokenizers.h"
 
 #include <jansson.h>
 #include <zlib.h>
@@ -11,15 +12,6 @@ typedef struct Fixture {
     Tokenizer *tokenizer;
     Template template;
 } Fixture;
-
-static Tokenizer *tokenizer_of(const char *name) { /* each is opened once */
-    static Tokenizer *open[2];
-    int which = strcmp(name, "stories260k") == 0;
-    Err err = {0};
-    if (!open[which]) open[which] = tokenizer_open(data_path(name), &err);
-    if (!open[which]) fail_msg("%s", err.text);
-    return open[which];
-}
 
 static Fixture fixture(const char *tokenizer, const char *template) {
     Fixture f = {.tokenizer = tokenizer_of(tokenizer)};

@@ -2,6 +2,7 @@
  * our own token by token, the real data sets by a checksum of each record. */
 #include "runtime/io/pairs.h"
 #include "tests/io/io.h"
+#include "tests/io/tokenizers.h"
 
 #include <jansson.h>
 #include <zlib.h>
@@ -27,15 +28,6 @@ static PairsOptions options_of(const char *version, const json_t *c) {
     o.dialect = text_of(c, "dialect");
     if (o.dialect) o.limit = (int64_t)json_array_size(json_object_get(c, "rows"));
     return o;
-}
-
-static Tokenizer *tokenizer_of(const char *name) { /* each is opened once */
-    static Tokenizer *open[2];
-    int which = strcmp(name, "stories260k") == 0;
-    Err err = {0};
-    if (!open[which]) open[which] = tokenizer_open(data_path(name), &err);
-    if (!open[which]) fail_msg("%s", err.text);
-    return open[which];
 }
 
 static Pairs *read_case(const char *version, const json_t *c, const char *path) {

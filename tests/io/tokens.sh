@@ -11,11 +11,9 @@ ln -s "$data/tokenizer.json" "$hf"
 sed 's/\("model_max_length": \)[0-9]*/\11000000000000000019884624838656/' "$data/tokenizer_config.json" > "$hf/tokenizer_config.json"
 ln -s "$data/tokenizer.model" "$tiktoken"
 expect() { # expect CODE PATTERN COMMAND..
-    code=$1 pattern=$2
+    wanted=$1 pattern=$2
     shift 2
-    "$@" > "$work/out" 2> "$work/err"
-    rc=$?
-    [ $rc = "$code" ] || die "exit $rc, not $code: $*: $(cat "$work/err")"
+    exits "$wanted" "$@"
     cat "$work/out" "$work/err" | grep -qE -- "$pattern" || die "no '$pattern' in: $(cat "$work/out" "$work/err")"
 }
 lines() { [ "$(grep -cE -- "$2" "$work/out")" = "$1" ] || die "not $1 lines of '$2': $(cat "$work/out")"; }
