@@ -173,5 +173,9 @@ clean:
 install: all
 	install -D $(BUILD)/dpoc $(DESTDIR)$(PREFIX)/bin/dpoc
 
-.PHONY: all test cudasim hard fuzz fuzzers bench golden lines deps install demo gpu-check bundle clean
+.PHONY: all test cudasim hard fuzz fuzzers bench golden lines deps install demo gpu-check bundle clean tests
+tests: test # there is a folder of that name
+# A word that is no target is answered with those that are: the head of this file.
+.DEFAULT:
+	@echo "make: there is nothing called '$@' to make; there is:" >&2; sed -n '2,9s/^#  */  /p' Makefile >&2; exit 2
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
