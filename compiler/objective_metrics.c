@@ -19,8 +19,8 @@ void obj_metric_sum(Obj *o, const char *name, NodeId sum, const char *divisor) {
 /* A name that a step's line of metrics has already: another metric's, or the run's own. */
 static bool taken(const Obj *o, const char *name) {
     static const char *const run[] = {
-        "event",      "step",    "time",         "epoch",        "learning_rate",    "grad_norm",
-        "num_tokens", "seconds", "step_time_ms", "memory_bytes", "tokens_per_second"};
+        "event",      "step", "time",   "epoch",        "learning_rate", "grad_norm",
+        "num_tokens", "mfu",  "finite", "step_time_ms", "memory_bytes",  "tokens_per_second"};
     for (int i = 0; i < o->b->u->nmetrics; i++)
         if (!strcmp(o->b->u->metrics[i].name, name)) return true;
     for (size_t i = 0; i < COUNT(run); i++)

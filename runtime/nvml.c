@@ -50,6 +50,10 @@ Nvml *nvml_open(const char *bus_id) {
     void *library = *bus_id ? dlopen("libnvidia-ml.so.1", RTLD_NOW | RTLD_LOCAL) : NULL;
     if (!library) return NULL;
     Nvml *n = calloc(1, sizeof *n);
+    if (!n) {
+        dlclose(library);
+        return NULL;
+    }
     n->library = library;
 #define LOOK_UP(field, symbol, parameters) look_up(library, #symbol, &n->field);
     NVML_FUNCTIONS(LOOK_UP)

@@ -197,7 +197,7 @@ bool checkpoint_hash(const Checkpoint *c, Hash128 *hash, Err *err) {
         *hash = hash_bytes(t->shape, sizeof *t->shape * (size_t)t->rank, *hash);
         for (int k = 0; k < 3; k++) {
             char data[SAMPLE];
-            int64_t n = t->bytes < SAMPLE ? t->bytes : SAMPLE, begin = (t->bytes - n) / 2 * k;
+            int64_t n = t->bytes < SAMPLE ? t->bytes : SAMPLE, begin = (t->bytes - n) * k / 2;
             if (!safe_read(t, begin, n, data, err)) return false;
             *hash = hash_bytes(data, (size_t)n, *hash);
         }

@@ -51,11 +51,13 @@ static const json_t *lookup(const json_t *record, const char *path) {
     const json_t *v = json_object_get(record, path);
     const char *dot = strchr(path, '.');
     if (v || !dot) return v;
-    char key[128];
     for (v = record; v && *path; path = *dot ? dot + 1 : dot) {
-        dot = path + strcspn(path, ".");
-        snprintf(key, sizeof key, "%.*s", (int)(dot - path), path);
-        v = json_is_array(v) ? json_array_get(v, strtoul(key, NULL, 10)) : json_object_get(v, key);
+        const size_t n = strcspn(path, "."), digits = strspn(path, "0123456789");
+        dot = path + n;
+        if (json_is_array(v))
+            v = n && digits == n ? json_array_get(v, strtoul(path, NULL, 10)) : NULL;
+        else
+            v = json_object_getn(v, path, n);
     }
     return v;
 }

@@ -96,9 +96,8 @@ static bool check_adapter(Arena *arena, const Adapter *a, const char *dir, const
 typedef struct Item { /* one tensor of the file */
     const SafeTensor *from;
     const char *name;
-    double factor;  /* of its values */
-    int64_t heads;  /* whose rows are reordered; 0: none */
-    int64_t offset; /* in the data */
+    double factor; /* of its values */
+    int64_t heads; /* whose rows are reordered; 0: none */
 } Item;
 
 static void add_u32(Text *t, uint32_t x) {
@@ -160,7 +159,6 @@ static void add_header(Text *t, const Family *f, double alpha, Item *items, int 
         add_u64(t, (uint64_t)s->shape[0]);
         add_u32(t, type_number(dtype));
         add_u64(t, (uint64_t)at);
-        items[i].offset = at;
         at = padded(at + s->count * dtype_bytes(dtype));
     }
     pad(t);
@@ -226,6 +224,8 @@ bool gguf_lora_write(const char *adapter, const char *base, const char *path, DT
                         ? checkpoint_open(adapter, "adapter_model", err)
                         : NULL;
     bool ok = c != NULL;
+    if (ok && f->neighbours && model_number(base, "num_attention_heads") < 1)
+        ok = fail(err, EXIT_INPUT, "%s: config.json has no \"num_attention_heads\"", base);
     if (ok) {
         int n = 2 * a->ntargets;
         Item *items = NEW_ARRAY(arena, Item, n);

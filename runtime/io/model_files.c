@@ -2,6 +2,7 @@
 #include "model_files.h"
 
 #include <dirent.h>
+#include <errno.h>
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
@@ -113,6 +114,7 @@ bool model_files_copy(const char *from, const char *to, DType dtype, bool untied
     Arena *arena = arena_new();
     bool ok = write_config(arena, from, to, dtype, untied, err);
     DIR *d = ok ? opendir(from) : NULL;
+    if (ok && !d) ok = fail(err, EXIT_IO, "%s: %s", from, strerror(errno));
     for (struct dirent *e; ok && d && (e = readdir(d));)
         if (belongs_to_model(e->d_name))
             ok = copy_file(arena, from, to, arena_str(arena, e->d_name), err);

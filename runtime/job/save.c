@@ -422,7 +422,9 @@ static bool load_flat(Exec *exec, const Plan *plan, const char *path, size_t n, 
             break;
         }
         void *data = malloc((size_t)bytes + 1);
-        ok = data && safe_read(t, 0, bytes, data, err) &&
+        ok = (data || fail(err, EXIT_MEMORY, "no host memory for %lld bytes of \"%s\"",
+                           (long long)bytes, flat_names[i])) &&
+             safe_read(t, 0, bytes, data, err) &&
              exec_write(exec, flat_names[i], data, (size_t)bytes, err);
         free(data);
     }

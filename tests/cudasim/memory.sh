@@ -31,7 +31,7 @@ for memory in "CUDASIM_MEMORY=800MiB" "DPOC_NOTHING=1 --memory=770MiB"; do
 done
 expect 4 "the plan needs" on_sim "$dpoc" plan models/dpo-lora.dpo --device=cuda --model $case --set pref.rank=4 --memory=769MiB
 
-# Nothing is allocated, registered or compiled between the first step and the last.
+# Nothing is allocated, registered or compiled in the second half of the launches (the first steps still choose).
 export CUDASIM_TRACE=$work/trace
 rm -f "$work/trace"
 expect 0 "" run "$work/traced" --set run.steps=6

@@ -2,7 +2,7 @@
 # Adapters of every kind, trained from a fresh start with dropout: resumed they end as unbroken; the same masks in other
 # micro-batches and where values are computed again.
 . tests/e2e/lib.sh
-# kind NAME ADAPTER: trains it; flags follow in $flags
+# kind NAME ADAPTER: $work/NAME.dpo, with this adapter
 kind() {
     sed "s/^adapter .*/adapter pref = $2/" models/dpo-lora.dpo > "$work/$1.dpo"
 }

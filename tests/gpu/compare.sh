@@ -2,7 +2,7 @@
 
 # The numbers of one key, a line a step: steps METRICS KEY
 steps() {
-    grep '"event":"step"' "$1" | sed -E "s,.*\"$2\":([-0-9.e+]+).*,\1,"
+    grep '"event":"step"' "$1" | sed -nE "s,.*\"$2\":([-0-9.e+]+).*,\1,p"
 }
 # Each number of B is near A's, within rel |a| + abs: near A B REL ABS WHAT
 near() {
