@@ -371,24 +371,28 @@ static void follow_pissa(Spec *spec, AdapterSpec *a) {
     }
 }
 
-/* --adapter [NAME=]DIR: the directory an adapter starts from. */
-static void option_adapter(Spec *spec, const char *option) {
+const char *adapter_option_dir(const char *option) {
     const char *equal = strchr(option, '='), *slash = strchr(option, '/');
-    bool named = equal && (!slash || equal < slash);
-    const char *dir = intern(named ? equal + 1 : option);
+    return equal && (!slash || equal < slash) ? equal + 1 : option;
+}
+
+/* The directory an adapter starts from. */
+static void option_adapter(Spec *spec, const char *option) {
+    const char *dir = adapter_option_dir(option);
+    const bool named = dir > option;
+    const size_t length = named ? (size_t)(dir - option) - 1 : 0;
     AdapterSpec *only = NULL;
     int candidates = 0;
     for (int i = 0; i < spec->nadapters; i++) {
         AdapterSpec *a = &spec->adapters[i];
-        bool fits = named ? strlen(a->name) == (size_t)(equal - option) &&
-                                !strncmp(a->name, option, (size_t)(equal - option))
+        bool fits = named ? strlen(a->name) == length && !strncmp(a->name, option, length)
                           : a->trained || spec->nadapters == 1;
         if (!fits) continue;
         only = a;
         candidates++;
     }
     if (candidates == 1) {
-        only->load = adapter_dir(spec->front.arena, dir, only->name);
+        only->load = adapter_dir(spec->front.arena, intern(dir), only->name);
         return;
     }
     Diags *d = spec->front.diags;

@@ -279,10 +279,9 @@ static void library_policy(Spec *spec) {
     }
     const char **option = NEW_ARRAY(spec->front.arena, const char *, spec->options.nadapter);
     for (int i = 0; i < spec->options.nadapter; i++) {
-        const char *given = spec->options.adapter[i], *equal = strchr(given, '='),
-                   *slash = strchr(given, '/');
-        bool named = equal && (!slash || equal < slash);
-        AdapterSpec a = {.name = named ? intern_n(given, (size_t)(equal - given))
+        const char *given = spec->options.adapter[i], *dir = adapter_option_dir(given);
+        const bool named = dir > given;
+        AdapterSpec a = {.name = named ? intern_n(given, (size_t)(dir - given) - 1)
                                        : intern_printf("adapter%d", i + 1)};
         option[i] = named ? given : intern_printf("%s=%s", a.name, given);
         PUSH(spec->front.arena, spec->adapters, spec->nadapters, spec->capadapters, a);

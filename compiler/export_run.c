@@ -39,10 +39,11 @@ static void add_adapters(Export *e, const json_t *list) {
     OptionList all = {.n = 0};
     add_flags(e, list, &all);
     for (int i = 0; i < all.n && e->as_run.adapter.n < MAX_LIST; i++) {
-        const char *equal = strchr(all.item[i], '=');
-        struct stat st;
-        if (stat(equal ? equal + 1 : all.item[i], &st) == 0)
+        const char *dir = adapter_option_dir(all.item[i]);
+        if (file_exists(dir))
             e->as_run.adapter.item[e->as_run.adapter.n++] = all.item[i];
+        else
+            fprintf(stderr, "warning: %s, which the run was given, is gone\n", dir);
     }
 }
 

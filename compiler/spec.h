@@ -31,6 +31,8 @@ typedef struct CheckOptions {
     bool needs_model; /* a checkpoint must be named (else only what needs none is checked) */
 } CheckOptions;
 
+/* DIR of --adapter [NAME=]DIR: it is a name if its `=` comes before any `/`. */
+const char *adapter_option_dir(const char *option);
 /* Diagnostics go to `diags`; NULL after errors.  `arena` owns the result. */
 Spec *check_file(Arena *arena, Diags *diags, const CheckOptions *options);
 

@@ -115,11 +115,10 @@ static const char *command_json(const Work *w) {
     json_t *set = json_array(), *adapters = json_array();
     for (int i = 0; i < o->set.n; i++) json_array_append_new(set, json_string(o->set.item[i]));
     for (int i = 0; i < o->adapter.n; i++) {
-        const char *item = o->adapter.item[i], *equal = strchr(item, '=');
-        char *real = realpath(equal ? equal + 1 : item, NULL);
-        const char *dir = real ? real : equal ? equal + 1 : item;
-        json_array_append_new(
-            adapters, json_sprintf("%.*s%s", equal ? (int)(equal - item) + 1 : 0, item, dir));
+        const char *item = o->adapter.item[i], *dir = adapter_option_dir(item);
+        char *real = realpath(dir, NULL);
+        json_array_append_new(adapters,
+                              json_sprintf("%.*s%s", (int)(dir - item), item, real ? real : dir));
         free(real);
     }
     json_t *c = json_pack("{s:o, s:o, s:s?, s:o, s:o}", "spec", absolute(o->args.item[0]), "model",
